@@ -1,0 +1,72 @@
+"""Errors that a user can meet, each with the exit code of its kind."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class LlmlabError(Exception):
+    """Base of every error that is reported in one line, without a traceback."""
+
+    exit_code = 1
+
+
+class TrainingError(LlmlabError):
+    """Training could not go on, for example after many non-finite steps."""
+
+    exit_code = 1
+
+
+class ConfigError(LlmlabError):
+    """A key, a value or a combination of them is wrong.
+
+    Parameters
+    ----------
+    problems
+        One message, or several to be shown together.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(LlmlabError):
+    """A data file is missing, damaged or of another shape than expected."""
+
+    exit_code = 3
+
+
+class CheckpointError(LlmlabError):
+    """A checkpoint is damaged, or does not fit what it should continue."""
+
+    exit_code = 4
+
+
+class ResourceError(LlmlabError):
+    """The machine refuses: no space, no memory, a lock held by somebody else."""
+
+    exit_code = 5
+
+
+class Stopped(LlmlabError):
+    """A signal ended the work; what was done is saved.
+
+    Parameters
+    ----------
+    message
+        What was saved, and the command that continues.
+    exit_code
+        128 plus the signal's number, as shells have it.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def suggest(name: object, options: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the nearest of `options`, or an empty string."""
+    near = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""
