@@ -1,0 +1,39 @@
+"""Activations: element-wise functions between two products, registered by name."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from llmlab.layers.base import ACTIVATIONS
+from llmlab.workspace import Context
+
+
+class Activation(ABC):
+    """An element-wise function with its derivative."""
+
+    @abstractmethod
+    def forward(self, x: np.ndarray, ctx: Context) -> tuple[np.ndarray, Any]:
+        """Return the output and the cache."""
+
+    @abstractmethod
+    def backward(self, dy: np.ndarray, cache: Any, ctx: Context) -> np.ndarray:
+        """Return the gradient of the input."""
+
+
+def activation(spec: Any) -> Activation:
+    """Return the activation that `spec` names, or `spec` itself."""
+    return spec if isinstance(spec, Activation) else ACTIVATIONS.build(spec, "activation")
+
+
+@ACTIVATIONS.register("relu")
+class ReLU(Activation):
+    """max(x, 0)."""
+
+    def forward(self, x, ctx):
+        """Return max(x, 0)."""
+        return ctx.kernels.relu(ctx, x)
+
+    def backward(self, dy, cache, ctx):
+        """Return dy where x was positive; at 0 the derivative is taken as 0."""
+        return ctx.kernels.relu_backward(ctx, dy, cache)

@@ -1,0 +1,54 @@
+"""What a layer is."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from llmlab.params import Param
+from llmlab.registry import Registry
+from llmlab.workspace import Context
+
+LAYERS = Registry("layer")
+ACTIVATIONS = Registry("activation")
+INITIALISATIONS = Registry("initialisation")
+
+Tree = dict[str, Any]  # parameters or gradients, nested as the layers are
+
+
+class Layer(ABC):
+    """A description of a function with learned arrays; it holds no arrays itself.
+
+    Contract (tested for every registered layer): `forward` and `backward` write to nothing
+    that they are given except `g`, and what they return is fresh. So one layer can be used by
+    several threads at once, and all that backward needs is in `cache`.
+
+    Rows between layers are (B·T, C); `ctx.batch` and `ctx.time` tell B and T.
+    """
+
+    def params(self) -> dict[str, Param]:
+        """Return this layer's own parameters by name."""
+        return {}
+
+    def children(self) -> dict[str, "Layer"]:
+        """Return the layers inside this one; an empty name adds nothing to dotted names."""
+        return {}
+
+    @abstractmethod
+    def forward(self, p: Tree, x: np.ndarray, ctx: Context) -> tuple[np.ndarray, Any]:
+        """Return the output (B·T, C') and the cache that `backward` needs."""
+
+    @abstractmethod
+    def backward(self, p: Tree, g: Tree, dy: np.ndarray, cache: Any, ctx: Context) -> np.ndarray:
+        """Add the parameters' gradients to `g` and return the gradient of the input."""
+
+    def flops(self, batch: int, time: int) -> int:
+        """Return the floating-point operations of one forward pass, children included."""
+        return sum(child.flops(batch, time) for child in self.children().values())
+
+    def elements(self, batch: int, time: int) -> int:
+        """Return how many numbers a training step keeps for this layer, children included.
+
+        Forward's outputs and caches plus backward's gradients; scratch memory is not counted.
+        """
+        return sum(child.elements(batch, time) for child in self.children().values())

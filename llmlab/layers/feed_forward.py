@@ -1,0 +1,55 @@
+"""Two affine maps with an activation between them."""
+
+from typing import Any
+
+from llmlab.errors import ConfigError
+from llmlab.layers.activations import activation as build_activation
+from llmlab.layers.base import LAYERS, Layer
+from llmlab.layers.initialisations import InitSpec
+from llmlab.layers.linear import Linear
+
+
+@LAYERS.register("feed_forward")
+class FeedForward(Layer):
+    """y = activation(x @ up) @ down, each row by itself (Vaswani et al. 2017, §3.3).
+
+    up is (embedding_dim, hidden_dim), down is (hidden_dim, embedding_dim).
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        hidden_dim: int,
+        activation: Any = "relu",
+        bias: bool = True,
+        init: InitSpec = "he",
+        output_init: InitSpec | None = None,
+    ):
+        if hidden_dim < 1:
+            raise ConfigError(f"hidden_dim={hidden_dim}: must be at least 1")
+        self.hidden_dim = hidden_dim
+        self.activation = build_activation(activation)
+        self.up = Linear(embedding_dim, hidden_dim, bias, init)
+        self.down = Linear(hidden_dim, embedding_dim, bias, output_init or init)
+
+    def children(self):
+        """Return the two maps."""
+        return {"up": self.up, "down": self.down}
+
+    def forward(self, p, x, ctx):
+        """Return activation(x @ up) @ down."""
+        h, up_cache = self.up.forward(p["up"], x, ctx)
+        a, activation_cache = self.activation.forward(h, ctx)
+        y, down_cache = self.down.forward(p["down"], a, ctx)
+        return y, (up_cache, activation_cache, down_cache)
+
+    def backward(self, p, g, dy, cache, ctx):
+        """Return dx."""
+        up_cache, activation_cache, down_cache = cache
+        da = self.down.backward(p["down"], g["down"], dy, down_cache, ctx)
+        dh = self.activation.backward(da, activation_cache, ctx)
+        return self.up.backward(p["up"], g["up"], dh, up_cache, ctx)
+
+    def elements(self, batch, time):
+        """Add the activation's output and gradient to the two maps' own."""
+        return super().elements(batch, time) + 2 * batch * time * self.hidden_dim

@@ -1,0 +1,52 @@
+"""First values of parameters, registered by name: `init: he`, `init: {type: normal, std: 0.02}`."""
+
+from collections.abc import Callable, Mapping
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from llmlab.errors import ConfigError
+from llmlab.layers.base import INITIALISATIONS
+from llmlab.params import Init
+
+InitSpec = str | Mapping[str, Any] | Callable[..., np.ndarray]
+
+
+def initialisation(spec: InitSpec) -> Init:
+    """Return the function (generator, shape) → array that `spec` names, or `spec` itself."""
+    if callable(spec):
+        return spec
+    return INITIALISATIONS.build(spec, "init")
+
+
+@INITIALISATIONS.register("normal")
+def normal(std: float = 0.02) -> Init:
+    """Draw from a normal distribution of mean 0."""
+    if not std >= 0:
+        raise ConfigError(f"std={std}: must not be negative")
+    return lambda rng, shape: rng.standard_normal(shape) * std
+
+
+@INITIALISATIONS.register("he")
+def he() -> Init:
+    """Draw from N(0, 2 / d_in), for ReLU (He et al. 2015, arXiv:1502.01852)."""
+    return lambda rng, shape: rng.standard_normal(shape) * sqrt(2 / shape[0])
+
+
+@INITIALISATIONS.register("xavier")
+def xavier() -> Init:
+    """Draw from N(0, 2 / (d_in + d_out)) (Glorot and Bengio 2010)."""
+    return lambda rng, shape: rng.standard_normal(shape) * sqrt(2 / (shape[0] + shape[-1]))
+
+
+@INITIALISATIONS.register("zeros")
+def zeros() -> Init:
+    """Start at 0."""
+    return lambda rng, shape: np.zeros(shape)
+
+
+@INITIALISATIONS.register("ones")
+def ones() -> Init:
+    """Start at 1."""
+    return lambda rng, shape: np.ones(shape)

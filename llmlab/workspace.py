@@ -1,0 +1,157 @@
+"""Memory and circumstances of one pass through the layers."""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from llmlab.params import ALIGN, aligned
+
+MAX_VIEWS = 8192  # shapes vary with the text; forgetting all of them costs one slow step
+
+
+class Workspace:
+    """Give the same memory at the same place of every step.
+
+    A bump allocator: `empty` hands out the next piece, `reset` starts over. The first step
+    of a larger shape gets its pieces from NumPy, and the next reset grows the buffer to what
+    was needed, so no size is configured.
+    """
+
+    def __init__(self, dtype: np.typing.DTypeLike = np.float32):
+        self.dtype = np.dtype(dtype)
+        self.peak = 0  # bytes
+        self._buffer = np.empty(0, np.uint8)
+        self._offset = 0
+        self._views: dict[Any, tuple[np.ndarray, int]] = {}
+        self._marks: list[int] = []
+
+    def reset(self) -> None:
+        """Start a step: everything handed out before may be overwritten."""
+        self._offset = 0
+        self._marks.clear()
+        if self.peak > len(self._buffer) or len(self._views) > MAX_VIEWS:
+            self._views.clear()
+        if self.peak > len(self._buffer):
+            self._buffer = aligned(self.peak, np.uint8)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+        """Return an uninitialised C-ordered array that lives until the next reset."""
+        key = (self._offset, shape, dtype)
+        known = self._views.get(key)
+        if known is None:
+            known = self._make(key)
+        self._offset = known[1]
+        return known[0]
+
+    def _make(self, key: tuple[int, tuple[int, ...], Any]) -> tuple[np.ndarray, int]:
+        start, shape, dtype = key
+        dtype = self.dtype if dtype is None else np.dtype(dtype)
+        size = prod(shape) * dtype.itemsize
+        end = start + -(-size // ALIGN) * ALIGN
+        self.peak = max(self.peak, end)
+        if end > len(self._buffer):
+            return np.empty(shape, dtype), end
+        view = self._buffer[start : start + size].view(dtype).reshape(shape)
+        self._views[key] = view, end
+        return view, end
+
+    def __enter__(self) -> None:
+        self._marks.append(self._offset)
+
+    def __exit__(self, *_: object) -> None:
+        self._offset = self._marks.pop()
+
+
+class Context:
+    """What a layer may know besides its parameters and its input; one for each shard.
+
+    Attributes
+    ----------
+    batch, time
+        B and T; rows between layers are (B·T, C).
+    kernels
+        The set of memory-bound functions in use, see `llmlab.kernels`.
+    rng
+        One generator for each row of the batch, or None: then nothing is random and dropout
+        is the identity.
+    kv_cache, position
+        While decoding: keys and values so far, and each row's first position (B,).
+    segments, positions
+        For packed samples: number of the sample and position in it of each token, (B, T).
+    rows
+        While decoding: the rows of (B·T) whose logits are wanted, or None for all.
+    memo
+        Constants that layers keep between steps, such as masks; few and small.
+    fresh
+        Identities of gradient views that nothing was added to yet in this step.
+    """
+
+    def __init__(self, kernels: Any, dtype: np.typing.DTypeLike = np.float32):
+        self.kernels = kernels
+        self.workspace = Workspace(dtype)
+        self.dtype = self.workspace.dtype
+        self.empty = self.workspace.empty
+        self.fresh: set[int] = set()
+        self.memo: dict[Any, np.ndarray] = {}
+        self._ones: dict[int, np.ndarray] = {}
+        self.begin(0, 0)
+
+    def begin(
+        self,
+        batch: int,
+        time: int,
+        *,
+        rng: list[np.random.Generator] | None = None,
+        segments: np.ndarray | None = None,
+        positions: np.ndarray | None = None,
+        kv_cache: Any = None,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        """Start a pass over a (batch, time) block of tokens; the workspace is reset."""
+        self.workspace.reset()
+        self.batch, self.time = batch, time
+        self.rng, self.segments, self.positions = rng, segments, positions
+        self.kv_cache, self.rows = kv_cache, rows
+        self.position = None if kv_cache is None else kv_cache.lengths
+        self.losses: list[np.ndarray] = []
+
+    def scratch(self) -> Workspace:
+        """Return a context manager; what is taken inside it is given back at its end."""
+        return self.workspace
+
+    def ones(self, size: int) -> np.ndarray:
+        """Return a vector of ones: products with it are the fastest sums of rows."""
+        known = self._ones.get(size)
+        if known is None:
+            if len(self._ones) > MAX_VIEWS:
+                self._ones.clear()
+            known = self._ones[size] = np.ones(size, self.dtype)
+        return known
+
+    def add_loss(self, rows: np.ndarray) -> None:
+        """Report an extra loss, one value a row of the batch (B,), already weighted.
+
+        The layer differentiates it in its own backward.
+        """
+        self.losses.append(rows)
+
+    def add_product(self, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        """Add a @ b to the gradient `out`; the step's first addition is a plain write."""
+        key = id(out)
+        if key in self.fresh:
+            self.fresh.discard(key)
+            self.kernels.product(a, b, out)
+        else:
+            with self.workspace:
+                part = self.empty(out.shape)
+                self.kernels.product(a, b, part)
+                np.add(out, part, out=out)
+
+    def gradient(self, out: np.ndarray) -> np.ndarray:
+        """Return the gradient `out` ready to be added to: zeros if nothing was added yet."""
+        key = id(out)
+        if key in self.fresh:
+            self.fresh.discard(key)
+            out.fill(0)
+        return out
