@@ -201,9 +201,11 @@ class Attention(Layer):
         return super().flops(batch, time) + 4 * pairs * self.embedding_dim
 
     def elements(self, batch, time):
-        """Maps, outputs, transposed keys, probabilities by block, and their gradients."""
-        blocks = [min(start + BLOCK, time) for start in range(0, time, BLOCK)]
-        area = sum(stop * (stop - start) for start, stop in zip(range(0, time, BLOCK), blocks))
+        """Maps, outputs, transposed keys, and the probabilities of each block."""
+        area = 0
+        for start in range(0, time, BLOCK):
+            stop = min(start + BLOCK, time)
+            area += stop * (stop - start)
         kept = batch * self.num_heads * area * (3 if self.dropout else 1)
         rows = batch * time * (self.embedding_dim + self.num_kv_heads * self.head_dim)
         return super().elements(batch, time) + rows + kept

@@ -31,7 +31,9 @@ class LayerNorm(Layer):
 
     def backward(self, p, g, dy, cache, ctx):
         """Return dx through mean and variance."""
-        return ctx.kernels.layer_norm_backward(ctx, dy, p["weight"], cache, g["weight"], g.get("bias"))
+        return ctx.kernels.layer_norm_backward(
+            ctx, dy, p["weight"], cache, g["weight"], g.get("bias")
+        )
 
     def elements(self, batch, time):
         """Output, normalised rows, deviations, input gradient."""

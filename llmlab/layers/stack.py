@@ -122,4 +122,3 @@ def _build(spec: Spec, where: str, context: Mapping[str, Any]) -> Layer:
 def block(layers: Mapping[str, Layer]) -> Stack:
     """Group layers, so that they can be repeated together: a transformer block."""
     return Stack(layers)
-

@@ -1,0 +1,165 @@
+"""The training loop: epochs of batches, one step after the other, from any point."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any, Protocol
+
+from llmlab.errors import TrainingError
+from llmlab.train.shards import Tokens
+from llmlab.train.trainer import StepResult, Trainer
+
+
+@dataclass
+class Progress:
+    """Where a training run stands; all of it is in a checkpoint.
+
+    Attributes
+    ----------
+    step
+        Steps done.
+    updates
+        Steps that changed the parameters: the others were skipped.
+    epoch, index
+        Epochs finished, and batches taken of the one that goes on.
+    tokens
+        Target tokens trained on.
+    skipped, bad
+        Skipped steps, all and the last in a row.
+    best, best_step
+        Lowest validation loss and its step; None without validation.
+    """
+
+    step: int = 0
+    updates: int = 0
+    epoch: int = 0
+    index: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    bad: int = 0
+    best: float | None = None
+    best_step: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)
+
+
+class Batches(Protocol):
+    """What the loop needs of a dataset."""
+
+    def num_batches(self, batch_size: int) -> int:
+        """Return the number of batches of an epoch."""
+        ...
+
+    def batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Tokens]:
+        """Yield the batches of an epoch, without the first `start`."""
+        ...
+
+
+class Callback:
+    """Something that watches a run; every method may stay as it is."""
+
+    def on_start(self, progress: Progress) -> None:
+        """Be told that training starts or goes on."""
+
+    def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
+        """Be told of a step; `row` is its metrics, to which earlier callbacks may have added."""
+
+    def on_end(self, progress: Progress) -> None:
+        """Be told that training ended, also by an error or a stop."""
+
+
+def total_steps(
+    dataset: Batches, *, batch_size: int, accumulate: int, epochs: int | None, steps: int | None
+) -> int:
+    """Return the number of steps of a run, given by `steps` or by `epochs`."""
+    if steps is not None:
+        return steps
+    return (epochs or 0) * ceil(dataset.num_batches(batch_size) / accumulate)
+
+
+def fit(
+    trainer: Trainer,
+    dataset: Batches,
+    *,
+    stage: str,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    accumulate: int = 1,
+    max_bad_steps: int = 10,
+    progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Progress:
+    """Train until `steps` steps are done.
+
+    A step takes `accumulate` batches, fewer at an epoch's end. The order of batches derives
+    from the seed and the epoch, so that a run continued at `progress` is the same run.
+
+    Raises
+    ------
+    TrainingError
+        When `max_bad_steps` steps in a row were not finite.
+    """
+    progress = progress or Progress()
+    count = dataset.num_batches(batch_size)
+    for callback in callbacks:
+        callback.on_start(progress)
+    try:
+        while progress.step < steps:
+            batches = dataset.batches(batch_size, seed, progress.epoch, progress.index)
+            for group in _groups(batches, accumulate):
+                result = trainer.step(group)
+                _count(progress, trainer, result, len(group), count)
+                row = _row(stage, progress, result)
+                for callback in callbacks:
+                    callback.on_step(progress, result, row)
+                if progress.bad == max_bad_steps:
+                    raise TrainingError(
+                        f"loss or gradient was not finite in {max_bad_steps} steps in a row, the "
+                        f"last at step {progress.step}; nothing of them reached the parameters. "
+                        f"Try a lower lr (now {result.lr:g}) or a lower clip_norm"
+                    )
+                if progress.step >= steps:
+                    break
+    finally:
+        for callback in callbacks:
+            callback.on_end(progress)
+    return progress
+
+
+def _groups(batches: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
+    group: list[Tokens] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _count(p: Progress, trainer: Trainer, result: StepResult, taken: int, count: int) -> None:
+    p.step, p.updates = trainer.steps, trainer.updates
+    p.tokens += round(result.tokens)
+    p.skipped += result.skipped
+    p.bad = p.bad + 1 if result.skipped else 0
+    p.index += taken
+    if p.index >= count:
+        p.epoch, p.index = p.epoch + 1, 0
+
+
+def _row(stage: str, progress: Progress, result: StepResult) -> dict[str, Any]:
+    """Return a step's metrics; all of them are reproducible, none is a time."""
+    skipped = result.skipped
+    return {
+        "stage": stage,
+        "step": progress.step,
+        "epoch": progress.epoch + (progress.index > 0),
+        "tokens": progress.tokens,
+        "loss": None if skipped else result.loss,
+        "lr": result.lr,
+        "grad_norm": None if skipped else result.grad_norm,
+        "skipped": progress.skipped,
+    }

@@ -1,0 +1,195 @@
+"""Who does the shards' work: this process alone, or together with forked ones.
+
+Forked workers share parameters, gradients and moments through anonymous memory; only
+commands and token ids go through a pipe. Threads would share them for free, but hand the
+interpreter's lock to and fro; on small models processes win.
+"""
+
+import contextlib
+import mmap
+import os
+import signal
+import struct
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from llmlab.errors import TrainingError
+from llmlab.train.shards import Piece, Shard
+
+GRADIENTS, REDUCE, UPDATE, STOP = range(4)
+OK, FAILED = range(2)
+_HEAD = struct.Struct("<iqqddq")  # command, two integers, two reals, number of pieces
+_REPLY = struct.Struct("<idq")  # status, value, length of a text
+_ARRAYS = ("inputs", "targets", "weights", "rows", "segments", "positions")
+
+
+def can_fork() -> bool:
+    """Return whether workers can be forked here (not on Windows, not safely on macOS)."""
+    return hasattr(os, "fork") and os.uname().sysname == "Linux"
+
+
+def shared(size: int, dtype: np.dtype) -> np.ndarray:
+    """Return a vector of zeros that forked processes share."""
+    return np.frombuffer(mmap.mmap(-1, max(1, size) * dtype.itemsize), dtype)
+
+
+class Team:
+    """All shards, of which the first is this process's own.
+
+    Parameters
+    ----------
+    make
+        Function of the rank that makes a shard; called in the process that will use it.
+    count
+        Number of shards.
+    """
+
+    def __init__(self, make: Callable[[int], Shard], count: int):
+        self.count = count
+        self._workers = [_Worker(make, rank) for rank in range(1, count)]
+        self.shard = make(0)
+
+    def gradients(self, pieces: Sequence[Sequence[Piece]], scale: float, step: int) -> float:
+        """Fill the gradients; return the sum of the weighted losses."""
+        for worker, own in zip(self._workers, pieces[1:], strict=True):
+            worker.send(GRADIENTS, (step, 0), (scale, 0.0), own)
+        loss = self.shard.gradients(pieces[0], scale, step)
+        return loss + sum(worker.receive() for worker in self._workers)
+
+    def reduce(self) -> float:
+        """Sum the shards' gradients; return the squared norm of the whole."""
+        for worker in self._workers:
+            worker.send(REDUCE)
+        total = self.shard.reduce()
+        return total + sum(worker.receive() for worker in self._workers)
+
+    def update(self, lr: float, step: int, scale: float) -> None:
+        """Update the parameters."""
+        for worker in self._workers:
+            worker.send(UPDATE, (step, 0), (lr, scale))
+        self.shard.update(lr, step, scale)
+        for worker in self._workers:
+            worker.receive()
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
+
+
+class _Worker:
+    """The parent's end of a forked worker."""
+
+    def __init__(self, make: Callable[[int], Shard], rank: int):
+        to_child, from_child = os.pipe(), os.pipe()
+        with warnings.catch_warnings():
+            # Python warns of forks beside threads. BLAS stops its own before a fork, and the
+            # child neither takes a lock nor returns to the caller.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+        if self.pid == 0:
+            _serve(make, rank, to_child[0], from_child[1])
+        os.close(to_child[0])
+        os.close(from_child[1])
+        self._out: BinaryIO = os.fdopen(to_child[1], "wb")
+        self._in: BinaryIO = os.fdopen(from_child[0], "rb")
+
+    def send(
+        self,
+        command: int,
+        integers: tuple[int, int] = (0, 0),
+        reals: tuple[float, float] = (0.0, 0.0),
+        pieces: Sequence[Piece] = (),
+    ) -> None:
+        try:
+            self._out.write(_HEAD.pack(command, *integers, *reals, len(pieces)))
+            for piece in pieces:
+                _write_piece(self._out, piece)
+            self._out.flush()
+        except OSError as error:
+            raise TrainingError(f"a worker process ended unexpectedly: {error}") from error
+
+    def receive(self) -> float:
+        reply = self._in.read(_REPLY.size)
+        if len(reply) < _REPLY.size:
+            raise TrainingError("a worker process ended unexpectedly (killed, or out of memory)")
+        status, value, length = _REPLY.unpack(reply)
+        if status == FAILED:
+            text = self._in.read(length).decode(errors="replace")
+            raise RuntimeError(f"in a worker process:\n{text}")
+        return value
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._out.close()
+        self._in.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def _serve(make: Callable[[int], Shard], rank: int, source: int, sink: int) -> None:
+    """Work until the parent's pipe closes; never return."""
+    status = 1
+    try:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        # Whatever else is open belongs to the parent alone: the run's lock above all.
+        low, high = sorted((source, sink))
+        os.closerange(3, low)
+        os.closerange(low + 1, high)
+        os.closerange(high + 1, os.sysconf("SC_OPEN_MAX"))
+        with os.fdopen(source, "rb") as reader, os.fdopen(sink, "wb") as writer:
+            _loop(make(rank), reader, writer)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _loop(shard: Shard, reader: BinaryIO, writer: BinaryIO) -> None:
+    while len(head := reader.read(_HEAD.size)) == _HEAD.size:
+        command, a, _, x, y, count = _HEAD.unpack(head)
+        pieces = [_read_piece(reader) for _ in range(count)]
+        value, status, text = 0.0, OK, b""
+        try:
+            if command == GRADIENTS:
+                value = shard.gradients(pieces, x, a)
+            elif command == REDUCE:
+                value = shard.reduce()
+            elif command == UPDATE:
+                shard.update(x, a, y)
+        except Exception:
+            status, text = FAILED, traceback.format_exc().encode()
+        writer.write(_REPLY.pack(status, value, len(text)) + text)
+        writer.flush()
+
+
+def _write_piece(sink: BinaryIO, piece: Piece) -> None:
+    sink.write(struct.pack("<qq", piece.batch, piece.time))
+    for name in _ARRAYS:
+        array: np.ndarray | None = getattr(piece, name)
+        if array is None:
+            sink.write(struct.pack("<2sq", b"--", 0))
+        else:
+            sink.write(struct.pack("<2sq", array.dtype.str[1:].encode(), array.size))
+            sink.write(array.tobytes())
+
+
+def _read_piece(source: BinaryIO) -> Piece:
+    batch, time = struct.unpack("<qq", source.read(16))
+    values: dict[str, Any] = {}
+    for name in _ARRAYS:
+        kind, size = struct.unpack("<2sq", source.read(10))
+        if kind == b"--":
+            values[name] = None
+            continue
+        dtype = np.dtype(kind.decode())
+        array = np.frombuffer(source.read(size * dtype.itemsize), dtype)
+        values[name] = array.reshape(batch, time) if name in _ARRAYS[4:] else array
+    return Piece(batch, time, **values)

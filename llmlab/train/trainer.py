@@ -1,0 +1,177 @@
+"""One training step: gradients of a batch, clipping, an update."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from llmlab import kernels as kernel_sets
+from llmlab.layers import Layer
+from llmlab.optim import Optimizer, Schedule
+from llmlab.params import Arena, Layout
+from llmlab.train.shards import Shard, Tokens, cut
+from llmlab.train.team import Team, can_fork, shared
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did.
+
+    Attributes
+    ----------
+    loss
+        Mean over the target tokens, in nats.
+    grad_norm
+        L2 norm of the whole gradient before clipping.
+    tokens
+        Weight of the targets.
+    skipped
+        Whether loss or gradient were not finite, so that nothing was updated.
+    """
+
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: float
+    skipped: bool
+
+
+class Trainer:
+    """Train a stack; the parameters live in `params`, the optimizer's memory in `state`.
+
+    Parameters
+    ----------
+    stack
+        The network: token ids to logits.
+    params
+        First values; they are copied.
+    optimizer, schedule
+        The rule, and the factor on `lr` at each step (None: always 1).
+    lr
+        Learning rate.
+    clip_norm
+        Greatest L2 norm of the whole gradient; None for no clipping.
+    seed
+        Of dropout; None turns it off.
+    threads
+        Number of shards that a batch is divided into, one processor core each.
+    kernels
+        Name of the kernel set, or the set itself.
+
+    Notes
+    -----
+    While a trainer is open, BLAS uses one thread. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        stack: Layer,
+        params: Arena,
+        optimizer: Optimizer,
+        *,
+        lr: float,
+        schedule: Schedule | None = None,
+        clip_norm: float | None = 5.0,
+        seed: int | None = 0,
+        threads: int = 1,
+        kernels: Any = "numpy",
+    ):
+        self.stack, self.optimizer, self.schedule = stack, optimizer, schedule
+        self.lr, self.clip_norm, self.seed = lr, clip_norm, seed
+        self.kernels = kernel_sets.load(kernels) if isinstance(kernels, str) else kernels
+        self.threads = threads if can_fork() else 1
+        self.layout: Layout = params.layout
+        dtype = params.flat.dtype
+        self.params = self._arena(dtype)
+        self.params.flat[:] = params.flat
+        self.state = {slot: self._arena(dtype) for slot in optimizer.slots}
+        self._grads = [self._arena(dtype) for _ in range(self.threads)]
+        self.steps = self.updates = 0
+        self._blas: Any = threadpool_limits(1, user_api="blas")
+        self._team = Team(self._shard, self.threads)
+
+    @property
+    def grads(self) -> Arena:
+        """The gradient of the last step, before clipping."""
+        return self._grads[0]
+
+    def step(self, batches: Sequence[Tokens]) -> StepResult:
+        """Do one update with the mean loss over the target tokens of all `batches`.
+
+        A step whose loss or gradient is not finite changes nothing but the count of steps.
+        """
+        lr = self.lr * (1.0 if self.schedule is None else self.schedule(self.steps))
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            loss, norm, tokens = self._gradients(batches)
+            fine = isfinite(loss) and isfinite(norm)
+            if fine:
+                clip = self.clip_norm
+                scale = 1.0 if clip is None or norm <= clip else clip / norm
+                self._team.update(lr, self.updates + 1, scale)
+                self.updates += 1
+        self.steps += 1
+        return StepResult(loss, norm, lr, tokens, not fine)
+
+    def _gradients(self, batches: Sequence[Tokens]) -> tuple[float, float, float]:
+        """Return mean loss, norm of the gradient and weight of the targets."""
+        tokens = sum(float(batch.weights.sum(dtype=np.float64)) for batch in batches)
+        pieces: list[list[Any]] = [[] for _ in range(self.threads)]
+        row = 0
+        for batch in batches:
+            for own, piece in zip(pieces, cut(batch, self.threads, row), strict=False):
+                own.append(piece)
+            row += len(batch.inputs)
+        scale = 1 / tokens if tokens else 0.0
+        loss = self._team.gradients(pieces, scale, self.steps) * scale
+        return loss, sqrt(self._team.reduce()), tokens
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return everything learned or remembered, by the names that checkpoints use."""
+        arrays = {f"params/{name}": view for name, view in self.params.items()}
+        for slot, arena in self.state.items():
+            arrays |= {f"optimizer/{slot}/{name}": view for name, view in arena.items()}
+        return arrays
+
+    def load(self, arrays: Mapping[str, np.ndarray], steps: int, updates: int) -> None:
+        """Continue from `arrays` after `steps` steps, `updates` of which changed something."""
+        for name, view in self.arrays().items():
+            view[...] = arrays[name]
+        self.steps, self.updates = steps, updates
+
+    def close(self) -> None:
+        """End the workers and give BLAS its threads back."""
+        self._team.close()
+        if self._blas is not None:
+            self._blas.restore_original_limits()
+            self._blas = None
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _arena(self, dtype: np.dtype) -> Arena:
+        buffer = shared(self.layout.size, dtype) if self.threads > 1 else None
+        return self.layout.zeros(dtype, buffer)
+
+    def _shard(self, rank: int) -> Shard:
+        return Shard(
+            self.stack,
+            self.params,
+            self._grads,
+            self.state,
+            self.optimizer,
+            self.kernels,
+            rank,
+            self.seed,
+        )
