@@ -1,0 +1,21 @@
+"""From files to batches of token ids: reading, tokenizers, chat templates, datasets."""
+
+from llmlab.text.batch import Batch
+from llmlab.text.chat import TEMPLATES, Template
+from llmlab.text.corpus import corpus_texts, train_tokenizer
+from llmlab.text.datasets import DATASETS, Dataset
+from llmlab.text.reading import read_texts
+from llmlab.text.tokenizers import TOKENIZERS, Tokenizer
+
+__all__ = [
+    "DATASETS",
+    "TEMPLATES",
+    "TOKENIZERS",
+    "Batch",
+    "Dataset",
+    "Template",
+    "Tokenizer",
+    "corpus_texts",
+    "read_texts",
+    "train_tokenizer",
+]
