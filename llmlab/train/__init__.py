@@ -1,0 +1,1 @@
+"""Training: the loop, its shards, its metrics and its checkpoints."""
