@@ -51,7 +51,7 @@ class Layout:
     """
 
     def __init__(self, stack: Any):
-        walked = list(_walk(stack, ()))
+        walked = list(walk_params(stack))
         names = [name for name, _, _ in walked]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
@@ -163,9 +163,12 @@ def _nodes(layer: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield from _nodes(child, (*path, key))
 
 
-def _walk(layer: Any, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], Param]]:
+def walk_params(
+    layer: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, tuple[str, ...], Param]]:
+    """Yield dotted name, path of keys and declaration of every parameter in `layer`."""
     for key, param in layer.params().items():
         full = (*path, key)
         yield ".".join(part for part in full if part), full, param
     for key, child in layer.children().items():
-        yield from _walk(child, (*path, key))
+        yield from walk_params(child, (*path, key))

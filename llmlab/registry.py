@@ -49,7 +49,7 @@ class Registry:
         empty = inspect.Parameter.empty
         return {
             key: ... if parameter.default is empty else parameter.default
-            for key, parameter in self._signature(name).items()
+            for key, parameter in self.signature(name).items()
         }
 
     def summary(self, name: str) -> str:
@@ -79,7 +79,7 @@ class Registry:
                 f"known: {', '.join(self.names())}"
             ]
         given = {} if isinstance(spec, str) else {k: v for k, v in spec.items() if k != "type"}
-        signature = self._signature(name)
+        signature = self.signature(name)
         problems = [
             f"{where}.{key}: unknown argument of {self.kind} '{name}'{suggest(key, signature)}; "
             f"it takes: {', '.join(signature) or 'nothing'}"
@@ -105,7 +105,7 @@ class Registry:
             raise ConfigError(problems)
         name = spec if isinstance(spec, str) else spec["type"]
         arguments = {} if isinstance(spec, str) else {k: v for k, v in spec.items() if k != "type"}
-        for key in self._signature(name):
+        for key in self.signature(name):
             if key in context and key not in arguments:
                 arguments[key] = context[key]
         try:
@@ -113,7 +113,8 @@ class Registry:
         except ConfigError as error:
             raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
 
-    def _signature(self, name: str) -> dict[str, inspect.Parameter]:
+    def signature(self, name: str) -> dict[str, inspect.Parameter]:
+        """Return the parameters of the factory, which are what its spec may say."""
         return dict(inspect.signature(self._factories[name]).parameters)
 
 

@@ -37,3 +37,16 @@ class ReLU(Activation):
     def backward(self, dy, cache, ctx):
         """Return dy where x was positive; at 0 the derivative is taken as 0."""
         return ctx.kernels.relu_backward(ctx, dy, cache)
+
+
+@ACTIVATIONS.register("gelu_tanh")
+class GELUTanh(Activation):
+    """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), GPT-2's form."""
+
+    def forward(self, x, ctx):
+        """Return the activation; the cache is its derivative."""
+        return ctx.kernels.gelu(ctx, x)
+
+    def backward(self, dy, cache, ctx):
+        """Return dy times the derivative."""
+        return ctx.kernels.gelu_backward(ctx, dy, cache)

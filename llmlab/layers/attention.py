@@ -196,12 +196,12 @@ class Attention(Layer):
         ctx.kernels.product(scores, values[:, :, None], o)
 
     def flops(self, batch, time):
-        """Maps, plus the lower triangle of q kᵀ and of the product with v."""
+        """Add the lower triangles of q kᵀ and of the product with v to the maps."""
         pairs = batch * time * (time + 1) // 2
         return super().flops(batch, time) + 4 * pairs * self.embedding_dim
 
     def elements(self, batch, time):
-        """Maps, outputs, transposed keys, and the probabilities of each block."""
+        """Add outputs, transposed keys and the blocks' probabilities to what the maps keep."""
         area = 0
         for start in range(0, time, BLOCK):
             stop = min(start + BLOCK, time)

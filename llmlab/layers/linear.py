@@ -52,7 +52,7 @@ class Linear(Layer):
     ):
         self.d_in = embedding_dim
         self.d_out = embedding_dim if output_dim is None else output_dim
-        self.bias, self.init, self.group = bias, init, "matrix"
+        self.bias, self.init, self.group = bias, initialisation(init), "matrix"
         if self.d_in < 1 or self.d_out < 1:
             raise ConfigError(f"a linear layer of {self.d_in} to {self.d_out}: must be at least 1")
 

@@ -91,6 +91,7 @@ class Trainer:
         self.state = {slot: self._arena(dtype) for slot in optimizer.slots}
         self._grads = [self._arena(dtype) for _ in range(self.threads)]
         self.steps = self.updates = 0
+        self.batches: Sequence[Tokens] = ()  # of the last step
         self._blas: Any = threadpool_limits(1, user_api="blas")
         self._team = Team(self._shard, self.threads)
 
@@ -104,6 +105,7 @@ class Trainer:
 
         A step whose loss or gradient is not finite changes nothing but the count of steps.
         """
+        self.batches = batches
         lr = self.lr * (1.0 if self.schedule is None else self.schedule(self.steps))
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             loss, norm, tokens = self._gradients(batches)

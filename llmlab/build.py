@@ -1,0 +1,162 @@
+"""The composition root: from a checked configuration to objects."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmlab.config import Config
+from llmlab.errors import CheckpointError
+from llmlab.generate import SAMPLERS, Sampler
+from llmlab.layers import Stack, build_stack
+from llmlab.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
+from llmlab.params import Arena, Layout
+from llmlab.text import DATASETS, TEMPLATES, Dataset, Template, Tokenizer, train_tokenizer
+from llmlab.train.checkpoint import Checkpoint, compare
+from llmlab.train.trackers import TRACKERS, Tracker
+
+ROWS_PER_THREAD = 4  # fewer, and handing over costs more than a second core gives
+
+
+@dataclass
+class Model:
+    """A network with its parameters, and how text becomes its tokens."""
+
+    spec: dict[str, Any]  # the keys of `model`
+    stack: Stack
+    params: Arena
+    tokenizer: Tokenizer
+    template_spec: Any
+
+    @property
+    def layout(self) -> Layout:
+        """The parameters' layout."""
+        return self.params.layout
+
+    @property
+    def max_seq_len(self) -> int:
+        """Greatest number of tokens that the network can be given."""
+        return self.spec["max_seq_len"]
+
+    @property
+    def template(self) -> Template:
+        """How a chat is written as text."""
+        return TEMPLATES.build(self.template_spec, "template")
+
+
+def new_tokenizer(config: Config) -> Tokenizer:
+    """Return a tokenizer trained on `tokenizer.corpus`."""
+    spec = {key: value for key, value in config.tokenizer.items() if key != "corpus"}
+    return train_tokenizer(spec, config.tokenizer["corpus"])
+
+
+def new_model(config: Config, tokenizer: Tokenizer) -> Model:
+    """Return the model of the configuration with fresh parameters."""
+    stack = new_stack(config.model, tokenizer)
+    params = Layout(stack).init(config.seed, config.dtype)
+    return Model(config.model, stack, params, tokenizer, config.template)
+
+
+def new_stack(spec: Mapping[str, Any], tokenizer: Tokenizer) -> Stack:
+    """Return the network that the keys of `model` describe."""
+    sizes = {key: spec[key] for key in ("embedding_dim", "max_seq_len", "num_blocks")}
+    return build_stack(spec["stack"], vocab_size=tokenizer.vocab_size, **sizes)
+
+
+def load_model(config: Config, checkpoint: Checkpoint) -> Model:
+    """Return a checkpoint's model, tokenizer and template with its parameters.
+
+    Raises
+    ------
+    CheckpointError
+        If `model.*` or `tokenizer.*` was typed and differs, or if the arrays don't fit.
+    """
+    stored = checkpoint.meta["config"]
+    refuse_changes(config, checkpoint, ("model", "tokenizer"))
+    tokenizer = Tokenizer.from_dict(checkpoint.meta["tokenizer"])
+    stack = new_stack(stored["model"], tokenizer)
+    layout = Layout(stack)
+    found = {
+        name.removeprefix("params/"): array
+        for name, array in checkpoint.arrays.items()
+        if name.startswith("params/")
+    }
+    shapes = {name: array.shape for name, array in found.items()}
+    compare(layout.shapes, shapes, str(checkpoint.path))
+    params = layout.zeros(config.dtype)
+    for name, view in params.items():
+        view[...] = found[name]
+    template = config.template if config.is_typed("template") else stored["template"]
+    return Model(stored["model"], stack, params, tokenizer, template)
+
+
+def refuse_changes(config: Config, checkpoint: Checkpoint, groups: tuple[str, ...]) -> None:
+    """Raise a CheckpointError with a table if something typed differs from the checkpoint's."""
+    rows = []
+    for group in groups:
+        stored = _flat(checkpoint.meta["config"][group], group)
+        typed = _flat(getattr(config, group), group)
+        for key in sorted(stored.keys() | typed.keys()):
+            # The corpus is a path: a checkpoint holds none, and what it gave is the vocabulary.
+            if key.startswith("tokenizer.corpus") or not config.is_typed(key):
+                continue
+            if stored.get(key) != typed.get(key):
+                rows.append(f"  {key}: checkpoint {stored.get(key)}, typed {typed.get(key)}")
+    if rows:
+        table = "\n".join(rows)
+        raise CheckpointError(
+            f"{checkpoint.path}: model and tokenizer come with the checkpoint; leave these keys "
+            f"out, or start without it:\n{table}"
+        )
+
+
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list):
+        items = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flat(item, f"{prefix}.{key}")
+    return flat
+
+
+def new_dataset(spec: Mapping[str, Any], where: str, model: Model) -> Dataset:
+    """Return the dataset of one entry of `data`."""
+    return DATASETS.build(
+        spec,
+        where,
+        tokenizer=model.tokenizer,
+        max_seq_len=model.max_seq_len,
+        template=model.template,
+    )
+
+
+def new_optimizer(config: Config) -> Optimizer:
+    """Return the optimizer."""
+    return OPTIMIZERS.build(config.optimizer, "optimizer")
+
+
+def new_schedule(config: Config, total_steps: int) -> Schedule:
+    """Return the schedule for a run of `total_steps`."""
+    return SCHEDULES.build(config.schedule, "schedule", total_steps=total_steps)
+
+
+def new_sampler(config: Config, vocab_size: int) -> Sampler:
+    """Return the sampler."""
+    return SAMPLERS.build(config.sampler, "sampler", seed=config.seed, vocab_size=vocab_size)
+
+
+def new_tracker(config: Config, folder: Any, name: str) -> Tracker:
+    """Return the tracker."""
+    return TRACKERS.build(config.tracker, "tracker", folder=folder, name=name)
+
+
+def resolve_threads(threads: int | str, batch_size: int) -> int:
+    """Return the number of shards: as typed, or what pays for this batch on this machine."""
+    if threads != "auto":
+        return int(threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, batch_size // ROWS_PER_THREAD))

@@ -1,0 +1,33 @@
+"""The reference kernels, in NumPy.
+
+Shape legend: N rows (B·T), C embedding, V vocabulary, K key/value heads, G query heads for
+each of them, D head width, Q queries of a block, L keys.
+
+Every function returns arrays from `ctx`, except those that say that they work in place.
+Gradients of parameters are added to, as in the layers.
+"""
+
+from llmlab.kernels.numpy_kernels.activations import gelu, gelu_backward, relu, relu_backward
+from llmlab.kernels.numpy_kernels.dropout import dropout, dropout_backward
+from llmlab.kernels.numpy_kernels.norms import layer_norm, layer_norm_backward
+from llmlab.kernels.numpy_kernels.optim import adam
+from llmlab.kernels.numpy_kernels.products import product
+from llmlab.kernels.numpy_kernels.rows import add_rows
+from llmlab.kernels.numpy_kernels.softmax import cross_entropy, softmax, softmax_backward
+
+__all__ = [
+    "add_rows",
+    "adam",
+    "cross_entropy",
+    "dropout",
+    "dropout_backward",
+    "gelu",
+    "gelu_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "product",
+    "relu",
+    "relu_backward",
+    "softmax",
+    "softmax_backward",
+]

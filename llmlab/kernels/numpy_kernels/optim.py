@@ -1,0 +1,44 @@
+"""Updates of flat vectors, in place."""
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+CHUNK = 1 << 17  # items of a vector that an optimizer treats at a time, to stay in cache
+
+
+def adam(
+    ctx: Any,
+    p: np.ndarray,
+    g: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    t: int,
+    scale: float,
+) -> None:
+    """Update p, m and v in place by Adam's rule for the gradient scale · g at step t ≥ 1."""
+    b1, b2 = betas
+    root = sqrt(1 - b2**t)
+    rate, eps = lr * root / (1 - b1**t), eps * root
+    with ctx.scratch():
+        scratch = ctx.empty((min(CHUNK, len(p)),))
+        for start in range(0, len(p), CHUNK):
+            part = slice(start, start + CHUNK)
+            pc, gc, mc, vc = p[part], g[part], m[part], v[part]
+            t1 = scratch[: len(pc)]
+            mc *= b1
+            np.multiply(gc, (1 - b1) * scale, out=t1)
+            mc += t1
+            vc *= b2
+            np.multiply(gc, gc, out=t1)
+            t1 *= (1 - b2) * scale * scale
+            vc += t1
+            np.sqrt(vc, out=t1)
+            t1 += eps
+            np.divide(mc, t1, out=t1)
+            t1 *= rate
+            pc -= t1

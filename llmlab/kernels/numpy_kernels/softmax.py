@@ -1,0 +1,75 @@
+"""Softmax over keys, and the loss, a softmax over the vocabulary."""
+
+from typing import Any
+
+import numpy as np
+
+
+def softmax(ctx: Any, scores: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Turn scores (…, Q, L) into probabilities, in place.
+
+    `mask` (…, Q, M), 0 or −inf, is added to the last M keys first.
+    """
+    if mask is not None:
+        tail = scores[..., scores.shape[-1] - mask.shape[-1] :]
+        np.add(tail, mask, out=tail)
+    with ctx.scratch():
+        row = ctx.empty((*scores.shape[:-1], 1))
+        np.maximum.reduce(scores, axis=-1, keepdims=True, out=row)
+        np.subtract(scores, row, out=scores)
+        np.exp(scores, out=scores)
+        np.matmul(scores, ctx.ones(scores.shape[-1]), out=row[..., 0])
+        np.divide(scores, row, out=scores)
+    return scores
+
+
+def softmax_backward(
+    ctx: Any, dprobabilities: np.ndarray, probabilities: np.ndarray, dots: np.ndarray
+) -> np.ndarray:
+    """Turn dprobabilities (…, Q, L) into dscores, in place.
+
+    `dots` (…, Q, 1) are the row sums of dprobabilities · probabilities.
+    """
+    np.subtract(dprobabilities, dots, out=dprobabilities)
+    np.multiply(dprobabilities, probabilities, out=dprobabilities)
+    return dprobabilities
+
+
+def cross_entropy(
+    ctx: Any, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, scale: float
+) -> tuple[float, np.ndarray]:
+    """Return the sum of weighted negative log likelihoods (nats) and `scale` times its gradient.
+
+    Parameters
+    ----------
+    logits
+        (N, V).
+    targets
+        (N,) token ids.
+    weights
+        (N,), 0 for padding.
+    scale
+        One over the whole batch's weight, so that shards simply add.
+    """
+    n = len(logits)
+    dlogits = ctx.empty(logits.shape)
+    with ctx.scratch():
+        row, picked = ctx.empty((n, 1)), ctx.empty((n,))
+        index = ctx.empty((n,), np.intp)
+        np.multiply(np.arange(n), logits.shape[1], out=index)
+        index += targets
+        np.maximum.reduce(logits, axis=1, keepdims=True, out=row)
+        np.subtract(logits, row, out=dlogits)
+        np.take(dlogits.reshape(-1), index, out=picked, mode="clip")
+        np.exp(dlogits, out=dlogits)
+        sums = row[:, 0]
+        np.matmul(dlogits, ctx.ones(logits.shape[1]), out=sums)
+        factor = ctx.empty((n, 1))
+        np.multiply(weights, scale, out=factor[:, 0])
+        dlogits.reshape(-1)[index] -= sums
+        np.divide(factor, row, out=factor)
+        dlogits *= factor
+        np.log(sums, out=sums)
+        sums -= picked
+        loss = float(np.dot(sums, weights))
+    return loss, dlogits

@@ -1,0 +1,59 @@
+"""What a user can ask for; each phase is a module with a function `run(config, run)`."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llmlab.errors import ConfigError, suggest
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase, without its code.
+
+    Attributes
+    ----------
+    module
+        Where its `run` lies, imported only when the phase runs.
+    meaning
+        One line for the help.
+    trains
+        Whether it has a folder in runs/, and a `Run` to write to.
+    wants_checkpoint
+        Whether it takes the latest checkpoint when none is named.
+    """
+
+    module: str
+    meaning: str
+    trains: bool = False
+    wants_checkpoint: bool = False
+
+    def load(self) -> Callable[[Any, Any], dict[str, Any] | None]:
+        """Import the module and return its `run`."""
+        return importlib.import_module(self.module).run
+
+
+PHASES: dict[str, Phase] = {
+    "full": Phase("llmlab.phases.full", "pre-train, tune, compare answers, chat", trains=True),
+    "pretrain": Phase("llmlab.phases.fit", "train on statements", trains=True),
+    "tune": Phase("llmlab.phases.fit", "train on chats, from checkpoint= if given", trains=True),
+    "chat": Phase("llmlab.phases.chat", "talk with a checkpoint", wants_checkpoint=True),
+    "generate": Phase("llmlab.phases.generate", "answer prompt= once", wants_checkpoint=True),
+    "evaluate": Phase(
+        "llmlab.phases.evaluate", "measure loss, perplexity and recall", wants_checkpoint=True
+    ),
+    "list": Phase("llmlab.phases.list", "everything registered, with arguments and defaults"),
+    "summary": Phase(
+        "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"
+    ),
+}
+
+
+def find(name: str) -> Phase:
+    """Return the phase called `name`."""
+    if name not in PHASES:
+        raise ConfigError(
+            f"phase={name}: unknown phase{suggest(name, PHASES)}; known: {', '.join(PHASES)}"
+        )
+    return PHASES[name]

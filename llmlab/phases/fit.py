@@ -1,0 +1,213 @@
+"""Phases `pretrain` and `tune`: the same training, on other data."""
+
+import logging
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from llmlab import build
+from llmlab.config import Config
+from llmlab.errors import CheckpointError, ConfigError, ResourceError
+from llmlab.measure.losses import Evaluator
+from llmlab.report import write_report
+from llmlab.runs import Run
+from llmlab.text import Dataset
+from llmlab.train.callbacks import Checkpoints, Metrics, ProgressBar, Validation, progress_of
+from llmlab.train.checkpoint import Checkpoint, CheckpointFolder, compare, load
+from llmlab.train.diagnose import Diagnosis
+from llmlab.train.fit import Callback, Progress, fit, total_steps
+from llmlab.train.memory import available_memory, training_memory
+from llmlab.train.signals import Signals
+from llmlab.train.trainer import Trainer
+
+log = logging.getLogger("llmlab")
+
+
+def run(config: Config, run: Run) -> dict[str, Any]:
+    """Train one stage in the run's folder; a folder that holds a state is continued."""
+    begin = None if config.checkpoint is None else Path(config.checkpoint)
+    return train_stage(config, run, run.folder, begin)
+
+
+def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> dict[str, Any]:
+    """Train `config.phase` in `folder` and return its results.
+
+    Parameters
+    ----------
+    begin
+        Checkpoint to take weights, model and tokenizer from.
+    """
+    checkpoints = CheckpointFolder(folder / "checkpoints", config.keep)
+    state = checkpoints.load_latest()
+    offset = state.meta["metrics_offset"] if state else 0
+    if state is None and config.resume and config.resume.endswith(".npz"):
+        state = load(config.resume)
+    model = stage_model(config, state, begin)
+    training, validation = stage_data(config, model)
+    progress = _continued(config, state, training, model)
+    steps = total_steps(
+        training,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        epochs=config.epochs,
+        steps=config.steps,
+    )
+    if state is not None and progress.step >= steps:
+        log.info("%s: finished, %d steps are done", config.phase, progress.step)
+        return _results(config, folder, progress)
+    threads = build.resolve_threads(config.threads, config.batch_size)
+    check_memory(config, model, threads)
+    hashes = _hashes(training, model)
+    run.update(threads=threads, hashes={**run.record.get("hashes", {}), config.phase: hashes})
+    trainer = Trainer(
+        model.stack,
+        model.params,
+        build.new_optimizer(config),
+        lr=config.lr or 0.0,
+        schedule=build.new_schedule(config, steps),
+        clip_norm=config.clip_norm,
+        seed=config.seed,
+        threads=threads,
+        kernels=config.kernels,
+    )
+    with Signals() as signals, trainer:
+        if state is not None:
+            _restore(trainer, state)
+        tracker = build.new_tracker(config, folder, run.folder.name)
+        metrics = Metrics(folder / "metrics.jsonl", config.log_every, tracker, offset)
+        saving = Checkpoints(
+            checkpoints,
+            trainer,
+            metrics,
+            checkpoint_meta(config, model, hashes),
+            every=config.save_every or max(1, ceil(steps / 10)),
+            last=steps,
+            signals=signals,
+            command=run.resume_command,
+        )
+        callbacks: list[Callback] = [Diagnosis(trainer, folder, config.max_bad_steps)]
+        if validation is not None:
+            every = config.eval_every or ceil(
+                training.num_batches(config.batch_size) / config.accumulate
+            )
+            callbacks.append(Validation(_measure(config, trainer, validation), every, steps))
+        callbacks += [metrics, saving, ProgressBar(config.phase, steps, run.show_progress)]
+        fit(
+            trainer,
+            training,
+            stage=config.phase,
+            batch_size=config.batch_size,
+            steps=steps,
+            seed=config.seed,
+            accumulate=config.accumulate,
+            max_bad_steps=config.max_bad_steps,
+            progress=progress,
+            callbacks=callbacks,
+        )
+    return _results(config, folder, progress)
+
+
+def stage_model(config: Config, state: Checkpoint | None, begin: Path | None) -> build.Model:
+    """Return the model to train: the state's, that of a checkpoint, or a new one."""
+    if state is not None:
+        return build.load_model(config, state)
+    if begin is not None:
+        return build.load_model(config, load(begin))
+    if config.phase == "tune":
+        log.warning("no checkpoint= given: tuning starts from random parameters")
+    return build.new_model(config, build.new_tokenizer(config))
+
+
+def stage_data(config: Config, model: build.Model) -> tuple[Dataset, Dataset | None]:
+    """Return training and validation data of the stage; no validation by default."""
+    whole = build.new_dataset(config.data[config.phase], f"data.{config.phase}", model)
+    return whole.split(whole.val_fraction, config.seed)
+
+
+def checkpoint_meta(config: Config, model: build.Model, hashes: dict[str, str]) -> dict[str, Any]:
+    """Return what every checkpoint of a stage says besides its progress."""
+    kept = config.reproducible() | {"model": model.spec, "template": model.template_spec}
+    return {
+        "stage": config.phase,
+        "config": kept,
+        "tokenizer": model.tokenizer.to_dict(),
+        "hashes": hashes,
+    }
+
+
+def check_memory(config: Config, model: build.Model, threads: int) -> None:
+    """Raise a ResourceError if a step can't fit into the memory that is free."""
+    needed = training_memory(
+        model.stack,
+        model.layout,
+        build.new_optimizer(config),
+        batch=config.batch_size,
+        time=model.max_seq_len,
+        threads=threads,
+        dtype=config.dtype,
+    ).total
+    free = available_memory()
+    if free is not None and needed > free:
+        raise ResourceError(
+            f"a training step needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are "
+            f"free: lower batch_size={config.batch_size} or the sizes of the model "
+            f"(python -m llmlab phase=summary shows them)"
+        )
+
+
+def _continued(
+    config: Config, state: Checkpoint | None, training: Dataset, model: build.Model
+) -> Progress:
+    """Return where the state stands, if its data are still the same."""
+    if state is None:
+        return Progress()
+    if state.meta["stage"] != config.phase:
+        raise ConfigError(
+            f"{state.path}: a state of phase {state.meta['stage']}, to be continued as phase "
+            f"{config.phase}; use checkpoint= to start from its weights"
+        )
+    now, then = _hashes(training, model), state.meta["hashes"]
+    changed = [name for name in now if now[name] != then.get(name)]
+    if changed and not config.allow_changed_data:
+        table = "; ".join(
+            f"{name} was {then.get(name, 'unknown')[:12]}, is {now[name][:12]}" for name in changed
+        )
+        raise CheckpointError(
+            f"{state.path}: {' and '.join(changed)} changed since this checkpoint ({table}); "
+            "restore the file, or resume with allow_changed_data=true"
+        )
+    return progress_of(state.meta)
+
+
+def _hashes(training: Dataset, model: build.Model) -> dict[str, str]:
+    return {"data": training.sha256, "tokenizer": model.tokenizer.sha256()}
+
+
+def _restore(trainer: Trainer, state: Checkpoint) -> None:
+    expected = {name: view.shape for name, view in trainer.arrays().items()}
+    found = {name: array.shape for name, array in state.arrays.items()}
+    compare(expected, found, str(state.path))
+    trainer.load(state.arrays, state.meta["step"], state.meta["updates"])
+
+
+def _measure(config: Config, trainer: Trainer, validation: Dataset) -> Callable[[], float]:
+    evaluator = Evaluator(trainer.stack, trainer.params, trainer.kernels)
+    batches = list(validation.batches(config.batch_size, config.seed, 0))
+    return lambda: evaluator.measure(batches).loss
+
+
+def _results(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Draw the report and return the stage's figures."""
+    report = write_report(folder, config.phase)
+    latest = CheckpointFolder(folder / "checkpoints", config.keep).latest()
+    results: dict[str, Any] = {
+        "loss": report.loss,
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "skipped": progress.skipped,
+        "checkpoint": str(latest),
+    }
+    if progress.best is not None:
+        results |= {"val_loss": progress.best, "best_step": progress.best_step}
+    return results

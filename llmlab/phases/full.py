@@ -1,0 +1,51 @@
+"""Phase `full`: pre-train, tune, show the answers before and after, chat."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from llmlab import build
+from llmlab.config import Config
+from llmlab.phases.answering import Answerer
+from llmlab.phases.chat import converse, known_questions
+from llmlab.phases.fit import stage_model, train_stage
+from llmlab.phases.summary import describe
+from llmlab.runs import Run
+from llmlab.train.checkpoint import CheckpointFolder, load
+
+QUESTION = "How do mountains form?"
+
+
+def run(config: Config, run: Run) -> dict[str, Any]:
+    """Run both stages in subfolders of the run, each from where it stands."""
+    first, second = config.for_stage("pretrain"), config.for_stage("tune")
+    before = _newest(config, run, "pretrain")
+    model = stage_model(first, None if before is None else load(before), None)
+    question = config.prompt or _question(config, model)
+    print(describe(first, model))
+    if before is None:
+        _show("before training", config, model, question)
+    pretrained = train_stage(first, run, run.stage_folder("pretrain"), None)
+    tuned = train_stage(second, run, run.stage_folder("tune"), Path(pretrained["checkpoint"]))
+    model = build.load_model(config, load(tuned["checkpoint"]))
+    _show("after training", config, model, question)
+    results = {f"pretrain_{key}": value for key, value in pretrained.items()} | tuned
+    if config.chat and run.show_progress and sys.stdin.isatty():
+        print(f"\nchat with {tuned['checkpoint']}")
+        converse(config, model)
+    return results
+
+
+def _newest(config: Config, run: Run, stage: str) -> Path | None:
+    return CheckpointFolder(run.stage_folder(stage) / "checkpoints", config.keep).latest()
+
+
+def _question(config: Config, model: build.Model) -> str:
+    """Return the question of the shipped data, or one of the user's own."""
+    if not model.tokenizer.unknown_words(QUESTION):
+        return QUESTION
+    return next(iter(known_questions(config, model)), QUESTION)
+
+
+def _show(when: str, config: Config, model: build.Model, question: str) -> None:
+    print(f"\n{when}\n  you> {question}\n  llm> {Answerer(config, model).reply(question)}\n")

@@ -1,0 +1,54 @@
+"""Signals that ask a run to end: noted at once, obeyed after the step."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+PREEMPTING = ("SIGUSR1", "SIGUSR2")  # as SLURM sends them before it takes the machine away
+
+
+class Signals:
+    """While open, hold the first stopping signal in `received`; a second one ends at once.
+
+    Outside the main thread signals can't be held, and this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            for name in STOPPING:
+                number = getattr(signal, name, None)
+                if number is not None:
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the signal's number."""
+        return 128 + (self.received or 0)
+
+    @property
+    def preempted(self) -> bool:
+        """Whether a scheduler asked, who will start the run again."""
+        return self.received is not None and self.received.name in PREEMPTING
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = signal.Signals(number)
