@@ -4,17 +4,38 @@ A kernel set is a namespace with the functions of `numpy_kernels`, which is the 
 `load` returns one by name.
 """
 
+import importlib.util
 from types import ModuleType
 
 from llmlab.errors import ConfigError
 
-KERNELS = ("numpy",)
+NAMES = ("numpy", "numba")
+
+
+def resolve(name: str) -> str:
+    """Return the name of a set: `auto` is numba where it is installed, else numpy.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such set, or it needs a package that is missing.
+    """
+    installed = importlib.util.find_spec("numba") is not None
+    if name == "auto":
+        return "numba" if installed else "numpy"
+    if name not in NAMES:
+        raise ConfigError(f"kernels={name}: unknown; known: auto, {', '.join(NAMES)}")
+    if name == "numba" and not installed:
+        raise ConfigError("kernels=numba: needs numba, install it with: pip install 'llmlab[fast]'")
+    return name
 
 
 def load(name: str) -> ModuleType:
     """Return the kernel set called `name`."""
-    if name in ("numpy", "auto"):
-        from llmlab.kernels import numpy_kernels
+    if resolve(name) == "numba":
+        from llmlab.kernels import numba_kernels
 
-        return numpy_kernels
-    raise ConfigError(f"kernels={name}: unknown; known: auto, {', '.join(KERNELS)}")
+        return numba_kernels
+    from llmlab.kernels import numpy_kernels
+
+    return numpy_kernels

@@ -16,8 +16,8 @@ from llmlab.kernels.numpy_kernels.rows import add_rows
 from llmlab.kernels.numpy_kernels.softmax import cross_entropy, softmax, softmax_backward
 
 __all__ = [
-    "add_rows",
     "adam",
+    "add_rows",
     "cross_entropy",
     "dropout",
     "dropout_backward",

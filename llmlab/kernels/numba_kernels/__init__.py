@@ -1,0 +1,29 @@
+"""The reference kernels, fused into single passes by numba (extra `fast`), for float32.
+
+Same functions, same arguments; float64, which is for checking gradients, goes to the
+reference. What is already one pass in NumPy is the reference's own.
+"""
+
+from llmlab.kernels.numba_kernels.activations import gelu, gelu_backward, relu, relu_backward
+from llmlab.kernels.numba_kernels.norms import layer_norm, layer_norm_backward
+from llmlab.kernels.numba_kernels.optim import adam
+from llmlab.kernels.numba_kernels.rows import add_rows
+from llmlab.kernels.numba_kernels.softmax import cross_entropy, softmax, softmax_backward
+from llmlab.kernels.numpy_kernels import dropout, dropout_backward, product
+
+__all__ = [
+    "adam",
+    "add_rows",
+    "cross_entropy",
+    "dropout",
+    "dropout_backward",
+    "gelu",
+    "gelu_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "product",
+    "relu",
+    "relu_backward",
+    "softmax",
+    "softmax_backward",
+]
