@@ -201,13 +201,14 @@ class Attention(Layer):
         return super().flops(batch, time) + 4 * pairs * self.embedding_dim
 
     def elements(self, batch, time):
-        """Add outputs, transposed keys and the blocks' probabilities to what the maps keep."""
+        """Add outputs, transposed keys, probabilities and dqkv to what the maps keep."""
         area = 0
         for start in range(0, time, BLOCK):
             stop = min(start + BLOCK, time)
             area += stop * (stop - start)
         kept = batch * self.num_heads * area * (3 if self.dropout else 1)
         rows = batch * time * (self.embedding_dim + self.num_kv_heads * self.head_dim)
+        rows += batch * time * self.qkv.d_out
         return super().elements(batch, time) + rows + kept
 
 

@@ -24,6 +24,10 @@ class OutputProjection(Linear):
             x = x[ctx.rows]
         return super().forward(p, x, ctx)
 
+    def elements(self, batch, time):
+        """Logits, their gradient from the loss, and the input's."""
+        return batch * time * (self.d_in + 2 * self.d_out)
+
 
 @LAYERS.register("tied_output_projection")
 class TiedOutputProjection(Layer):
@@ -56,5 +60,5 @@ class TiedOutputProjection(Layer):
         return 2 * batch * time * int(np.prod(self.shape))
 
     def elements(self, batch, time):
-        """Logits and input gradient."""
-        return batch * time * sum(self.shape)
+        """Logits, their gradient from the loss, and the input's."""
+        return batch * time * (self.shape[1] + 2 * self.shape[0])
