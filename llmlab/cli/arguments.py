@@ -1,0 +1,155 @@
+"""The command line before Hydra sees it: flags, keys and free text.
+
+Hydra's grammar refuses or changes much of what people write in a prompt or a path: quotes,
+commas, brackets, `=`, `${...}`. So free text is quoted here and arrives as it was typed.
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmlab.errors import ConfigError
+
+FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r"}
+FLAGS |= {"--multirun", "-m", "--shell-completion", "-sc"}
+FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp"}
+FLAGS_WITH_VALUE |= {"--config-name", "-cn", "--config-dir", "-cd"}
+FLAGS_WITH_OPTION = {"--info", "-i"}
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+_INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
+_PATH = re.compile(r"checkpoint|resume|on|data\.[\w-]+\.path")
+_TEXT = re.compile(r"prompt|source|target")
+# Arguments of registered parts: the registry knows them all, conf/ states the usual ones.
+_SPEC = re.compile(r"(optimizer|schedule|tokenizer|sampler|tracker|template|data|model\.stack)\.")
+_KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s]+)(=(?P<value>.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `key=value` of the command line; `value` is None for `~key`."""
+
+    prefix: str
+    key: str
+    value: str | None
+
+    @classmethod
+    def of(cls, token: str) -> "Override":
+        """Take a token apart."""
+        match = _KEY.fullmatch(token)
+        return cls(match["prefix"], match["key"], match["value"]) if match else cls("", token, None)
+
+    @property
+    def name(self) -> str:
+        """Return the key without its package (`model@x` is `model`)."""
+        return self.key.split("@")[0]
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
+    """Return Hydra's flags, and the overrides.
+
+    Raises
+    ------
+    ConfigError
+        With a line for each argument that is neither.
+    """
+    flags: list[str] = []
+    overrides: list[Override] = []
+    problems: list[str] = []
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        name = token.split("=")[0]
+        if token in FLAGS_WITH_VALUE and rest:
+            flags += [token, rest.pop(0)]
+        elif token in FLAGS or name in FLAGS_WITH_VALUE | FLAGS_WITH_OPTION:
+            flags.append(token)
+            if token in FLAGS_WITH_OPTION and rest and rest[0] in _INFO:
+                flags.append(rest.pop(0))
+        elif token.startswith("--experimental-rerun"):
+            problems.append(f"{token}: it would load a pickle, which can run code; use resume=RUN")
+        elif token.startswith("-"):
+            problems.append(_misspelt(token.lstrip("-"), rest))
+        elif not _KEY.fullmatch(token) or ("=" not in token and not token.startswith("~")):
+            problems.append(_misspelt(token, rest))
+        else:
+            overrides.append(Override.of(token))
+    if problems:
+        raise ConfigError(problems)
+    return flags, overrides
+
+
+def _misspelt(token: str, rest: list[str]) -> str:
+    """Say how `--lr=5e-4`, `--lr 5e-4` or `lr 5e-4` is written."""
+    if _KEY.fullmatch(token) and "=" in token:
+        return f"--{token}: write {token}"
+    if rest and "=" not in token and "=" not in rest[0] and not rest[0].startswith("-"):
+        value = rest.pop(0)
+        return f"{token} {value}: write {token}={value}"
+    return f"{token}: expected key=value, for example lr=5e-4; a text with spaces needs quotes"
+
+
+def is_sweep(flags: Sequence[str], overrides: Sequence[Override]) -> bool:
+    """Tell whether Hydra will run a sweep."""
+    for override in overrides:
+        if override.name == "launcher" and override.value not in ("basic", "null"):
+            return True
+        if override.name == "hydra.mode":
+            return str(override.value).upper() == "MULTIRUN"
+    return not {"-m", "--multirun"}.isdisjoint(flags)
+
+
+def token(override: Override, sweep: bool = False) -> str:
+    """Return what Hydra shall read for `override`.
+
+    A prompt, `source` and `target` are taken as they stand. So are paths, made absolute, so
+    that a run can be resumed from another folder; in a sweep a comma separates paths, and a
+    path that holds one is written in quotes: `checkpoint="'a,b.npz'"`. `null` is no path.
+    """
+    key, value = override.key, override.value
+    if value is None:
+        return f"{override.prefix}{key}"
+    prefix = override.prefix
+    if not prefix and _SPEC.match(key):
+        prefix = "++"
+    if _TEXT.fullmatch(key):
+        value = quoted(value)
+    elif _PATH.fullmatch(key) and value != "null":
+        paths = parts(value) if sweep and key != "resume" else [value]
+        value = ",".join(quoted(_path(key, path)) for path in paths)
+    elif key in FOLDERS:
+        # Written as in any Hydra program: ${now:...} in it is meant.
+        value = quoted(value, interpolate=True)
+    elif key == "plugins" and value != "null":
+        inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+        names = [_path(key, part.strip()) for part in parts(inner) if part.strip()]
+        value = f"[{','.join(quoted(name) for name in names)}]"
+    return f"{prefix}{key}={value}"
+
+
+def quoted(text: str, interpolate: bool = False) -> str:
+    r"""Return `text` in the quotes of Hydra's grammar, so that it comes out as it went in.
+
+    `\` before a quote is doubled, a quote gets one; `${` gets one too, unless `interpolate`.
+    """
+    if not interpolate:
+        text = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+    text = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", text)
+    trailing = len(text) - len(text.rstrip("\\"))
+    return f"'{text}{chr(92) * trailing}'"
+
+
+def parts(value: str) -> list[str]:
+    """Split at commas outside quotes, and take those quotes off."""
+    return next(csv.reader([value], quotechar="'", skipinitialspace=True), [""])
+
+
+def _path(key: str, value: str) -> str:
+    """Return `value` as an absolute path, unless it is one of the key's words."""
+    words = {"checkpoint": ("latest",), "resume": ("latest",), "on": ("pretrain", "tune")}
+    if value in words.get(key, ()) or not value:
+        return value
+    if key == "plugins" and not value.endswith(".py"):
+        return value
+    return str(Path(value).expanduser().absolute())

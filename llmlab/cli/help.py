@@ -1,0 +1,119 @@
+"""`--help`, written from the schema and from conf/, so that it can't fall behind."""
+
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from llmlab.cli.places import conf_folder
+
+_TITLES = {
+    "lr": "training",
+    "checkpoint": "start and continue",
+    "threads": "machine",
+    "prompt": "using a model",
+    "save_every": "how often, how many",
+}
+
+_START = """\
+    llmlab - a laboratory for language models in pure NumPy
+
+    usage:  python -m llmlab [key=value ...]
+            python -m llmlab -m key=a,b [key=c,d ...]     try every combination
+
+    Without arguments: pre-train and tune a small chat model on the data that come along, show
+    its answers before and after, and chat with it. Runs lie in ./runs, a folder each.
+"""
+
+_EXAMPLES = """\
+    examples
+      python -m llmlab experiment=tiny
+          the whole way in a few seconds
+      python -m llmlab phase=pretrain data.pretrain.path=my.txt epochs=50 lr=1e-3
+          train on a text of your own, a line a sample
+      python -m llmlab phase=generate prompt="How do mountains form?"
+          one answer from the latest checkpoint
+      python -m llmlab resume=latest
+          continue what was interrupted, exactly
+      python -m llmlab -m lr=1e-3,5e-4 model.num_blocks=1,3
+          four runs, and a table of them ranked by loss
+
+    more
+      phase=list shows every layer, optimizer, ... that `type:` can name; phase=summary the network.
+      prompt= and paths are taken as they stand: no quotes but the shell's. With -m a comma
+      separates paths, never prompts; a path that holds a comma goes into quotes: "'a,b.npz'".
+      Hydra's own: --cfg job prints the configuration, --info config where it comes from,
+      --config-dir DIR adds YAML files of yours, --hydra-help tells the rest.
+      LLMLAB_DEBUG=1 shows tracebacks.
+      exit codes: 1 training, 2 configuration, 3 data, 4 checkpoint, 5 environment.
+"""
+
+
+def help_text() -> str:
+    """Return the whole help."""
+    # The configuration's room imports NumPy and all registries; only the help needs it here.
+    from llmlab.config import Config, Model
+    from llmlab.config_values import keys_of
+    from llmlab.phases import PHASES
+
+    conf = conf_folder()
+    defaults = _yaml(conf / "config.yaml")
+    lines = [dedent(_START), "phases (phase=full is the default)"]
+    lines += [f"  {name:<10} {phase.meaning}" for name, phase in PHASES.items()]
+    lines += ["", "keys, with their defaults"]
+    for name, (_, key) in keys_of(Config).items():
+        if key.group or name == "stages":
+            continue
+        if name in _TITLES:
+            lines.append(f"  {_TITLES[name]}")
+        default = _stages_default(conf, name) or _shown(defaults.get(name))
+        lines.append(_line(f"{name}={default}", key.meaning))
+    lines.append("  stages of phase=full")
+    lines.append(_line("stages.tune.lr=1e-4", "lr, epochs, steps of one stage: pretrain or tune"))
+    preset = _yaml(conf / "model" / "rustgpt.yaml")
+    lines.append("  the network")
+    for name, (_, key) in keys_of(Model).items():
+        if name not in ("name", "stack"):
+            lines.append(_line(f"model.{name}={_shown(preset.get(name))}", key.meaning))
+    lines.append(_line("model.stack.2.repeat=3", "any argument of any layer, by its place"))
+    lines += ["", "groups: files in conf/, chosen by name; each has keys of its own"]
+    lines += _groups(conf, defaults)
+    return "\n".join([*lines, "", dedent(_EXAMPLES)]).rstrip()
+
+
+def _groups(conf: Path, defaults: dict[str, Any]) -> list[str]:
+    lines = []
+    for entry in defaults["defaults"]:
+        if not isinstance(entry, dict):
+            continue
+        ((group, chosen),) = entry.items()
+        if group == "phase" or group.startswith("override"):
+            continue
+        options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        lines.append(_line(f"{group}={_shown(chosen)}", f"of: {', '.join(options)}"))
+    return lines
+
+
+def _stages_default(conf: Path, key: str) -> str | None:
+    """Return `5e-4 (tune 1e-4)` for a key that the phases set."""
+    first, second = (
+        _yaml(conf / "phase" / f"{name}.yaml").get(key) for name in ("pretrain", "tune")
+    )
+    if first is None:
+        return None
+    return _shown(first) if first == second else f"{_shown(first)} (tune {_shown(second)})"
+
+
+def _line(key: str, meaning: str) -> str:
+    return f"    {key:<30} {meaning}"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,112 @@
+"""Hydra's errors in one line, with what was probably meant."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from llmlab.cli.places import conf_folder
+from llmlab.errors import ConfigError, suggest
+
+# What other programs call our keys.
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "max_iters": "steps",
+    "num_epochs": "epochs",
+    "gradient_accumulation_steps": "accumulate",
+    "grad_clip": "clip_norm",
+    "max_grad_norm": "clip_norm",
+    "n_embd": "model.embedding_dim",
+    "hidden_size": "model.embedding_dim",
+    "d_model": "model.embedding_dim",
+    "n_inner": "model.hidden_dim",
+    "intermediate_size": "model.hidden_dim",
+    "d_ff": "model.hidden_dim",
+    "block_size": "model.max_seq_len",
+    "n_positions": "model.max_seq_len",
+    "n_layer": "model.num_blocks",
+    "num_layers": "model.num_blocks",
+    "num_hidden_layers": "model.num_blocks",
+    "n_head": "model.num_heads",
+    "num_attention_heads": "model.num_heads",
+}
+
+
+def hint(error: Exception, tokens: Sequence[str]) -> Exception:
+    """Return a ConfigError for what Hydra, OmegaConf or YAML refused; else `error` itself."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import MarkedYAMLError
+
+    if isinstance(error, MarkedYAMLError):
+        mark = error.problem_mark
+        where = f"{mark.name}:{mark.line + 1}: " if mark else ""
+        return ConfigError(f"{where}{error.problem or error}; correct this file")
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return error
+    text = str(error)
+    if found := re.search(r"Could not find '([^']+)/([^/']+)'", text):
+        return ConfigError(_unknown_option(found[1], found[2], text))
+    if found := re.search(
+        r"Could not (?:override|append to config|delete from config\.) '([^']+)'", text
+    ):
+        return ConfigError(_unknown_key(found[1]))
+    if found := re.search(r"Ambiguous value for argument '(.*)'\n", text):
+        return ConfigError(
+            f"{found[1]}: several values; add -m to try each, or write [a,b] for a list"
+        )
+    if found := re.search(r"Sweep parameters '(.*)' requires", text):
+        return ConfigError(f"{found[1]}: several values; add -m to try each")
+    for token in tokens:
+        if not _readable(token):
+            return ConfigError(
+                f"{token}: Hydra can't read this value; text goes into two kinds of quotes: "
+                f"\"{token.split('=')[0]}='...'\""
+            )
+    cause = f": {error.__cause__}" if error.__cause__ else ""
+    return ConfigError(" ".join(f"{text}{cause}".split()))
+
+
+def _unknown_option(group: str, name: str, text: str) -> str:
+    listed = text.partition("Available options")[2].partition("Config search path")[0]
+    options = re.findall(r"^\t(\S+)$", listed, re.MULTILINE)
+    return f"{group}={name}: unknown {group}{suggest(name, options)}; known: {', '.join(options)}"
+
+
+def _unknown_key(key: str) -> str:
+    known = _known_keys()
+    last = key.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    meant = _ELSEWHERE.get(last) or (same[0] if same else None)
+    guess = f" (did you mean '{meant}'?)" if meant else suggest(key, known)
+    return f"{key}: unknown key{guess}; python -m llmlab --help lists them"
+
+
+def _known_keys() -> list[str]:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("config"), resolve=False)
+    return list(_flat(composed, ""))
+
+
+def _flat(value: Any, where: str) -> Iterator[str]:
+    if where:
+        yield where
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{where}.{key}" if where else str(key))
+
+
+def _readable(token: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(token)
+    except HydraException:
+        return False
+    return True

@@ -1,0 +1,222 @@
+"""`resume=` and `checkpoint=` before Hydra starts: names become paths, runs their overrides."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llmlab.cli.arguments import FOLDERS, Override, is_sweep, parts, quoted, split, token
+from llmlab.errors import CheckpointError, ConfigError
+from llmlab.phases import PHASES
+
+RECORD = "run.json"
+SWEEP_RECORD = "sweep.json"
+_OF_SWEEPS = re.compile(r"[+~]*(hydra[./])?(launcher|sweeper|sweep)\b")
+_LENGTHS = {"epochs", "steps"}
+# What a folder may hold in which a run was about to begin when it was killed.
+_LEFTOVERS = {"log", "lock", "config.yaml", "multirun.yaml"}
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What Hydra gets: its flags, and overrides in its own grammar."""
+
+    flags: list[str]
+    tokens: list[str]
+    sweep: bool
+    typed: Sequence[str] = ()  # as it came, for the record
+
+    @property
+    def argv(self) -> list[str]:
+        """Return flags and tokens together."""
+        return [*self.flags, *self.tokens]
+
+
+def prepare(argv: Sequence[str]) -> CommandLine:
+    """Return the command line for Hydra.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        For what is misspelt, or names no run and no checkpoint.
+    """
+    return replace(_prepared(argv), typed=tuple(argv))
+
+
+def _prepared(argv: Sequence[str]) -> CommandLine:
+    flags, overrides = split(argv)
+    sweep = is_sweep(flags, overrides)
+    given = {override.name: override for override in overrides}
+    if "resume" in given and given["resume"].value not in (None, "", "null"):
+        rest = [override for override in overrides if override.name != "resume"]
+        return _resumed(str(given["resume"].value), flags, rest, sweep)
+    return CommandLine(flags, _tokens(overrides, sweep), sweep)
+
+
+def _tokens(overrides: list[Override], sweep: bool) -> list[str]:
+    """Quote what is free text, and look up checkpoints once, before any job."""
+    last = {override.name: override for override in overrides}
+    phase = str(last["phase"].value) if "phase" in last else "full"
+    phases = [name.strip() for name in phase.split(",")]
+    training = [name for name in phases if name in PHASES and PHASES[name].trains]
+    checkpoint = last.get("checkpoint")
+    if checkpoint is None and phase in PHASES and PHASES[phase].wants_checkpoint:
+        overrides = [*overrides, Override("", "checkpoint", "latest")]
+    elif checkpoint is not None and checkpoint.value == "latest" and len(training) > 1:
+        raise ConfigError(
+            f"checkpoint=latest with phase={phase}: no job of a sweep starts from another's "
+            "checkpoint; phase=full does both stages"
+        )
+    return [
+        token(
+            _located(override, phase, sweep) if override.name == "checkpoint" else override, sweep
+        )
+        for override in overrides
+    ]
+
+
+def _located(override: Override, phase: str, sweep: bool) -> Override:
+    """Return the override with the checkpoints' own paths instead of `latest` and of runs."""
+    from llmlab.runs import resolve_checkpoint
+
+    value = override.value
+    if value in (None, "", "null") or phase == "verify":  # verify takes whole runs, too
+        return override
+    found = [str(resolve_checkpoint(part)) for part in (parts(value) if sweep else [value])]
+    joined = ",".join(f"'{path}'" if "," in path else path for path in found)
+    return replace(override, value=joined if sweep else found[0])
+
+
+def _resumed(value: str, flags: list[str], given: list[Override], sweep: bool) -> CommandLine:
+    path = _latest() if value == "latest" else Path(value).expanduser().absolute()
+    if path.suffix == ".npz" or path.is_file():
+        run = _run_that_ends_with(path)
+        if run is None:
+            return _branched(path, flags, given, sweep)
+        path = run
+    if (path / SWEEP_RECORD).is_file():
+        return _resumed_sweep(path, flags, given)
+    if (path / RECORD).is_file():
+        if sweep:
+            raise ConfigError(f"resume={path}: that is one run; leave -m out")
+        tokens = [*_merged(_stored(path / RECORD), given), _folder("hydra.run.dir", path)]
+        return CommandLine(flags, [*tokens, f"resume={quoted(str(path))}"], False)
+    return _started(path, flags, given, sweep)
+
+
+def _latest() -> Path:
+    """Return the run that was started last, or the sweep that it belongs to."""
+    from llmlab.runs import latest_run
+
+    run = latest_run().absolute()
+    return run.parent if (run.parent / SWEEP_RECORD).is_file() else run
+
+
+def _started(path: Path, flags: list[str], given: list[Override], sweep: bool) -> CommandLine:
+    """Begin a run in a folder that has none, so that one command serves start and restart."""
+    held = [item.name for item in path.iterdir()] if path.is_dir() else []
+    foreign = [name for name in held if name not in _LEFTOVERS and not name.startswith(".")]
+    if foreign and not (sweep and held):
+        raise ConfigError(
+            f"resume={path}: neither a run nor a sweep, but it holds {foreign[0]}; "
+            "name a run's folder, or one that is empty or not there yet"
+        )
+    tokens = [
+        *_tokens(given, sweep),
+        _folder("hydra.sweep.dir" if sweep else "hydra.run.dir", path),
+    ]
+    return CommandLine(flags, tokens if sweep else [*tokens, f"resume={quoted(str(path))}"], sweep)
+
+
+def _resumed_sweep(path: Path, flags: list[str], given: list[Override]) -> CommandLine:
+    record = _stored(path / SWEEP_RECORD)
+    tokens = [*_merged(record, given, sweep=True), _folder("hydra.sweep.dir", path)]
+    # Keys that change for all jobs don't rename them, else none would be found again.
+    before = {Override.of(text).name: text for text in record["overrides"]}
+    changed = dict(record.get("changed", {}))
+    for override in given:
+        swept = "," in f"{override.value}{before.get(override.name, '')}"
+        if not swept and not override.name.startswith("hydra"):
+            changed.setdefault(override.name, before.get(override.name))
+    if changed != record.get("changed", {}):
+        write_record(path / SWEEP_RECORD, {**record, "changed": changed})
+    if {"-m", "--multirun"}.isdisjoint(flags):
+        flags = [*flags, "--multirun"]
+    return CommandLine(flags, tokens, True)
+
+
+def _run_that_ends_with(file: Path) -> Path | None:
+    """Return the run whose newest checkpoint is `file`; None if there is no such run."""
+    from llmlab.train.checkpoint import CheckpointFolder
+
+    stage = file.parent.parent
+    run = next((f for f in (stage, stage.parent) if (f / RECORD).is_file()), None)
+    if file.parent.name != "checkpoints" or run is None:
+        return None
+    later = run / "tune" / "checkpoints"
+    if stage.name == "pretrain" and run != stage and any(later.glob("step-*.npz")):
+        return None
+    newest = CheckpointFolder(file.parent).latest()
+    return run if newest is not None and newest.resolve() == file.resolve() else None
+
+
+def _branched(file: Path, flags: list[str], given: list[Override], sweep: bool) -> CommandLine:
+    """Begin a new run from the very state that an older or a moved checkpoint holds.
+
+    What decides the numbers comes from the checkpoint; the rest, such as the paths of data,
+    from the run that it lies in, if there is one.
+    """
+    from llmlab.config import kept_keys
+    from llmlab.train.checkpoint import load
+
+    if sweep:
+        raise ConfigError(f"resume={file}: a sweep can't continue one state; use checkpoint=")
+    stage = str(load(file).meta.get("stage"))
+    if stage not in PHASES:
+        raise CheckpointError(f"{file}: it is of a stage '{stage}' that llmlab doesn't know")
+    records = [folder / RECORD for folder in file.parents[1:3] if (folder / RECORD).is_file()]
+    stored = _stored(records[0]) if records else {"overrides": []}
+    dropped = {"phase", "stages", "checkpoint", *kept_keys()}
+    kept = [
+        text for text in stored["overrides"] if Override.of(text).name.split(".")[0] not in dropped
+    ]
+    given = [override for override in given if override.name != "phase"]
+    tokens = _merged({"overrides": kept}, given)
+    return CommandLine(flags, [*tokens, f"phase={stage}", f"resume={quoted(str(file))}"], False)
+
+
+def _merged(record: dict[str, Any], given: list[Override], sweep: bool = False) -> list[str]:
+    """Return a record's overrides without the keys that are given anew, then those."""
+    new = {override.name for override in given}
+    if not new.isdisjoint(_LENGTHS):
+        new |= _LENGTHS
+    old = [*record["overrides"], *record.get("hydra_overrides", [])]
+    dropped = {*new, *FOLDERS, "hydra.mode", "resume"}
+    stored = [text for text in old if Override.of(text).name not in dropped]
+    if not sweep:  # a job of a sweep is continued by itself
+        stored = [text for text in stored if not _OF_SWEEPS.match(text)]
+    return stored + [token(override, sweep) for override in given if override.name not in FOLDERS]
+
+
+def _folder(key: str, path: Path) -> str:
+    return f"{key}={quoted(str(path))}"
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(text, str) for text in record["overrides"]):
+            return record
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise CheckpointError(f"{path}: damaged, it doesn't say how the run was started; start anew")
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a sweep's record in one operation."""
+    from llmlab.train.durable import replace_text
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,98 @@
+"""Hydra, started and kept quiet; nothing outside this package imports it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llmlab.cli.places import conf_folder, data_folder
+from llmlab.cli.resume import CommandLine
+from llmlab.cli.user_yaml import check_user_yaml
+
+
+def _survive_python_314() -> None:
+    """Let Hydra 1.3 start: argparse now checks help texts, and some of Hydra's are objects."""
+    check = getattr(argparse.ArgumentParser, "_check_help", None)
+    if check is None or getattr(check, "lenient", False):
+        return
+
+    def lenient(self: Any, action: argparse.Action) -> None:
+        if isinstance(action.help, str):
+            check(self, action)
+
+    lenient.lenient = True  # type: ignore[attr-defined]
+    argparse.ArgumentParser._check_help = lenient  # type: ignore[attr-defined]
+
+
+def register_resolvers() -> None:
+    """Make `${run_id:}`, `${data_dir:}` and `${job_folder:...}` known to YAML."""
+    from omegaconf import OmegaConf
+
+    from llmlab.cli.sweep import job_folder
+    from llmlab.runs import new_id
+
+    OmegaConf.register_new_resolver("run_id", new_id, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("data_dir", lambda: str(data_folder()), replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+def start(command: CommandLine) -> int:
+    """Let Hydra compose the configuration and run the job or the jobs; return the exit code."""
+    _survive_python_314()
+    import hydra
+
+    from llmlab.cli.hints import hint
+    from llmlab.cli.sweep import discard, finish, sweeping
+
+    register_resolvers()
+    check_user_yaml(command.flags)
+    codes: list[int] = []
+    tokens, typed = command.tokens, command.typed
+
+    def task(cfg: Any) -> Any:
+        # Imported here, since a launcher may send this function to another process.
+        from llmlab.cli.job import run_job, run_sweep_job
+
+        if is_multirun():
+            return run_sweep_job(cfg, typed, tokens)
+        codes.append(run_job(cfg, typed))
+        return None
+
+    decorate = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+    run: Callable[[], None] = decorate(task)
+    with _as_program(command.argv), sweeping(command.sweep) as sweep:
+        try:
+            run()
+        except Exception as error:
+            discard(sweep.folder)
+            raise hint(error, tokens) from error
+        if sweep.folder is not None:
+            return finish(sweep.folder)
+    return codes[0] if codes else 0
+
+
+def is_multirun() -> bool:
+    """Tell whether the job that runs is one of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+@contextmanager
+def _as_program(argv: list[str]) -> Iterator[None]:
+    """Give Hydra, which reads them itself, the arguments and the wish for whole errors."""
+    before = sys.argv
+    sys.argv = [*(before[:1] or ["llmlab"]), *argv]
+    full = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full

@@ -1,0 +1,61 @@
+"""A configuration that continues a checkpoint's."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+# A checkpoint holds no paths, so these arguments of its parts are always the composed ones.
+PATH_KEYS = frozenset({"path", "paths", "file", "files", "corpus"})
+
+
+def without_paths(value: Any) -> Any:
+    """Return a copy of `value` without the keys that hold paths, at any depth."""
+    if isinstance(value, Mapping):
+        return {k: without_paths(v) for k, v in value.items() if k not in PATH_KEYS}
+    return [without_paths(item) for item in value] if isinstance(value, list) else value
+
+
+def overlay(composed: Any, stored: Any, typed: Collection[str], where: str = "") -> Any:
+    """Return `composed` with what `stored` says, except for paths and for what was typed.
+
+    Parameters
+    ----------
+    composed
+        Plain values of the key `where`, complete.
+    stored
+        The same of a checkpoint, which may lack keys.
+    typed
+        Keys of the command line; they, and all inside them, stay as composed.
+    """
+    if where in typed or (where and not _compatible(composed, stored)):
+        return composed if where in typed else stored
+    if isinstance(stored, Mapping) and isinstance(composed, Mapping):
+        # Below the top, arguments that the stored part doesn't have aren't its own.
+        own = {
+            key: value
+            for key, value in composed.items()
+            if not where
+            or key in PATH_KEYS
+            or _touched(f"{where}.{key}", typed)
+            or (where == "data" and key not in stored)
+        }
+        taken = {
+            key: overlay(composed[key], value, typed, f"{where}.{key}" if where else key)
+            if key in composed
+            else value
+            for key, value in stored.items()
+        }
+        return own | taken
+    if isinstance(stored, list) and _touched(where, typed):
+        pairs = enumerate(zip(composed, stored, strict=True))
+        return [overlay(a, b, typed, f"{where}.{index}") for index, (a, b) in pairs]
+    return stored
+
+
+def _touched(where: str, typed: Collection[str]) -> bool:
+    return any(key == where or key.startswith(f"{where}.") for key in typed)
+
+
+def _compatible(composed: Any, stored: Any) -> bool:
+    if isinstance(stored, list):
+        return isinstance(composed, list) and len(composed) == len(stored)
+    return isinstance(composed, Mapping) == isinstance(stored, Mapping)
