@@ -1,5 +1,6 @@
 """Memory and circumstances of one pass through the layers."""
 
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
@@ -102,7 +103,7 @@ class Context:
         batch: int,
         time: int,
         *,
-        rng: list[np.random.Generator] | None = None,
+        rng: Iterable[np.random.Generator] | None = None,
         segments: np.ndarray | None = None,
         positions: np.ndarray | None = None,
         kv_cache: Any = None,

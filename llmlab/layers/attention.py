@@ -7,6 +7,7 @@ import numpy as np
 
 from llmlab.errors import ConfigError
 from llmlab.layers.base import LAYERS, Layer
+from llmlab.layers.dropout import attention_masks
 from llmlab.layers.initialisations import InitSpec
 from llmlab.layers.linear import Linear
 
@@ -115,11 +116,13 @@ class Attention(Layer):
         return rows.reshape(shape).transpose(0, 2, 3, 1, 4)
 
     def _attend(self, qkv: np.ndarray, heads: np.ndarray, ctx: Any) -> list[Any]:
-        """Write the heads' outputs; return (start, stop, probabilities, mask) of each block."""
+        """Write the heads' outputs; return what backward needs of each block."""
         q, k, v = self._split(qkv, ctx)
         o = self._heads(heads, ctx)
         batch, kv_heads, groups, time, d = q.shape
-        kept = []
+        kept, drops = [], []
+        if self.dropout and ctx.rng is not None:
+            drops = attention_masks(ctx, self.dropout, self.num_heads, BLOCK)
         kt = ctx.empty((batch, kv_heads, 1, d, time))
         np.copyto(kt, k.swapaxes(-1, -2))
         for start in range(0, time, BLOCK):
@@ -128,8 +131,9 @@ class Attention(Layer):
             ctx.kernels.product(q[..., start:stop, :], kt[..., :stop], scores)
             probabilities = ctx.kernels.softmax(ctx, scores, _mask(start, stop, ctx))
             used, drop = probabilities, None
-            if self.dropout and ctx.rng is not None:
-                used, drop = ctx.kernels.dropout(ctx, probabilities, self.dropout)
+            if drops:
+                drop = drops[start // BLOCK].reshape(probabilities.shape)
+                used = np.multiply(probabilities, drop, out=ctx.empty(scores.shape))
             ctx.kernels.product(used, v[..., :stop, :], o[..., start:stop, :])
             kept.append((start, stop, probabilities, used, drop))
         return kept
@@ -202,11 +206,12 @@ class Attention(Layer):
 
     def elements(self, batch, time):
         """Add outputs, transposed keys, probabilities and dqkv to what the maps keep."""
-        area = 0
+        area = mask = 0
         for start in range(0, time, BLOCK):
             stop = min(start + BLOCK, time)
             area += stop * (stop - start)
-        kept = batch * self.num_heads * area * (3 if self.dropout else 1)
+            mask += (start + BLOCK) * (stop - start)
+        kept = batch * self.num_heads * (2 * area + mask if self.dropout else area)
         rows = batch * time * (self.embedding_dim + self.num_kv_heads * self.head_dim)
         rows += batch * time * self.qkv.d_out
         return super().elements(batch, time) + rows + kept

@@ -1,7 +1,29 @@
 """Zeroing at random while training."""
 
+from math import prod
+from typing import Any
+
+import numpy as np
+
 from llmlab.errors import ConfigError
 from llmlab.layers.base import LAYERS, Layer
+
+
+def attention_masks(ctx: Any, rate: float, heads: int, block: int) -> list[np.ndarray]:
+    """Return a mask (B, H, Q, L) for each block of queries and the keys up to its last one.
+
+    A query draws for as many keys as a full block looks at, so that what it gets doesn't
+    depend on T.
+    """
+    starts = range(0, ctx.time, block)
+    shapes = [(min(block, ctx.time - start), heads, start + block) for start in starts]
+    drawn = ctx.kernels.dropout_mask(ctx, sum(prod(shape) for shape in shapes), rate)
+    masks, at = [], 0
+    for start, shape in zip(starts, shapes, strict=True):
+        part = drawn[:, at : at + prod(shape)].reshape(ctx.batch, *shape)
+        masks.append(part.transpose(0, 2, 1, 3)[..., : start + shape[0]])
+        at += prod(shape)
+    return masks
 
 
 @LAYERS.register("dropout")

@@ -9,7 +9,7 @@ from llmlab.kernels.numba_kernels.norms import layer_norm, layer_norm_backward
 from llmlab.kernels.numba_kernels.optim import adam
 from llmlab.kernels.numba_kernels.rows import add_rows
 from llmlab.kernels.numba_kernels.softmax import cross_entropy, softmax, softmax_backward
-from llmlab.kernels.numpy_kernels import dropout, dropout_backward, product
+from llmlab.kernels.numpy_kernels import dropout, dropout_backward, dropout_mask, product
 
 __all__ = [
     "adam",
@@ -17,6 +17,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "dropout_backward",
+    "dropout_mask",
     "gelu",
     "gelu_backward",
     "layer_norm",

@@ -8,7 +8,7 @@ Gradients of parameters are added to, as in the layers.
 """
 
 from llmlab.kernels.numpy_kernels.activations import gelu, gelu_backward, relu, relu_backward
-from llmlab.kernels.numpy_kernels.dropout import dropout, dropout_backward
+from llmlab.kernels.numpy_kernels.dropout import dropout, dropout_backward, dropout_mask
 from llmlab.kernels.numpy_kernels.norms import layer_norm, layer_norm_backward
 from llmlab.kernels.numpy_kernels.optim import adam
 from llmlab.kernels.numpy_kernels.products import product
@@ -21,6 +21,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "dropout_backward",
+    "dropout_mask",
     "gelu",
     "gelu_backward",
     "layer_norm",
