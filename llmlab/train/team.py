@@ -143,7 +143,12 @@ def _serve(make: Callable[[int], Shard], rank: int, source: int, sink: int) -> N
         os.closerange(3, low)
         os.closerange(low + 1, high)
         os.closerange(high + 1, os.sysconf("SC_OPEN_MAX"))
-        with os.fdopen(source, "rb") as reader, os.fdopen(sink, "wb") as writer:
+        with (
+            os.fdopen(source, "rb") as reader,
+            os.fdopen(sink, "wb") as writer,
+            # As in the parent: numbers that are not finite are found in the norm, not here.
+            np.errstate(over="ignore", invalid="ignore", divide="ignore"),
+        ):
             _loop(make(rank), reader, writer)
         status = 0
     except BaseException:
