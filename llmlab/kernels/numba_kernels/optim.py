@@ -14,16 +14,16 @@ def adam(ctx, p, g, m, v, lr, betas, eps, t, scale):
         reference.adam(ctx, p, g, m, v, lr, betas, eps, t, scale)
         return
     b1, b2 = betas
-    root = sqrt(1 - b2**t)
+    root = sqrt((1 - b2**t) / (1 - b2))
+    rate = lr * root * (1 - b1) / (1 - b1**t)
     f = np.float32
-    _adam(p, g, m, v, f(lr * root / (1 - b1**t)), f(b1), f(b2), f(eps * root), f(scale))
+    _adam(p, g, m, v, f(rate), f(b1), f(b2), f(eps * root), f(scale))
 
 
 @compiled
 def _adam(p, g, m, v, rate, b1, b2, eps, scale):
-    one = np.float32(1)
     for i in range(p.size):
         d = g[i] * scale
-        m[i] = b1 * m[i] + (one - b1) * d
-        v[i] = b2 * v[i] + (one - b2) * d * d
+        m[i] = b1 * m[i] + d
+        v[i] = b2 * v[i] + d * d
         p[i] -= rate * m[i] / (np.sqrt(v[i]) + eps)
