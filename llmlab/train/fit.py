@@ -100,7 +100,7 @@ def fit(
     Raises
     ------
     TrainingError
-        When `max_bad_steps` steps in a row were not finite.
+        When `max_bad_steps` steps in a row were not finite, or there is no batch to take.
     """
     progress = progress or Progress()
     count = dataset.num_batches(batch_size)
@@ -108,6 +108,7 @@ def fit(
         callback.on_start(progress)
     try:
         while progress.step < steps:
+            before = progress.step
             batches = dataset.batches(batch_size, seed, progress.epoch, progress.index)
             for group in _groups(batches, accumulate):
                 result = trainer.step(group)
@@ -115,7 +116,7 @@ def fit(
                 row = _row(stage, progress, result)
                 for callback in callbacks:
                     callback.on_step(progress, result, row)
-                if progress.bad == max_bad_steps:
+                if progress.bad >= max(1, max_bad_steps):
                     raise TrainingError(
                         f"loss or gradient was not finite in {max_bad_steps} steps in a row, the "
                         f"last at step {progress.step}; nothing of them reached the parameters. "
@@ -123,6 +124,11 @@ def fit(
                     )
                 if progress.step >= steps:
                     break
+            if progress.step == before:
+                raise TrainingError(
+                    f"no batch after {progress.index} of {count} in epoch {progress.epoch}: the "
+                    "data is empty, or shorter than when this run began"
+                )
     finally:
         for callback in callbacks:
             callback.on_end(progress)
