@@ -46,14 +46,14 @@ class CheckpointFolder:
     def save(self, step: int, arrays: Arrays, meta: Meta, best: bool = False) -> Path:
         """Save durably, then delete what is too old, then point `latest` (and `best`) here.
 
-        `meta` is stored with two more keys, "step" and "best_step": the latter is this step if
-        `best`, else that of the checkpoint before this one.
+        `meta` is stored with "step" and "best_step": the latter is this step if `best`, else
+        what `meta` says, else that of the checkpoint before this one.
         """
         make_folder(self.folder)
         others = self._entries()
         # From what lies on disk, so that a resumed run stores the same as one never stopped.
-        before = [known for at, _, known in others if at < step]
-        best_step = step if best else (before[-1] if before else meta).get("best_step")
+        before = next((known for at, _, known in reversed(others) if at < step), {})
+        best_step = step if best else meta.get("best_step", before.get("best_step"))
         path = self.path(step)
         save(path, arrays, {**meta, "step": step, "best_step": best_step})
         # What is newer is damaged and was fallen back from; counted, it would push out sound ones.

@@ -22,8 +22,8 @@ _ADVICE = "use another checkpoint of its run, or resume=RUN, which takes the new
 
 def _cursor_of_its_own(arrays: Arrays, meta: Meta) -> tuple[Arrays, Meta]:
     """Format 1 held the position in the data as two flat numbers."""
-    cursor = {"epoch": meta["epoch"], "index": meta["index"]}
-    return arrays, {key: meta[key] for key in meta if key != "index"} | {"cursor": cursor}
+    cursor = {key: meta[key] for key in ("epoch", "index")}
+    return arrays, {key: meta[key] for key in meta if key not in cursor} | {"cursor": cursor}
 
 
 #: What makes an older format into the next one; a checkpoint climbs them one by one.

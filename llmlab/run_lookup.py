@@ -1,0 +1,130 @@
+"""Find runs and checkpoints: by path, or the latest."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llmlab.errors import CheckpointError
+from llmlab.run_record import RECORD, read_record
+from llmlab.train.checkpoint import CheckpointFolder
+
+log = logging.getLogger("llmlab")
+
+TRAINING = ("full", "pretrain", "tune")
+CHECKPOINTS = "checkpoints"
+_STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
+_DEPTH = 4  # runs/sweeps/<sweep>/<job>, and one for who arranges them otherwise
+_START = "python -m llmlab starts one"
+
+
+def latest_run(root: Path | str = "runs", phases: Iterable[str] = TRAINING) -> Path:
+    """Return the folder of the run of these phases that was started last.
+
+    Raises
+    ------
+    CheckpointError
+        There is none.
+    """
+    for folder in _newest_first(Path(root), phases):
+        return folder
+    raise CheckpointError(f"{Path(root).absolute()}: no training run here yet; {_START}")
+
+
+def latest_checkpoint(root: Path | str = "runs") -> Path:
+    """Return the newest sound checkpoint of the newest training run that has one."""
+    for folder in _newest_first(Path(root), TRAINING):
+        found = newest_of(folder)
+        if found is not None:
+            return found
+        log.warning("%s: the newest run has no checkpoint; looking at the one before", folder)
+    raise CheckpointError(
+        f"{Path(root).absolute()}: no training run with a checkpoint here yet; {_START}"
+    )
+
+
+def newest_of(run: Path) -> Path | None:
+    """Return the newest sound checkpoint of a run: for `full`, of the last stage with one."""
+    for stage in (*(run / name for name in _STAGES), run):
+        found = CheckpointFolder(stage / CHECKPOINTS).latest()
+        if found is not None:
+            return found
+    return None
+
+
+def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
+    """Return the absolute path of the checkpoint that `value` means.
+
+    Parameters
+    ----------
+    value
+        "latest", a file, or the folder of a run, of a stage or of checkpoints.
+    root
+        Where "latest" looks.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such thing; a file that is there isn't opened.
+    """
+    if str(value) == "latest":
+        return latest_checkpoint(root).absolute()
+    path = Path(value).expanduser().absolute()
+    if not path.exists():
+        raise CheckpointError(
+            f"checkpoint={value}: there is no {path}; name a file, a run's folder, or latest"
+        )
+    if not path.is_dir():
+        return path
+    found = newest_of(path) or CheckpointFolder(path).latest()
+    if found is None:
+        raise CheckpointError(
+            f"checkpoint={value}: {path} holds no checkpoint; name a run's folder or a file "
+            "step-NNNNNN.npz"
+        )
+    return found
+
+
+def resolve_run(value: str | Path, root: Path | str = "runs") -> Path:
+    """Return the absolute path of the run that `value` means.
+
+    Parameters
+    ----------
+    value
+        "latest", a folder (returned as it is, whether or not a run is in it), or a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        There is no run, or the file lies in none.
+    """
+    if str(value) == "latest":
+        return latest_run(root).absolute()
+    path = Path(value).expanduser().absolute()
+    if path.suffix != ".npz" and not path.is_file():
+        return path
+    for folder in list(path.parents)[:3]:
+        if (folder / RECORD).is_file():
+            return folder
+    raise CheckpointError(f"resume={value}: {path} lies in no run; checkpoint= takes its weights")
+
+
+def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the folder and the record of each run below `root`, in no order."""
+    root = root.absolute()
+    for here, folders, files in os.walk(root):
+        depth = len(Path(here).relative_to(root).parts)
+        if RECORD in files or depth >= _DEPTH:
+            folders.clear()  # a run holds no runs
+        if RECORD in files:
+            try:
+                yield Path(here), read_record(Path(here))
+            except CheckpointError as error:
+                log.warning("passed over: %s", error)
+
+
+def _newest_first(root: Path, phases: Iterable[str]) -> list[Path]:
+    wanted = set(phases)
+    runs = [(r["order"], folder) for folder, r in find_runs(root) if r["phase"] in wanted]
+    return [folder for _, folder in sorted(runs, reverse=True)]

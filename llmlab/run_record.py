@@ -1,0 +1,116 @@
+"""run.json: what a run was started with, and on what."""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmlab.errors import CheckpointError
+from llmlab.provenance import bits_may_differ, provenance
+from llmlab.train.durable import replace_text
+
+RECORD = "run.json"
+
+
+def new_id() -> str:
+    """Return a name for a run: the time, and four random hex digits for two in one second."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def now() -> str:
+    """Return the time in UTC, as run.json has it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def new_record(
+    phase: str,
+    overrides: Sequence[str],
+    hydra_overrides: Sequence[str],
+    argv: Sequence[str],
+    parent: str | Path | None,
+    root: Path,
+) -> dict[str, Any]:
+    """Return the record of a run that begins; `root` holds the runs before it."""
+    return {
+        "phase": phase,
+        "status": "running",
+        "created": now(),
+        "order": _next_order(root),
+        "overrides": _without_resume(overrides),
+        "hydra_overrides": list(hydra_overrides),
+        "argv": list(argv),
+        "cwd": os.getcwd(),
+        "parent": None if parent is None else str(parent),
+        "restarts": [],
+        **provenance(),
+    }
+
+
+def restarted(
+    record: Mapping[str, Any], overrides: Sequence[str] | None, argv: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
+    """Return the record of a run that goes on, and what changed that the last bits hang on.
+
+    The overrides become those of this start, so that the next one begins from them.
+    """
+    today = provenance()
+    changed = bits_may_differ(dict(record), today)
+    restart: dict[str, Any] = {"time": now(), "argv": list(argv), "changed": changed}
+    fresh = {**record, **today, "status": "running"}
+    if overrides is not None and _without_resume(overrides) != record.get("overrides"):
+        restart["overrides_before"] = record.get("overrides")
+        fresh["overrides"] = _without_resume(overrides)
+    fresh["restarts"] = [*record.get("restarts", []), restart]
+    return fresh, changed
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the run.json of a run.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is damaged.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and isinstance(record["phase"], str) and int(record["order"]):
+            return record
+        reason = "damaged"
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        reason = "damaged"
+    raise CheckpointError(f"{path}: {reason}; name the folder of a run, or start a new one")
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json durably, in one operation."""
+    replace_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write config.yaml, for people and for comparing runs."""
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
+    replace_text(folder / "config.yaml", text)
+
+
+def _next_order(root: Path) -> int:
+    """Return a number greater than that of the run before, even if the clock was set back."""
+    try:
+        before = (root / "latest").read_text(encoding="utf-8").strip()
+        last = read_record(root / before)["order"]
+    except (OSError, UnicodeError, CheckpointError):
+        last = 0
+    return max(time.time_ns(), int(last) + 1)
+
+
+def _without_resume(overrides: Sequence[str]) -> list[str]:
+    return [text for text in overrides if not text.startswith("resume=")]

@@ -1,0 +1,258 @@
+"""A run's folder: its lock, its record run.json, its log."""
+
+import logging
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from llmlab.errors import ConfigError, ResourceError, Stopped
+from llmlab.run_lock import RunLock
+from llmlab.run_lookup import (
+    TRAINING,
+    find_runs,
+    latest_checkpoint,
+    latest_run,
+    newest_of,
+    resolve_checkpoint,
+    resolve_run,
+)
+from llmlab.run_record import (
+    RECORD,
+    new_id,
+    new_record,
+    now,
+    read_record,
+    restarted,
+    write_config,
+    write_record,
+)
+from llmlab.train.durable import make_folder, refused, replace_text
+
+__all__ = [
+    "TRAINING",
+    "Run",
+    "find_runs",
+    "latest_checkpoint",
+    "latest_run",
+    "new_id",
+    "newest_of",
+    "read_record",
+    "resolve_checkpoint",
+    "resolve_run",
+]
+
+log = logging.getLogger("llmlab")
+
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_PREEMPTED = (138, 140)  # SIGUSR1 and SIGUSR2, by which SLURM announces the end
+
+
+class Run:
+    """A run that this process is at work in; use `create` or `open`, and then `with`.
+
+    Leaving the `with` records how it ended (finished, stopped, preempted, failed) unless `finish`
+    has, closes the log and unlocks.
+
+    Attributes
+    ----------
+    folder
+        Absolute.
+    record
+        What run.json holds.
+    show_progress
+        Whether this run has the terminal for itself: not in a sweep.
+    """
+
+    def __init__(self, folder: Path, lock: RunLock, record: dict[str, Any], show_progress: bool):
+        self.folder = folder
+        self.record = record
+        self.show_progress = show_progress
+        self._lock = lock
+        self._began = time.monotonic()
+        self._ended = False
+        self._level = log.level
+        self._handler = _log_file(folder / "log")
+        log.addHandler(self._handler)
+        if log.getEffectiveLevel() > logging.INFO:
+            log.setLevel(logging.INFO)
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path | str,
+        *,
+        phase: str,
+        config: Mapping[str, Any],
+        overrides: Sequence[str] = (),
+        hydra_overrides: Sequence[str] = (),
+        argv: Sequence[str] = (),
+        parent: str | Path | None = None,
+        root: Path | str = "runs",
+        show_progress: bool = True,
+    ) -> "Run":
+        """Begin a run in a folder that has none.
+
+        Parameters
+        ----------
+        config
+            Plain values; written to config.yaml.
+        overrides, hydra_overrides
+            What `resume=` needs to compose the same configuration again.
+        parent
+            The run or checkpoint that this one started from.
+        root
+            The folder that holds all runs: `latest` there is set to this one, if it trains.
+
+        Raises
+        ------
+        ConfigError
+            There is a run in the folder.
+        ResourceError
+            Somebody is at work there, or it can't be written.
+        """
+        folder = make_folder(Path(folder).absolute())
+        lock = RunLock(folder / "lock")
+        try:
+            if (folder / RECORD).exists():
+                raise ConfigError(
+                    f"{folder}: there is a run in it already; continue it with resume={folder}, "
+                    "or choose another folder"
+                )
+            root = Path(root).absolute()
+            record = new_record(phase, overrides, hydra_overrides, argv, parent, root)
+            write_config(folder, config)
+            write_record(folder, record)
+            if phase in TRAINING and folder.is_relative_to(root):
+                replace_text(root / "latest", f"{folder.relative_to(root)}\n", sync=False)
+            return cls(folder, lock, record, show_progress)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        overrides: Sequence[str] | None = None,
+        argv: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        show_progress: bool = True,
+    ) -> "Run":
+        """Go on with a run; how it is started this time is recorded under "restarts".
+
+        Parameters
+        ----------
+        overrides
+            All of this start, if they may differ: later restarts then begin from them.
+        config
+            The configuration of this start, if it may differ; replaces config.yaml.
+
+        Raises
+        ------
+        CheckpointError
+            There is no run in the folder, or its record is damaged.
+        ResourceError
+            Somebody is at work there, or it can't be written.
+        """
+        folder = Path(folder).absolute()
+        read_record(folder)  # before a lock is made in a folder that is no run
+        lock = RunLock(folder / "lock")
+        try:
+            record, changed = restarted(read_record(folder), overrides, argv)
+            if config is not None:
+                write_config(folder, config)
+            write_record(folder, record)
+            run = cls(folder, lock, record, show_progress)
+        except BaseException:
+            lock.release()
+            raise
+        for what, (then, today) in changed.items():
+            _warn_of_bits(what, then, today)
+        return run
+
+    @property
+    def resume_command(self) -> str:
+        """What a user types to continue, from the current folder."""
+        here = Path.cwd()
+        path = self.folder.relative_to(here) if self.folder.is_relative_to(here) else self.folder
+        return f"python -m llmlab {shlex.quote(f'resume={path}')}"
+
+    def stage_folder(self, name: str, full: bool = True) -> Path:
+        """Return the folder of a stage: a subfolder if the run is a `full` one, else the run's."""
+        return make_folder(self.folder / name) if full else self.folder
+
+    def update(self, **values: Any) -> None:
+        """Set entries of run.json; a thread count that has changed is warned of."""
+        then, today = self.record.get("threads"), values.get("threads")
+        if then is not None and today is not None and then != today:
+            _warn_of_bits("the number of threads", then, today)
+        self.record |= values
+        write_record(self.folder, self.record)
+
+    def finish(self, status: str, **results: Any) -> None:
+        """Record how the run ended: status, time, duration of this start, results."""
+        self._ended = True
+        seconds = round(time.monotonic() - self._began, 3)
+        self.update(status=status, ended=now(), seconds=seconds, results=results)
+
+    def close(self) -> None:
+        """Close the log and unlock; a second time does nothing."""
+        log.removeHandler(self._handler)
+        log.setLevel(self._level)
+        self._handler.close()
+        self._lock.release()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is not None and not isinstance(error, Stopped):
+                self._log_traceback(error)
+            if error is None and not self._ended:
+                self.finish("finished")
+            elif error is not None:
+                self.finish(_status(error), error=" ".join(f"{error}".split()) or repr(error))
+        except ResourceError as refusal:  # the disk is full, say: what came first matters more
+            if error is None:
+                raise
+            log.warning("%s", refusal)
+        finally:
+            self.close()
+
+    def _log_traceback(self, error: BaseException) -> None:
+        """Put the traceback into the log file alone: the terminal gets one line, from the cli."""
+        trace = (type(error), error, error.__traceback__)
+        self._handler.handle(
+            log.makeRecord(log.name, logging.ERROR, __file__, 0, "the run failed", (), trace)
+        )
+
+
+def _log_file(path: Path) -> logging.Handler:
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise refused(path, error) from error
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    return handler
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, Stopped):
+        return "preempted" if error.exit_code in _PREEMPTED else "stopped"
+    return "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def _warn_of_bits(what: str, then: Any, now: Any) -> None:
+    log.warning(
+        "%s was %s and is %s: the last bits may differ from an unbroken run", what, then, now
+    )

@@ -1,0 +1,40 @@
+"""docs/checkpoint-format.md: its reader reads what the writer writes."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmlab.train import checkpoint_format
+from llmlab.train.checkpoint import save
+
+TEXT = (Path(__file__).parents[1] / "docs" / "checkpoint-format.md").read_text(encoding="utf-8")
+
+
+def reader():
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    return compile(code, "docs/checkpoint-format.md", "exec")
+
+
+def test_the_reader_in_the_docs_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weight = np.arange(6, dtype="f4").reshape(2, 3)
+    arrays = {"params/a.weight": weight, "optimizer/step": np.array(3)}
+    save("step-000010.npz", arrays, {"step": 10})
+    names = {}
+    exec(reader(), names)
+    assert names["meta"] == {"step": 10}
+    assert list(names["parameters"]) == ["a.weight"]
+    assert np.array_equal(names["parameters"]["a.weight"], weight)
+    data = bytearray(Path("step-000010.npz").read_bytes())
+    data[data.index(weight.tobytes()) + 20] ^= 1
+    Path("step-000010.npz").write_bytes(data)
+    with pytest.raises(Exception, match=r"CRC|^$"):
+        exec(reader(), {})
+
+
+def test_the_docs_name_format_and_dtypes():
+    assert f"describes format {checkpoint_format.FORMAT}," in TEXT
+    listed = re.search(r"dtypes `(.*?)`", TEXT, re.DOTALL)
+    assert listed is not None and set(listed[1].split()) == checkpoint_format.DTYPES
