@@ -16,6 +16,7 @@ ATTENTION = {"type": "attention", "num_heads": 2}
 FEED_FORWARD = {"type": "feed_forward", "hidden_dim": 5}
 LINEAR = {"layer": "linear", "norm": "layer_norm"}
 NARROW = {"embedding_dim": 1}
+PAIR = [{"name": "attention", **ATTENTION}, {"name": "feed_forward", **FEED_FORWARD}]
 
 
 def case(type_, /, *, batch=2, time=4, ids=False, random=False, **rest):
@@ -90,6 +91,15 @@ TABLE = {
         "one token": case("feed_forward", hidden_dim=5, time=1),
         "narrow": case("feed_forward", hidden_dim=1, context=NARROW),
     },
+    "gated_feed_forward": {
+        **{
+            name: case("gated_feed_forward", hidden_dim=5, activation=name)
+            for name in ACTIVATIONS.names()
+        },
+        "bias": case("gated_feed_forward", hidden_dim=5, bias=True),
+        "one token": case("gated_feed_forward", hidden_dim=5, time=1),
+        "narrow": case("gated_feed_forward", hidden_dim=1, context=NARROW),
+    },
     "layer_norm": {
         "plain": case("layer_norm"),
         "no bias": case("layer_norm", bias=False),
@@ -117,8 +127,26 @@ TABLE = {
         "one token": case("output_projection", time=1),
         "narrow": case("output_projection", context=NARROW),
     },
+    "parallel": {
+        "two": case("parallel", layers=PAIR, norm=NORM),
+        "one": case("parallel", layers=PAIR[:1], norm=NORM),
+        "dropout": case("parallel", layers=PAIR, norm=NORM, dropout=0.4, random=True),
+        "one token": case("parallel", layers=PAIR, norm=NORM, time=1),
+    },
     "post_norm": residual("post_norm"),
     "pre_norm": residual("pre_norm"),
+    "rms_norm": {
+        "plain": case("rms_norm"),
+        "large eps": case("rms_norm", eps=0.5),
+        "one token": case("rms_norm", time=1),
+        "narrow": case("rms_norm", context=NARROW),
+    },
+    "sandwich_norm": {
+        **residual("sandwich_norm"),
+        "other norm": case(
+            "sandwich_norm", layer=FEED_FORWARD, norm=NORM, output_norm={"type": "rms_norm"}
+        ),
+    },
     "tied_output_projection": {
         "tied": Case(TIED, ids=True),
         "one token": Case(TIED, time=1, ids=True),

@@ -39,14 +39,45 @@ class ReLU(Activation):
         return ctx.kernels.relu_backward(ctx, dy, cache)
 
 
+class _Sloped(Activation):
+    """An activation whose forward pass finds its derivative on the way: that is the cache."""
+
+    def backward(self, dy, cache, ctx):
+        """Return dy times the derivative."""
+        return ctx.kernels.gelu_backward(ctx, dy, cache)
+
+
 @ACTIVATIONS.register("gelu_tanh")
-class GELUTanh(Activation):
+class GELUTanh(_Sloped):
     """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), GPT-2's form."""
 
     def forward(self, x, ctx):
         """Return the activation; the cache is its derivative."""
         return ctx.kernels.gelu(ctx, x)
 
-    def backward(self, dy, cache, ctx):
-        """Return dy times the derivative."""
-        return ctx.kernels.gelu_backward(ctx, dy, cache)
+
+@ACTIVATIONS.register("gelu")
+class GELU(_Sloped):
+    """x · Φ(x) with the normal distribution Φ, the exact form (arXiv:1606.08415)."""
+
+    def forward(self, x, ctx):
+        """Return the activation; the cache is its derivative."""
+        return ctx.kernels.gelu_erf(ctx, x)
+
+
+@ACTIVATIONS.register("silu")
+class SiLU(_Sloped):
+    """x / (1 + exp(−x)), also called swish (arXiv:1702.03118)."""
+
+    def forward(self, x, ctx):
+        """Return the activation; the cache is its derivative."""
+        return ctx.kernels.silu(ctx, x)
+
+
+@ACTIVATIONS.register("relu2")
+class ReLUSquared(_Sloped):
+    """max(x, 0)² (Primer, So et al. 2021, arXiv:2109.08668)."""
+
+    def forward(self, x, ctx):
+        """Return the activation; the cache is its derivative, 2 · max(x, 0)."""
+        return ctx.kernels.relu_squared(ctx, x)

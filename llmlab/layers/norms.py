@@ -38,3 +38,29 @@ class LayerNorm(Layer):
     def elements(self, batch, time):
         """Output, normalised rows, deviations, input gradient."""
         return batch * time * (3 * self.embedding_dim + 1)
+
+
+@LAYERS.register("rms_norm")
+class RMSNorm(Layer):
+    """y = weight · x / √(mean(x²) + eps) (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, embedding_dim: int, eps: float = 1e-5):
+        self.embedding_dim, self.eps = embedding_dim, eps
+        if not eps > 0:
+            raise ConfigError(f"eps={eps}: must be positive")
+
+    def params(self):
+        """Return weight (C,) of ones."""
+        return {"weight": Param((self.embedding_dim,), initialisation("ones"), "undecayed")}
+
+    def forward(self, p, x, ctx):
+        """Return the normalised rows; the cache is x / √(…) and 1 / √(…)."""
+        return ctx.kernels.rms_norm(ctx, x, p["weight"], self.eps)
+
+    def backward(self, p, g, dy, cache, ctx):
+        """Return dx through the mean square."""
+        return ctx.kernels.rms_norm_backward(ctx, dy, p["weight"], cache, g["weight"])
+
+    def elements(self, batch, time):
+        """Output, normalised rows, scales, input gradient."""
+        return batch * time * (3 * self.embedding_dim + 1)

@@ -1,5 +1,6 @@
 """Residual connections with a norm before or after the layer that they go round."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,104 @@ class PreNorm(_Residual):
         dx = self.norm.backward(p["norm"], g["norm"], dnormed, norm_cache, ctx)
         dx += dy
         return dx
+
+
+@LAYERS.register("sandwich_norm")
+class SandwichNorm(_Residual):
+    """y = x + dropout(output_norm(layer(norm(x)))) (Ding et al. 2021, arXiv:2105.13290).
+
+    `output_norm` is another norm like `norm` if it isn't given.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        layer: Layer,
+        norm: Layer,
+        output_norm: Layer | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__(embedding_dim, layer, norm, dropout)
+        self.output_norm = norm if output_norm is None else output_norm
+
+    def children(self):
+        """Return the inner layer, nameless, and the norms."""
+        return super().children() | {"output_norm": self.output_norm}
+
+    def forward(self, p, x, ctx):
+        """Return the sum."""
+        normed, norm_cache = self.norm.forward(p["norm"], x, ctx)
+        h, layer_cache = self.layer.forward(p[""], normed, ctx)
+        h, output_cache = self.output_norm.forward(p["output_norm"], h, ctx)
+        h, mask = self._drop(h, ctx)
+        y = ctx.empty(x.shape)
+        np.add(x, h, out=y)
+        return y, (norm_cache, layer_cache, output_cache, mask)
+
+    def backward(self, p, g, dy, cache, ctx):
+        """Return the gradients of both ways, added."""
+        norm_cache, layer_cache, output_cache, mask = cache
+        dh = self._drop_backward(dy, mask, ctx)
+        dh = self.output_norm.backward(p["output_norm"], g["output_norm"], dh, output_cache, ctx)
+        dnormed = self.layer.backward(p[""], g[""], dh, layer_cache, ctx)
+        dx = self.norm.backward(p["norm"], g["norm"], dnormed, norm_cache, ctx)
+        dx += dy
+        return dx
+
+
+@LAYERS.register("parallel")
+class Parallel(_Residual):
+    """y = x + dropout(Σ layer(norm(x))), the layers side by side.
+
+    Attention and feed-forward share one norm and one sum (GPT-J, Wang and Komatsuzaki 2021;
+    PaLM, Chowdhery et al. 2022, arXiv:2204.02311, §2).
+    """
+
+    def __init__(
+        self, embedding_dim: int, layers: Mapping[str, Layer], norm: Layer, dropout: float = 0.0
+    ):
+        super().__init__(embedding_dim, next(iter(layers.values())), norm, dropout)
+        self.layers = dict(layers)
+        self._order = list(self.layers.items())
+        if "norm" in self.layers:
+            raise ConfigError("layers: 'norm' is the name of the shared norm; choose another")
+
+    def children(self):
+        """Return the layers and the norm."""
+        return self.layers | {"norm": self.norm}
+
+    def forward(self, p, x, ctx):
+        """Return the sum."""
+        normed, norm_cache = self.norm.forward(p["norm"], x, ctx)
+        outputs, caches = [], []
+        for name, layer in self._order:
+            h, cache = layer.forward(p[name], normed, ctx)
+            outputs.append(h)
+            caches.append(cache)
+        total = ctx.empty(x.shape)
+        np.copyto(total, outputs[0])
+        for h in outputs[1:]:
+            total += h
+        h, mask = self._drop(total, ctx)
+        y = ctx.empty(x.shape)
+        np.add(x, h, out=y)
+        return y, (norm_cache, caches, mask)
+
+    def backward(self, p, g, dy, cache, ctx):
+        """Return the gradients of all ways, added."""
+        norm_cache, caches, mask = cache
+        dh = self._drop_backward(dy, mask, ctx)
+        parts = [
+            layer.backward(p[name], g[name], dh, kept, ctx)
+            for (name, layer), kept in zip(self._order, caches, strict=True)
+        ]
+        dnormed = parts[0]
+        for part in parts[1:]:
+            dnormed += part
+        dx = self.norm.backward(p["norm"], g["norm"], dnormed, norm_cache, ctx)
+        dx += dy
+        return dx
+
+    def elements(self, batch, time):
+        """Add the sum of the layers."""
+        return super().elements(batch, time) + batch * time * self.embedding_dim

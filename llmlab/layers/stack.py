@@ -102,7 +102,7 @@ def _build(spec: Spec, where: str, context: Mapping[str, Any]) -> Layer:
     """Build one layer, its inner layers first."""
     problems: list[str] = []
     arguments = dict(spec)
-    for key in ("layer", "norm", "layers"):
+    for key in ("layer", "norm", "output_norm", "layers"):
         inner = spec.get(key)
         try:
             if key == "layers" and isinstance(inner, Sequence):

@@ -4,8 +4,21 @@ Same functions, same arguments; float64, which is for checking gradients, goes t
 reference. What is already one pass in NumPy is the reference's own.
 """
 
-from llmlab.kernels.numba_kernels.activations import gelu, gelu_backward, relu, relu_backward
-from llmlab.kernels.numba_kernels.norms import layer_norm, layer_norm_backward
+from llmlab.kernels.numba_kernels.activations import (
+    gelu,
+    gelu_backward,
+    gelu_erf,
+    relu,
+    relu_backward,
+    relu_squared,
+    silu,
+)
+from llmlab.kernels.numba_kernels.norms import (
+    layer_norm,
+    layer_norm_backward,
+    rms_norm,
+    rms_norm_backward,
+)
 from llmlab.kernels.numba_kernels.optim import adam
 from llmlab.kernels.numba_kernels.rows import add_rows
 from llmlab.kernels.numba_kernels.softmax import cross_entropy, softmax, softmax_backward
@@ -20,11 +33,16 @@ __all__ = [
     "dropout_mask",
     "gelu",
     "gelu_backward",
+    "gelu_erf",
     "layer_norm",
     "layer_norm_backward",
     "product",
     "relu",
     "relu_backward",
+    "relu_squared",
+    "rms_norm",
+    "rms_norm_backward",
+    "silu",
     "softmax",
     "softmax_backward",
 ]

@@ -36,6 +36,26 @@ def layer_norm_backward(ctx, dy, weight, cache, dweight, dbias):
     return dx
 
 
+def rms_norm(ctx, x, weight, eps):
+    """Return weight · x / √(mean(x²) + eps), each row of (N, C) by itself."""
+    if x.dtype != np.float32:
+        return reference.rms_norm(ctx, x, weight, eps)
+    n, c = x.shape
+    y, normed, inverse = ctx.empty((n, c)), ctx.empty((n, c)), ctx.empty((n, 1))
+    _rms_norm(x, weight, np.float32(eps), normed, inverse[:, 0], y)
+    return y, (normed, inverse)
+
+
+def rms_norm_backward(ctx, dy, weight, cache, dweight):
+    """Return dx = (h − x̂ · mean(h · x̂)) / √(mean(x²) + eps) with h = weight · dy."""
+    if dy.dtype != np.float32:
+        return reference.rms_norm_backward(ctx, dy, weight, cache, dweight)
+    normed, inverse = cache
+    dx = ctx.empty(dy.shape)
+    _rms_norm_backward(dy, weight, normed, inverse[:, 0], ctx.gradient(dweight), dx)
+    return dx
+
+
 @compiled
 def _layer_norm_bias(x, weight, bias, eps, normed, inverse, y):
     n, c = x.shape
@@ -96,3 +116,33 @@ def _layer_norm_backward(dy, weight, normed, inverse, dweight, dbias, dx):
         scale = inverse[i]
         for j in range(c):
             dx[i, j] = (dy[i, j] * weight[j] - first - normed[i, j] * second) * scale
+
+
+@compiled
+def _rms_norm(x, weight, eps, normed, inverse, y):
+    n, c = x.shape
+    for i in range(n):
+        square = np.float32(0)
+        for j in range(c):
+            square += x[i, j] * x[i, j]
+        scale = np.float32(1) / np.sqrt(square / np.float32(c) + eps)
+        inverse[i] = scale
+        for j in range(c):
+            d = x[i, j] * scale
+            normed[i, j] = d
+            y[i, j] = d * weight[j]
+
+
+@compiled
+def _rms_norm_backward(dy, weight, normed, inverse, dweight, dx):
+    n, c = dy.shape
+    for i in range(n):
+        dot = np.float32(0)
+        for j in range(c):
+            g = dy[i, j] * normed[i, j]
+            dot += g * weight[j]
+            dweight[j] += g
+        dot /= np.float32(c)
+        scale = inverse[i]
+        for j in range(c):
+            dx[i, j] = (dy[i, j] * weight[j] - normed[i, j] * dot) * scale

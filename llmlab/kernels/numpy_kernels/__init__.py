@@ -7,9 +7,22 @@ Every function returns arrays from `ctx`, except those that say that they work i
 Gradients of parameters are added to, as in the layers.
 """
 
-from llmlab.kernels.numpy_kernels.activations import gelu, gelu_backward, relu, relu_backward
+from llmlab.kernels.numpy_kernels.activations import (
+    gelu,
+    gelu_backward,
+    gelu_erf,
+    relu,
+    relu_backward,
+    relu_squared,
+    silu,
+)
 from llmlab.kernels.numpy_kernels.dropout import dropout, dropout_backward, dropout_mask
-from llmlab.kernels.numpy_kernels.norms import layer_norm, layer_norm_backward
+from llmlab.kernels.numpy_kernels.norms import (
+    layer_norm,
+    layer_norm_backward,
+    rms_norm,
+    rms_norm_backward,
+)
 from llmlab.kernels.numpy_kernels.optim import adam
 from llmlab.kernels.numpy_kernels.products import product
 from llmlab.kernels.numpy_kernels.rows import add_rows
@@ -24,11 +37,16 @@ __all__ = [
     "dropout_mask",
     "gelu",
     "gelu_backward",
+    "gelu_erf",
     "layer_norm",
     "layer_norm_backward",
     "product",
     "relu",
     "relu_backward",
+    "relu_squared",
+    "rms_norm",
+    "rms_norm_backward",
+    "silu",
     "softmax",
     "softmax_backward",
 ]

@@ -7,6 +7,29 @@ import numpy as np
 
 BLOCK = 1 << 14  # items at a time, so that temporaries stay in the second-level cache
 
+# exp(z²) · erfc(z) ≈ P(z) / Q(z) for z ≥ 0, lowest power first; made for this file by iterated
+# weighted least squares in 40 digits. The error of erfc is below 6e-17, and 6e-10 in the short
+# form. All terms are positive, so that nothing cancels.
+ERFC = (
+    (
+        *(1.0, 1.41908678653521545, 1.0159379643185163, 0.434321752759491526),
+        *(0.115325207145211373, 0.0178995422422309081, 0.00127262596130475293),
+    ),
+    (
+        *(1.0, 2.54746595363074044, 2.89044547527983201, 1.90062703513954609),
+        *(0.785846023194377868, 0.205518562512574502, 0.0317273605793694805),
+        0.0022556279406964659,
+    ),
+)
+ERFC_SHORT = (
+    (0.999999999563085731, 0.840602515595350567, 0.344800131996211121, 0.0559167878430168049),
+    (
+        *(1.0, 1.96898161347724727, 1.56655969818298702, 0.606844936963935721),
+        0.0994414593106148651,
+    ),
+)
+FAR = 39.6  # exp(−x² / 2) is 0 from here on, and powers of x must not overflow
+
 
 def relu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return max(x, 0), and itself as the cache."""
@@ -64,3 +87,88 @@ def gelu_backward(ctx: Any, dy: np.ndarray, cache: np.ndarray) -> np.ndarray:
     dx = ctx.empty(dy.shape)
     np.multiply(dy, cache, out=dx)
     return dx
+
+
+def gelu_erf(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return x · Φ(x), and its derivative Φ(x) + x · φ(x) as the cache.
+
+    Φ is the normal distribution, (1 + erf(x / √2)) / 2; NumPy has no erf (Hendrycks and Gimpel
+    2016, arXiv:1606.08415).
+    """
+    top, bottom = ERFC if x.dtype == np.float64 else ERFC_SHORT
+    # In powers of |x| instead of |x| / √2, and times ½.
+    top = [0.5 * c * 0.5 ** (0.5 * power) for power, c in enumerate(top)]
+    bottom = [c * 0.5 ** (0.5 * power) for power, c in enumerate(bottom)]
+    y, slope = ctx.empty(x.shape), ctx.empty(x.shape)
+    flat, out, dout = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
+    with ctx.scratch():
+        scratch = ctx.empty((3, min(BLOCK, x.size)))
+        for start in range(0, x.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            xc, yc, d = flat[part], out[part], dout[part]
+            far, tail, bell = (row[: len(xc)] for row in scratch)
+            np.abs(xc, out=far)
+            np.minimum(far, FAR, out=far)
+            np.multiply(far, far, out=bell)
+            bell *= -0.5
+            np.exp(bell, out=bell)
+            _horner(top, far, tail)
+            tail *= bell
+            _horner(bottom, far, d)
+            tail /= d
+            # Φ(|x|) = ½ + half, and half changes its sign with x.
+            half = np.subtract(0.5, tail, out=tail)
+            np.abs(xc, out=yc)
+            yc *= half
+            bell *= 1 / sqrt(2 * pi)
+            np.multiply(far, bell, out=d)
+            d += half
+            np.copysign(d, xc, out=d)
+            d += 0.5
+            np.multiply(xc, 0.5, out=far)
+            yc += far
+    return y, slope
+
+
+def _horner(coefficients: list[float], x: np.ndarray, out: np.ndarray) -> None:
+    """Write the polynomial, lowest power first, to `out`."""
+    np.multiply(x, coefficients[-1], out=out)
+    out += coefficients[-2]
+    for c in coefficients[-3::-1]:
+        out *= x
+        out += c
+
+
+def silu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return x · σ(x), and its derivative σ(x) · (1 + x · (1 − σ(x))) as the cache.
+
+    σ is the logistic function, here (1 + tanh(x / 2)) / 2, which can't overflow (Elfwing et al.
+    2017, arXiv:1702.03118).
+    """
+    y, slope = ctx.empty(x.shape), ctx.empty(x.shape)
+    flat, out, dout = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
+    with ctx.scratch():
+        scratch = ctx.empty((min(BLOCK, x.size),))
+        for start in range(0, x.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            xc, yc, d = flat[part], out[part], dout[part]
+            s = scratch[: len(xc)]
+            np.multiply(xc, 0.5, out=s)
+            np.tanh(s, out=s)
+            s *= 0.5
+            s += 0.5
+            np.multiply(xc, s, out=yc)
+            np.subtract(1, s, out=d)
+            d *= xc
+            d += 1
+            d *= s
+    return y, slope
+
+
+def relu_squared(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return max(x, 0)², and its derivative 2 · max(x, 0) as the cache (So et al. 2021)."""
+    y, slope = ctx.empty(x.shape), ctx.empty(x.shape)
+    np.maximum(x, 0, out=slope)
+    np.multiply(slope, slope, out=y)
+    slope *= 2
+    return y, slope

@@ -58,3 +58,44 @@ def layer_norm_backward(
         dx -= part
         dx *= inverse
     return dx
+
+
+def rms_norm(
+    ctx: Any, x: np.ndarray, weight: np.ndarray, eps: float
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Return weight · x / √(mean(x²) + eps), each row of (N, C) by itself."""
+    n, c = x.shape
+    y, normed, inverse = ctx.empty((n, c)), ctx.empty((n, c)), ctx.empty((n, 1))
+    flat = inverse[:, 0]
+    np.einsum("ij,ij->i", x, x, out=flat)
+    flat *= 1 / c
+    flat += eps
+    np.sqrt(flat, out=flat)
+    np.reciprocal(flat, out=flat)
+    np.multiply(x, inverse, out=normed)
+    np.multiply(normed, weight, out=y)
+    return y, (normed, inverse)
+
+
+def rms_norm_backward(
+    ctx: Any,
+    dy: np.ndarray,
+    weight: np.ndarray,
+    cache: tuple[np.ndarray, np.ndarray],
+    dweight: np.ndarray,
+) -> np.ndarray:
+    """Return dx = (h − x̂ · mean(h · x̂)) / √(mean(x²) + eps) with h = weight · dy."""
+    normed, inverse = cache
+    n, c = dy.shape
+    dx = ctx.empty((n, c))
+    with ctx.scratch():
+        part, mean = ctx.empty((n, c)), ctx.empty((n, 1))
+        np.multiply(dy, normed, out=part)
+        ctx.add_product(ctx.ones(n), part, dweight)
+        np.multiply(dy, weight, out=dx)
+        np.matmul(part, weight, out=mean[:, 0])
+        mean *= 1 / c
+        np.multiply(normed, mean, out=part)
+        dx -= part
+        dx *= inverse
+    return dx
