@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.registry import Registry
 
@@ -22,15 +25,21 @@ class Tokenizer(ABC):
     ----------
     type
         The name that it is registered under.
+    lossless
+        Whether white space is part of the tokens, so that decoding gives known text back exactly.
     end_id
         The id that ends a sample.
     unknown_id
         The id of whatever the vocabulary lacks; None when nothing can be lacking.
+    special_ids
+        The ids of further special tokens, which chat templates set; no text encodes to them.
     """
 
     type: str
+    lossless: bool = True
     end_id: int
     unknown_id: int | None
+    special_ids: Mapping[str, int]
 
     @property
     @abstractmethod
@@ -45,13 +54,17 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; what looks like a special token in it is plain text."""
 
+    def encode_array(self, text: str) -> NDArray[np.int32]:
+        """Return what `encode` does as an array; where it can, faster."""
+        return np.array(self.encode(text), dtype=np.int32)
+
     @abstractmethod
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Return the text of `ids`; the end token is left out if `skip_special`."""
+        """Return the text of `ids`; end and special tokens are left out if `skip_special`."""
 
     @abstractmethod
     def token(self, id: int) -> str:
-        """Return the token of one id."""
+        """Return the token of one id, readable; raise `ValueError` outside the vocabulary."""
 
     @abstractmethod
     def unknown_words(self, text: str) -> list[str]:
@@ -60,6 +73,24 @@ class Tokenizer(ABC):
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
         """Return the factory's arguments that rebuild this tokenizer, JSON-able."""
+
+    def byte_lengths(self) -> NDArray[np.int32] | None:
+        """Return how many UTF-8 bytes of text each id stands for, (V,); special tokens 0.
+
+        None when that can't be said, as where white space is no part of the tokens.
+        """
+        return None
+
+    def special_id(self, token: str) -> int:
+        """Return the id of a special token; raise `ConfigError` if the vocabulary lacks it."""
+        try:
+            return self.special_ids[token]
+        except KeyError:
+            raise ConfigError(
+                f"the vocabulary has no special token '{token}', which the template needs; "
+                "build the tokenizer with that template (or with tokenizer.specials), or choose "
+                "another template"
+            ) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of the tokenizer as a JSON-able dict."""
@@ -79,3 +110,29 @@ class Tokenizer(ABC):
         """Return the hash of the canonical JSON of `to_dict`."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def number_specials(specials: Any, first: int, taken: Sequence[str]) -> dict[str, int]:
+    """Return the ids of special tokens, from `first` on.
+
+    Raises
+    ------
+    ConfigError
+        One is no text, empty, there twice, or among `taken`.
+    """
+    if not isinstance(specials, list | tuple):
+        raise ConfigError(f"specials: expected a list, found {type(specials).__name__}")
+    ids: dict[str, int] = {}
+    for n, token in enumerate(specials):
+        if not isinstance(token, str) or not token or token.isspace():
+            raise ConfigError(f"specials[{n}]={token!r}: expected the text of a token")
+        if token in ids or token in taken:
+            raise ConfigError(f"specials[{n}]={token!r}: there is one already")
+        ids[token] = first + len(ids)
+    return ids
+
+
+def check_id(id: int, vocab_size: int) -> None:
+    """Raise `ValueError` for an id outside the vocabulary."""
+    if not 0 <= id < vocab_size:
+        raise ValueError(f"id {id} is outside the vocabulary of {vocab_size}")

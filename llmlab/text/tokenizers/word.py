@@ -6,7 +6,7 @@ from typing import Any
 
 from llmlab.errors import ConfigError, DataError
 from llmlab.text.spacing import MARKS, spaces_before
-from llmlab.text.tokenizers.base import TOKENIZERS, Tokenizer
+from llmlab.text.tokenizers.base import TOKENIZERS, Tokenizer, check_id, number_specials
 
 _TOKEN = re.compile(r"[!-/:-@\[-`{-~]|[^\s!-/:-@\[-`{-~]+")
 _SPECIALS = ("<unk>", "</s>")
@@ -16,8 +16,8 @@ _SPECIALS = ("<unk>", "</s>")
 class WordTokenizer(Tokenizer):
     """Words and punctuation marks as tokens, case-sensitive.
 
-    Ids: 0 `<unk>`, 1 `</s>`, then the words in sorted order. No text encodes to a special id
-    but by an unknown word, since `<` and `>` are tokens of their own.
+    Ids: 0 `<unk>`, 1 `</s>`, further special tokens, then the words in sorted order. No text
+    encodes to a special id but by an unknown word, since `<` and `>` are tokens of their own.
 
     Decoding sets spaces by rules for English. Training notes the neighbours that always stand
     otherwise in its texts, so those come back as they were.
@@ -28,17 +28,27 @@ class WordTokenizer(Tokenizer):
         The vocabulary without the special tokens, sorted; empty before training.
     spacing
         `[left, right, space]` for the neighbours whose spacing the rules get wrong.
+    specials
+        Further special tokens, for chat templates.
     """
 
     type = "word"
+    lossless = False
     unknown_id: int = 0
     end_id: int = 1
 
-    def __init__(self, words: Sequence[str] = (), spacing: Sequence[Sequence[Any]] = ()):
+    def __init__(
+        self,
+        words: Sequence[str] = (),
+        spacing: Sequence[Sequence[Any]] = (),
+        specials: Sequence[str] = (),
+    ):
         _check_words(words)
         _check_spacing(spacing)
-        self._tokens = (*_SPECIALS, *words)
-        self._ids = {word: id for id, word in enumerate(words, len(_SPECIALS))}
+        self.special_ids = number_specials(specials, len(_SPECIALS), _SPECIALS)
+        self._tokens = (*_SPECIALS, *self.special_ids, *words)
+        self._first = len(self._tokens) - len(words)
+        self._ids = {word: id for id, word in enumerate(words, self._first)}
         self._spacing = {(left, right): space for left, right, space in spacing}
 
     @property
@@ -71,15 +81,16 @@ class WordTokenizer(Tokenizer):
             for pair, (spaces, errors) in sorted(seen.items())
             if len(spaces) == 1 and True in errors
         ]
-        return WordTokenizer(sorted(words), spacing)
+        return WordTokenizer(sorted(words), spacing, tuple(self.special_ids))
 
     def encode(self, text: str) -> list[int]:
         """Return one id per word and punctuation mark; unknown words give 0."""
         return [self._ids.get(token, self.unknown_id) for token in _TOKEN.findall(text)]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Return readable text; `<unk>` is shown, `</s>` unless `skip_special`."""
-        tokens = [self.token(id) for id in ids if not (skip_special and id == self.end_id)]
+        """Return readable text; `<unk>` is shown, the other special tokens at will."""
+        kept = [id for id in ids if not (skip_special and 0 < id < self._first)]
+        tokens = [self.token(id) for id in kept]
         parts = []
         for i, space in enumerate(spaces_before(tokens)):
             space = self._spacing.get((tokens[i - 1], tokens[i]), space) if i else False
@@ -88,8 +99,7 @@ class WordTokenizer(Tokenizer):
 
     def token(self, id: int) -> str:
         """Return the word of `id`; raise `ValueError` outside the vocabulary."""
-        if not 0 <= id < len(self._tokens):
-            raise ValueError(f"id {id} is outside the vocabulary of {len(self._tokens)}")
+        check_id(id, len(self._tokens))
         return self._tokens[id]
 
     def unknown_words(self, text: str) -> list[str]:
@@ -97,9 +107,12 @@ class WordTokenizer(Tokenizer):
         return [word for word in dict.fromkeys(_TOKEN.findall(text)) if word not in self._ids]
 
     def arguments(self) -> dict[str, Any]:
-        """Return `words` and `spacing`."""
-        spacing = [[*pair, space] for pair, space in self._spacing.items()]
-        return {"words": list(self._tokens[len(_SPECIALS) :]), "spacing": spacing}
+        """Return `words`, `spacing` and `specials`."""
+        return {
+            "words": list(self._tokens[self._first :]),
+            "spacing": [[*pair, space] for pair, space in self._spacing.items()],
+            "specials": list(self.special_ids),
+        }
 
 
 def _check_words(words: Any) -> None:

@@ -1,0 +1,243 @@
+"""Byte-level byte pair encoding, and whatever else a tokenizer.json describes.
+
+The work is done by the library `tokenizers`, which is imported only here and only when used.
+"""
+
+import json as json_format
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmlab.errors import ConfigError, DataError, ResourceError
+from llmlab.text.tokenizers.base import TOKENIZERS, Tokenizer, check_id, number_specials
+
+_END = "<|endoftext|>"
+_ENDS = (_END, "</s>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<eos>", "[SEP]")
+_BYTES = 256
+
+
+@TOKENIZERS.register("bpe")
+class BpeTokenizer(Tokenizer):
+    """Byte-level BPE: frequent strings of bytes as tokens, learned from the corpus.
+
+    Ids after training: 0 `<|endoftext|>`, further special tokens, the 256 bytes, then merges.
+
+    Parameters
+    ----------
+    vocab_size
+        How many ids training may give out.
+    specials
+        Further special tokens, for chat templates; those that `json` lacks are added to it.
+    json
+        The content of a tokenizer.json; None before training.
+    end
+        The special token that ends a sample; None: the first of the usual names.
+
+    Raises
+    ------
+    ResourceError
+        The library `tokenizers` is not installed.
+    """
+
+    type = "bpe"
+
+    def __init__(
+        self,
+        vocab_size: int = 1024,
+        specials: Sequence[str] = (),
+        json: dict[str, Any] | None = None,
+        end: str | None = None,
+    ):
+        self._library = _library()
+        self._size = vocab_size
+        self._json = json
+        self._end = end
+        self._specials = tuple(specials)
+        self.special_ids = number_specials(specials, 1, [end or _END])
+        self.unknown_id, self.end_id = None, 0
+        least = _BYTES + 1 + len(self._specials)
+        if json is None and (isinstance(vocab_size, bool) or vocab_size < least):
+            raise ConfigError(
+                f"vocab_size={vocab_size}: expected {least} or more, since the bytes and the "
+                "special tokens are among them"
+            )
+        if json is not None:
+            self._load(json)
+
+    def _load(self, content: dict[str, Any]) -> None:
+        try:
+            self._fast = self._library.Tokenizer.from_str(json_format.dumps(content))
+        except Exception as error:  # the library raises bare Exception, and TypeError
+            raise ConfigError(f"json: not the content of a tokenizer.json: {error}") from None
+        missing = [token for token in self._specials if token not in _special(content)]
+        self._fast.add_special_tokens(missing)
+        # Without this, text that looks like a special token would become one.
+        self._fast.encode_special_tokens = True
+        added = self._fast.get_added_tokens_decoder().items()
+        self.special_ids = {token.content: id for id, token in added if token.special}
+        vocabulary = self._fast.get_vocab(with_added_tokens=True)
+        self._tokens = {id: token for token, id in vocabulary.items()}
+        self._size = max(self._tokens, default=0) + 1
+        ends = [self._end] if self._end else _ENDS
+        found = [token for token in ends if token in self.special_ids]
+        if not found:
+            known = ", ".join(self.special_ids) or "none"
+            raise ConfigError(
+                f"end={self._end}: not among the special tokens ({known}); name the one that "
+                "ends a text"
+            )
+        self.end_id = self.special_ids[found[0]]
+        model = content["model"]
+        unknown = model.get("unk_token") or _nth(model, model.get("unk_id"))
+        self.unknown_id = vocabulary.get(unknown)
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of ids."""
+        return self._size
+
+    def train(self, texts: Iterable[str]) -> "BpeTokenizer":
+        """Return a tokenizer with merges learned from `texts`; a loaded one stays as it is."""
+        if self._json is not None:
+            return self
+        models, level = self._library.models, self._library.pre_tokenizers.ByteLevel
+        fast = self._library.Tokenizer(models.BPE())
+        fast.pre_tokenizer = level(add_prefix_space=False, use_regex=True)
+        fast.decoder = self._library.decoders.ByteLevel()
+        trainer = self._library.trainers.BpeTrainer(
+            vocab_size=self._size,
+            min_frequency=2,
+            special_tokens=[self._end or _END, *self._specials],
+            initial_alphabet=sorted(level.alphabet()),
+            show_progress=False,
+        )
+        seen = [False]
+        fast.train_from_iterator(_watched(texts, seen), trainer)
+        if not seen[0]:
+            raise DataError("the tokenizer's corpus holds no text; give it a file with text")
+        content = json_format.loads(fast.to_str())
+        return BpeTokenizer(self._size, self._specials, content, self._end)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`; a lone surrogate, which has no bytes, becomes `?`."""
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode()
+        return self._trained().encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        for id in ids:
+            check_id(id, self._size)
+        return self._trained().decode(list(ids), skip_special_tokens=skip_special)
+
+    def token(self, id: int) -> str:
+        """Return the text of `id` alone; raise `ValueError` outside the vocabulary."""
+        check_id(id, self._size)
+        return self._trained().decode([id], skip_special_tokens=False)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of `text` that need the unknown token, each once, in order."""
+        if self.unknown_id is None or self.unknown_id not in self.encode(text):
+            return []
+        return [w for w in dict.fromkeys(text.split()) if self.unknown_id in self.encode(w)]
+
+    def arguments(self) -> dict[str, Any]:
+        """Return `vocab_size`, `specials`, `json` and `end`."""
+        return {
+            "vocab_size": self._size,
+            "specials": list(self._specials),
+            "json": self._json,
+            "end": self._end,
+        }
+
+    def byte_lengths(self) -> NDArray[np.int32] | None:
+        """Return the bytes of each id, if the tokens are bytes; else None."""
+        content = self._json or {}
+        kinds = [part.get("type") for part in _parts(content.get("decoder"))]
+        if kinds != ["ByteLevel"] or content.get("normalizer"):
+            return None
+        # A byte-level token is written with one character for each byte.
+        lengths = np.zeros(self._size, dtype=np.int32)
+        for id, token in self._tokens.items():
+            lengths[id] = len(token)
+        for id, token in self._trained().get_added_tokens_decoder().items():
+            lengths[id] = 0 if token.special else len(token.content.encode())
+        return lengths
+
+    def _trained(self) -> Any:
+        if self._json is None:
+            raise ValueError("the tokenizer is not trained; call train first")
+        return self._fast
+
+
+@TOKENIZERS.register("pretrained")
+def pretrained(
+    path: str | Path, end: str | None = None, specials: Sequence[str] = ()
+) -> BpeTokenizer:
+    """Load any tokenizer.json, which training leaves as it is; `corpus` can be empty.
+
+    Parameters
+    ----------
+    path
+        The file. Its content goes into the checkpoints, so that it is needed only once.
+    end
+        The special token that ends a text; None: the first of the usual names.
+    specials
+        Special tokens to add where they are missing.
+
+    Raises
+    ------
+    DataError
+        The file can't be read, or is no tokenizer.json.
+    """
+    file = Path(os.path.abspath(os.path.expanduser(path)))
+    try:
+        content = json_format.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not a tokenizer.json: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise DataError(f"{file}: not a tokenizer.json: it has no 'model'")
+    return BpeTokenizer(specials=specials, json=content, end=end)
+
+
+def _library() -> Any:
+    # Its threads would make the training's forks unsafe.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import tokenizers
+        from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: F401
+    except ImportError:
+        raise ResourceError(
+            "this tokenizer needs the package 'tokenizers': pip install 'llmlab[bpe]', or choose "
+            "tokenizer=byte or tokenizer=char"
+        ) from None
+    return tokenizers
+
+
+def _special(content: Mapping[str, Any]) -> set[str]:
+    return {token["content"] for token in content.get("added_tokens") or () if token["special"]}
+
+
+def _parts(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Return the members of a sequence of decoders, or the only one."""
+    if part is None:
+        return []
+    return part["decoders"] if part.get("type") == "Sequence" else [part]
+
+
+def _nth(model: Mapping[str, Any], n: int | None) -> str | None:
+    """Return the token of a Unigram model, whose vocabulary is a list of pairs."""
+    vocabulary = model.get("vocab")
+    return vocabulary[n][0] if n is not None and isinstance(vocabulary, list) else None
+
+
+def _watched(texts: Iterable[str], seen: list[bool]) -> Iterable[str]:
+    for text in texts:
+        seen[0] = seen[0] or bool(text)
+        yield text
