@@ -1,7 +1,8 @@
 """Generation: token ids in, token ids out. Text is the tokenizer's affair."""
 
-from llmlab.generate.engine import Engine, Reply
+from llmlab.generate.decoding import Decoding, Reply
+from llmlab.generate.engine import Engine
 from llmlab.generate.kv_cache import KVCache
-from llmlab.generate.samplers import SAMPLERS, Sampler
+from llmlab.generate.samplers import SAMPLERS, Rows, Sampler, Search
 
-__all__ = ["SAMPLERS", "Engine", "KVCache", "Reply", "Sampler"]
+__all__ = ["SAMPLERS", "Decoding", "Engine", "KVCache", "Reply", "Rows", "Sampler", "Search"]

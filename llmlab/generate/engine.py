@@ -1,34 +1,19 @@
-"""Decoding with a cache: the prompt in one pass, then a token at a time."""
+"""Continue token ids: the prompt in one pass, then a token at a time."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from llmlab import kernels as kernel_sets
-from llmlab.generate.kv_cache import KVCache
-from llmlab.generate.samplers import Greedy, Sampler
+from llmlab.generate.decoding import Decoding, Reply
+from llmlab.generate.samplers import Rows, Sampler, Search
+from llmlab.generate.samplers.greedy import Greedy
 from llmlab.layers import Layer
 from llmlab.params import Arena
 from llmlab.workspace import Context
 
-
-@dataclass
-class Reply:
-    """What one prompt was continued with.
-
-    Attributes
-    ----------
-    ids
-        The new tokens, without the stop token.
-    reason
-        Why it ended: "stop" (a stop token), "length" (max_new_tokens) or "context" (the
-        model's context is full).
-    """
-
-    ids: list[int] = field(default_factory=list)
-    reason: str = "length"
+Until = Callable[[Sequence[int]], bool]
 
 
 class Engine:
@@ -53,8 +38,9 @@ class Engine:
         *,
         max_new_tokens: int | None = None,
         stop_ids: Iterable[int] = (),
-        sampler: Sampler | None = None,
-        rng: np.random.Generator | None = None,
+        sampler: Sampler | Search | None = None,
+        rngs: Sequence[np.random.Generator] | None = None,
+        until: Until | None = None,
     ) -> list[Reply]:
         """Continue all prompts in one batch.
 
@@ -66,73 +52,96 @@ class Engine:
             None: until a stop token or the end of the context.
         stop_ids
             Tokens that end a reply.
-        sampler, rng
-            Greedy if not given; `rng` is for samplers that draw.
+        sampler
+            Greedy if not given.
+        rngs
+            A generator for each reply, for samplers that draw.
+        until
+            Gets a reply's ids after each new one; true ends the reply. Not asked by a search.
+
+        Returns
+        -------
+        `sampler.num_samples` replies to each prompt, those of the first prompt first.
 
         Raises
         ------
         ValueError
             If a prompt is empty or longer than the context.
         """
-        replies = [Reply() for _ in prompts]
-        for row, token in self._decode(prompts, replies, max_new_tokens, stop_ids, sampler, rng):
-            replies[row].ids.append(token)
+        sampler = sampler or Greedy()
+        replies = [Reply() for _ in prompts for _ in range(sampler.num_samples)]
+        if not replies or max_new_tokens == 0:
+            return replies
+        stops = frozenset(stop_ids)
+        if isinstance(sampler, Search):
+            limit = self._limit(max_new_tokens)
+            each = (sampler.search(self._start([prompt], limit), stops) for prompt in prompts)
+            return [reply for found in each for reply in found]
+        for _ in self._decode(prompts, replies, max_new_tokens, stops, sampler, rngs, until):
+            pass
         return replies
 
-    def stream(self, prompt: Sequence[int], **options: Any) -> Iterator[int]:
-        """Yield the tokens that `generate` would return for one prompt, as they come."""
-        options = {"max_new_tokens": None, "stop_ids": (), "sampler": None, "rng": None} | options
-        for _, token in self._decode([prompt], [Reply()], **options):
-            yield token
+    def stream(self, prompt: Sequence[int], **options: Any) -> Generator[int, None, Reply]:
+        """Yield the tokens of the first reply to one prompt as they come, and return the reply.
+
+        Takes the options of `generate`. A search knows no token before it is at its end.
+        """
+        options = {"sampler": Greedy(), "stop_ids": (), "max_new_tokens": None} | options
+        sampler, stops = options["sampler"], frozenset(options["stop_ids"])
+        limit, replies = options["max_new_tokens"], [Reply()]
+        if isinstance(sampler, Search):
+            replies = self.generate([prompt], **options)
+            yield from replies[0].ids
+        elif limit != 0:
+            until, rngs = options.get("until"), options.get("rngs")
+            for row in self._decode([prompt], replies, limit, stops, sampler, rngs, until):
+                yield replies[row].ids[-1]
+        return replies[0]
+
+    def _limit(self, max_new_tokens: int | None) -> int:
+        return self.max_seq_len if max_new_tokens is None else max_new_tokens
+
+    def _start(self, prompts: Sequence[Sequence[int]], limit: int) -> Decoding:
+        return Decoding(self.stack, self.params, self._ctx, prompts, limit, self.max_seq_len)
 
     def _decode(
         self,
         prompts: Sequence[Sequence[int]],
         replies: list[Reply],
         max_new_tokens: int | None,
-        stop_ids: Iterable[int],
-        sampler: Sampler | None,
-        rng: np.random.Generator | None,
-    ) -> Iterator[tuple[int, int]]:
-        """Yield (row, token); note in `replies` why each row ended."""
-        sampler, stops = sampler or Greedy(), frozenset(stop_ids)
-        limit = self.max_seq_len if max_new_tokens is None else max_new_tokens
-        lengths = np.array([len(prompt) for prompt in prompts], np.intp)
-        if not len(prompts) or limit == 0:
-            return
-        if lengths.min() < 1 or lengths.max() > self.max_seq_len:
-            raise ValueError(f"a prompt must have 1 to {self.max_seq_len} tokens")
-        tokens = np.zeros((len(prompts), lengths.max()), np.intp)
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt)] = prompt
-        capacity = min(self.max_seq_len, int(lengths.max()) + limit)
-        cache = KVCache(self.stack, len(prompts), capacity, self._ctx.dtype)
-        logits = self._forward(tokens, cache, lengths)
-        alive = np.ones(len(prompts), bool)
+        stops: frozenset[int],
+        sampler: Sampler,
+        rngs: Sequence[np.random.Generator] | None,
+        until: Until | None,
+    ) -> Iterator[int]:
+        """Extend the replies token by token; yield the number of each that was extended."""
+        limit = self._limit(max_new_tokens)
+        decoding = self._start(prompts, limit)
+        copies = len(replies) // len(prompts)
+        if copies > 1:
+            decoding.select(np.repeat(np.arange(len(prompts)), copies))
+        given = [prompt for prompt in prompts for _ in range(copies)]
+        rows = Rows(given, [reply.ids for reply in replies], stops, rngs)
+        alive = list(range(len(replies)))
         for count in range(1, limit + 1):
-            chosen = sampler.choose(logits, rng)
-            for row in np.flatnonzero(alive):
-                token = int(chosen[row])
+            chosen = sampler.choose(decoding.logits, rows)
+            going = []
+            for row in alive:
+                reply, token = replies[row], int(chosen[row])
                 if token in stops:
-                    alive[row], replies[row].reason = False, "stop"
+                    reply.reason = "stop"
                     continue
-                yield int(row), token
-                if cache.lengths[row] == self.max_seq_len:
-                    alive[row], replies[row].reason = False, "context"
-            if count == limit or not alive.any():
+                reply.ids.append(token)
+                yield row
+                if until is not None and until(reply.ids):
+                    reply.reason = "stop"
+                elif decoding.is_full(row):
+                    reply.reason = "context"
+                else:
+                    going.append(row)
+            if count == limit or not going:
                 return
-            # Rows that ended go on with any token: their place in the batch costs nothing
-            # extra, and nobody looks at them.
-            cache.truncate(np.full(len(prompts), capacity - 1))
-            logits = self._forward(chosen[:, None], cache, np.ones(len(prompts), np.intp))
-
-    def _forward(self, tokens: np.ndarray, cache: KVCache, counts: np.ndarray) -> np.ndarray:
-        """Return the logits (B, V) after each row's last real token."""
-        batch, time = tokens.shape
-        cache.prepare(time)
-        rows = np.arange(batch) * time + counts - 1 if time > 1 else None
-        self._ctx.begin(batch, time, kv_cache=cache, rows=rows)
-        flat = np.ascontiguousarray(tokens, np.intp).reshape(-1)
-        logits, _ = self.stack.forward(self.params.tree, flat, self._ctx)
-        cache.advance(counts)
-        return logits
+            alive = going
+            if len(alive) < len(replies):
+                decoding.hold()
+            decoding.feed(chosen)

@@ -66,7 +66,10 @@ class Answerer:
             max_new_tokens=self._limit,
             stop_ids=[self.tokenizer.end_id],
             sampler=self._sampler,
-            rng=stream(self._seed, "sampling"),
+            rngs=[
+                stream(self._seed, "sampling", row)
+                for row in range(len(prompts) * self._sampler.num_samples)
+            ],
         )
 
     def stream(self, text: str) -> Iterator[str]:
@@ -78,7 +81,7 @@ class Answerer:
             max_new_tokens=self._limit,
             stop_ids=[self.tokenizer.end_id],
             sampler=self._sampler,
-            rng=stream(self._seed, "sampling"),
+            rngs=[stream(self._seed, "sampling", 0)],
         ):
             ids.append(token)
             whole = self._text(ids)
