@@ -73,7 +73,7 @@ class Registry:
         name = spec if isinstance(spec, str) else spec.get("type")
         if name is None:
             return [f"{where}: no 'type'; known {self.kind}s: {', '.join(self.names())}"]
-        if name not in self._factories:
+        if not isinstance(name, str) or name not in self._factories:
             return [
                 f"{where}: unknown {self.kind} '{name}'{suggest(name, self._factories)}; "
                 f"known: {', '.join(self.names())}"
