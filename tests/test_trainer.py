@@ -109,6 +109,14 @@ def test_more_threads_than_rows_and_packed_rows():
     assert run(steps)[0][0].loss != run([[batch(LENGTHS)]])[0][0].loss
 
 
+def test_dropout_of_long_rows_does_not_depend_on_padding_either():
+    stack = gpt_stack(VOCABULARY, max_seq_len=80, dropout=0.3)  # two blocks of queries
+    whole = batch([70, 3, 66, 20])
+    parts = [part(whole, slice(2)), part(whole, slice(2, 4))]
+    agree(run([[whole]], stack=stack), run([[whole]], stack=stack, threads=3))
+    agree(run([[whole]], stack=stack), run([parts], stack=stack))
+
+
 def test_dropout_masks_depend_on_seed_step_and_row_alone():
     whole = batch([6] * 8)
     halves = [part(whole, slice(4)), part(whole, slice(4, 8))]
