@@ -58,3 +58,16 @@ def test_every_single_bit_of_the_data_counts(tmp_path):
             damaged = bytearray(data)
             damaged[at] ^= 1 << (at % 8)
             assert outcome(tmp_path / "damaged.npz", bytes(damaged), original) == "refused"
+
+
+def test_a_mix_of_two_checkpoints_is_refused_at_every_seam(tmp_path):
+    """Also where all but a checksum of the first member comes from the other file."""
+    save(tmp_path / "sound.npz", *state(1))
+    save(tmp_path / "other.npz", *state(2))
+    data, other = ((tmp_path / name).read_bytes() for name in ("sound.npz", "other.npz"))
+    sound = load(tmp_path / "sound.npz"), load(tmp_path / "other.npz")
+    assert len(data) == len(other)
+    for seam in range(0, len(data), 7):
+        for mixed in (data[:seam] + other[seam:], other[:seam] + data[seam:]):
+            if mixed not in (data, other):
+                assert outcome(tmp_path / "mixed.npz", mixed, sound[0]) == "refused", seam

@@ -77,7 +77,7 @@ def read(file: BinaryIO, size: int) -> tuple[int, dict[str, np.ndarray], dict[st
         With a reason of its own; other exceptions of the zip and JSON readers mean the same.
     """
     with zipfile.ZipFile(file) as archive:
-        members = _members(archive, size)
+        members = _members(archive, file, size)
         manifest = _read_manifest(archive, members)
         declared = {
             name: _declared(name, entry, members) for name, entry in manifest["arrays"].items()
@@ -100,7 +100,7 @@ def read(file: BinaryIO, size: int) -> tuple[int, dict[str, np.ndarray], dict[st
 def read_manifest(file: BinaryIO, size: int) -> dict[str, Any]:
     """Read and check the manifest alone: {"format", "arrays", "meta"}. Raises as `read`."""
     with zipfile.ZipFile(file) as archive:
-        return _read_manifest(archive, _members(archive, size))
+        return _read_manifest(archive, _members(archive, file, size))
 
 
 def _storable(name: str, array: np.ndarray) -> np.ndarray:
@@ -164,13 +164,16 @@ def _write_member(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> Non
             member.write(data[start : start + _CHUNK])
 
 
-def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
     members = {}
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & ~0x800:
             raise Damaged(f"{info.filename!r} is compressed or encrypted")
         if info.compress_size != info.file_size:
             raise Damaged(f"{info.filename!r} has two sizes")
+        file.seek(info.header_offset + 14)  # zipfile ignores this copy: two files may be mixed
+        if int.from_bytes(file.read(4), "little") != info.CRC:
+            raise Damaged(f"{info.filename!r} has two checksums")
         name = info.filename.removesuffix(".npy")
         if name == info.filename or name in members:
             raise Damaged(f"{info.filename!r} is no array, or there twice")
