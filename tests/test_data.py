@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmlab.text import DATASETS, train_tokenizer
-from llmlab.text.chat import UserAssistant
+from llmlab.text.templates.user_assistant import UserAssistant
 
 DATA = Path(__file__).parent.parent / "data"
 FILES = {name: DATA / f"{name}.json" for name in ("statements", "chats")}

@@ -1,10 +1,10 @@
 """From files to batches of token ids: reading, tokenizers, chat templates, datasets."""
 
 from llmlab.text.batch import Batch
-from llmlab.text.chat import TEMPLATES, Template
 from llmlab.text.corpus import corpus_texts, train_tokenizer
 from llmlab.text.datasets import DATASETS, Dataset
-from llmlab.text.reading import read_texts
+from llmlab.text.reading import read_chats, read_texts
+from llmlab.text.templates import TEMPLATES, Message, Template
 from llmlab.text.tokenizers import TOKENIZERS, Tokenizer
 
 __all__ = [
@@ -13,9 +13,11 @@ __all__ = [
     "TOKENIZERS",
     "Batch",
     "Dataset",
+    "Message",
     "Template",
     "Tokenizer",
     "corpus_texts",
+    "read_chats",
     "read_texts",
     "train_tokenizer",
 ]

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmlab.errors import DataError
+from llmlab.text.templates.base import ROLES, Message
 
 Numbered = Iterator[tuple[str, int]]
+Entry = str | list[Message]
 
 _blank = re.compile(r"[ \t\n\r]*")
 _KINDS = {"{": "an object", "[": "an array", '"': "a string", "t": "true", "f": "false"}
@@ -63,28 +65,51 @@ def array_texts(lines: Numbered, path: Path) -> Numbered:
         refuse("nothing after the array", position)
 
 
-def line_texts(lines: Numbered, path: Path) -> Numbered:
-    """Yield the string, or the member `text` of the object, on each line that is not blank."""
+def line_entries(lines: Numbered, path: Path, chats: bool) -> Iterator[tuple[Entry, int]]:
+    """Yield what each line that is not blank holds.
+
+    That is a string, or the member `text` of an object; with `chats` also an object's
+    `messages`.
+    """
+    wanted = "a string or an object with a string 'text'"
+    wanted = "a string or an object with 'messages'" if chats else wanted
     for line, number in lines:
         if not line.strip():
             continue
         try:
             value = json.loads(line, parse_constant=_refuse_constant)
         except RecursionError:
-            raise DataError(
-                f"{path}:{number}: nested too deeply; expected a string or an object with 'text'"
-            ) from None
+            raise DataError(f"{path}:{number}: nested too deeply; expected {wanted}") from None
         except json.JSONDecodeError as error:
             raise _broken(path, number, error) from None
         except ValueError as error:  # NaN, or an integer of thousands of digits
             raise DataError(f"{path}:{number}: not valid JSON: {error}") from None
+        if chats and isinstance(value, dict) and "messages" in value:
+            yield _messages(value["messages"], f"{path}:{number}"), number
+            continue
         text = value.get("text") if isinstance(value, dict) else value
         if not isinstance(text, str):
-            raise DataError(
-                f"{path}:{number}: expected a string or an object with a string 'text', "
-                f"found {_kind(value)}"
-            )
+            raise DataError(f"{path}:{number}: expected {wanted}, found {_kind(value)}")
         yield text, number
+
+
+def _messages(value: Any, where: str) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: 'messages': expected a list of messages, found {_kind(value)}")
+    messages = []
+    for n, item in enumerate(value):
+        here = f"{where}: messages[{n}]"
+        role, content = (item.get("role"), item.get("content")) if isinstance(item, dict) else "  "
+        if not isinstance(item, dict) or not isinstance(content, str):
+            raise DataError(
+                f"{here}: expected an object with 'role' and a string 'content', "
+                f"found {_kind(item)}"
+            )
+        if role not in ROLES:
+            found = "none" if role is None else ascii(role)[:40]
+            raise DataError(f"{here}: expected a role of {', '.join(ROLES)}, found {found}")
+        messages.append(Message(role, content))
+    return messages
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -104,12 +129,15 @@ def _at(text: str, position: int) -> str:
 
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
-        if "text" in value:
-            return f"an object whose 'text' is {_kind(value['text'])}"
+        for key in ("text", "content"):
+            if key in value and not isinstance(value[key], str):
+                return f"an object whose '{key}' is {_kind(value[key])}"
         names = ", ".join(ascii(name[:20]) for name in list(value)[:5])
         return f"an object with {names}" if names else "an empty object"
     if isinstance(value, list):
         return "an array"
+    if isinstance(value, str):
+        return "a string"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return "a number"

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from llmlab.text.chat import without_end_marker
 from llmlab.text.datasets.base import DATASETS
 from llmlab.text.datasets.samples import Samples
-from llmlab.text.reading import InvalidUtf8, absolute, read_texts
+from llmlab.text.files import InvalidUtf8
+from llmlab.text.paths import absolute
+from llmlab.text.reading import read_texts
+from llmlab.text.templates import without_end_marker
 from llmlab.text.tokenizers import Tokenizer
 
 

@@ -57,7 +57,7 @@ class BpeTokenizer(Tokenizer):
         self._json = json
         self._end = end
         self._specials = tuple(specials)
-        self.special_ids = number_specials(specials, 1, [end or _END])
+        self.special_ids = number_specials(specials, 1, [end or _END] if json is None else ())
         self.unknown_id, self.end_id = None, 0
         least = _BYTES + 1 + len(self._specials)
         if json is None and (isinstance(vocab_size, bool) or vocab_size < least):
@@ -211,7 +211,6 @@ def _library() -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import tokenizers
-        from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: F401
     except ImportError:
         raise ResourceError(
             "this tokenizer needs the package 'tokenizers': pip install 'llmlab[bpe]', or choose "

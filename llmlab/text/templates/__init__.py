@@ -1,0 +1,16 @@
+"""Chat templates, one module each; a new file here is registered by being here."""
+
+from llmlab.registry import load_package
+from llmlab.text.templates.base import (
+    END,
+    ROLES,
+    TEMPLATES,
+    Message,
+    Piece,
+    Template,
+    without_end_marker,
+)
+
+load_package(__name__, __path__)
+
+__all__ = ["END", "ROLES", "TEMPLATES", "Message", "Piece", "Template", "without_end_marker"]

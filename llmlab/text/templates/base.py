@@ -1,0 +1,153 @@
+"""The contract of a chat template: how messages become one text, and its ids."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from llmlab.errors import DataError
+from llmlab.registry import Registry
+from llmlab.text.tokenizers.base import Tokenizer
+
+TEMPLATES = Registry("template")
+
+ROLES = ("system", "user", "assistant")
+END_MARKER = "</s>"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a chat as text.
+
+    Attributes
+    ----------
+    text
+        The text, or the name of a special token; empty for the token that ends a sample.
+    special
+        Whether it is one special token. Only templates make these, never what users type.
+    answer
+        Whether the model is to write it.
+    """
+
+    text: str
+    special: bool = False
+    answer: bool = False
+
+
+END = Piece("", special=True, answer=True)
+
+
+class Template(ABC):
+    """How a chat is written as text.
+
+    Attributes
+    ----------
+    specials
+        The special tokens that the vocabulary needs.
+    vocabulary
+        Text that the vocabulary needs besides that of the chats: the names of roles.
+    """
+
+    specials: tuple[str, ...] = ()
+    vocabulary: str = ""
+
+    @abstractmethod
+    def pieces(self, messages: Sequence[Message], reply: bool = False) -> list[Piece]:
+        """Return the chat in pieces; with `reply` up to where the assistant goes on."""
+
+    def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
+        """Return the ids that end an answer."""
+        return [tokenizer.end_id]
+
+    def text(self, messages: Sequence[Message], reply: bool = False) -> str:
+        """Return the chat as one text, special tokens by their names."""
+        return "".join(piece.text for piece in self.pieces(messages, reply))
+
+    def encode_messages(
+        self, tokenizer: Tokenizer, messages: Sequence[Message], reply: bool = False
+    ) -> tuple[list[int], list[bool]]:
+        """Return the ids of a chat, and for each whether the model is to write it.
+
+        Raises
+        ------
+        ConfigError
+            The vocabulary lacks a special token of this template.
+        """
+        ids: list[int] = []
+        answers: list[bool] = []
+        for part, answer in self._parts(tokenizer, messages, reply):
+            ids += part
+            answers += [answer] * len(part)
+        return ids, answers
+
+    def _parts(
+        self, tokenizer: Tokenizer, messages: Sequence[Message], reply: bool
+    ) -> Iterator[tuple[list[int], bool]]:
+        # Neighbours are encoded as one text, as a reader of the rendered text would do; but
+        # never across the point where the model begins to write.
+        pieces = self.pieces(messages, reply)
+        for (special, answer), group in groupby(pieces, lambda p: (p.special, p.answer)):
+            if special:
+                for piece in group:
+                    yield [self._special(tokenizer, piece)], answer
+            else:
+                yield tokenizer.encode("".join(piece.text for piece in group)), answer
+
+    def _special(self, tokenizer: Tokenizer, piece: Piece) -> int:
+        return tokenizer.special_id(piece.text) if piece.text else tokenizer.end_id
+
+    def prompt(self, text: str) -> str:
+        """Return `text` as a prompt, to be continued by the answer."""
+        return self.text([Message("user", text)], reply=True)
+
+    def render(self, prompt: str, answer: str) -> tuple[str, str]:
+        """Return what precedes the answer, and the answer; joined they are the whole text."""
+        pieces = self.pieces([Message("user", prompt), Message("assistant", answer)])
+        first = next((n for n, piece in enumerate(pieces) if piece.answer), len(pieces))
+        before, after = pieces[:first], pieces[first:]
+        return "".join(p.text for p in before), "".join(p.text for p in after)
+
+    def encode_prompt(self, tokenizer: Tokenizer, text: str) -> list[int]:
+        """Return the ids that the answer to `text` continues."""
+        return self.encode_messages(tokenizer, [Message("user", text)], reply=True)[0]
+
+    def encode(self, tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """Return the ids before the answer, and the answer's up to the one that ends it."""
+        chat = [Message("user", prompt), Message("assistant", answer)]
+        ids, answers = self.encode_messages(tokenizer, chat)
+        first = answers.index(True)
+        stop = len(ids) - answers[::-1].index(True)
+        return ids[:first], ids[first:stop]
+
+    def parse(self, text: str) -> tuple[str, str]:
+        """Return prompt and answer of RustGPT's `User: ... Assistant: ...`.
+
+        Whatever a template writes, this is what chats in files of strings look like.
+
+        Raises
+        ------
+        DataError
+            The text is not of this form.
+        """
+        whole = without_end_marker(text.strip())
+        role = re.search(r"\sAssistant:", whole)
+        prompt = whole[len("User:") : role.start()].strip() if role else ""
+        answer = whole[role.end() :].strip() if role else ""
+        if not whole.startswith("User:") or not prompt or not answer:
+            found = whole if len(whole) <= 60 else f"{whole[:57]}..."
+            raise DataError(f"expected 'User: ... Assistant: ...', found {found!r}")
+        return prompt, answer
+
+
+def without_end_marker(text: str) -> str:
+    """Return `text` without a final `</s>`, which some files write where a sample ends."""
+    return text.rstrip().removesuffix(END_MARKER).rstrip()
