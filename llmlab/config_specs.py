@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmlab.config_values import Unfit, convert
+from llmlab.config_values import Unfit, convert, shown
 from llmlab.errors import ConfigError, suggest
 from llmlab.registry import Registry
 
@@ -73,7 +73,9 @@ def _tokenizer(spec: Any, known: Mapping[str, Registry], problems: list[str]) ->
     corpus = spec.get("corpus")
     corpus = [corpus] if isinstance(corpus, str) else corpus
     if not isinstance(corpus, list) or not all(isinstance(path, str) for path in corpus):
-        problems.append(f"tokenizer.corpus={corpus}: expected a list of files: [a.txt,b.txt]")
+        problems.append(
+            f"tokenizer.corpus={shown(corpus)}: expected a list of files: [a.txt,b.txt]"
+        )
     return _checked(own, known, "tokenizer", "tokenizer", problems) | {"corpus": corpus}
 
 
@@ -81,14 +83,14 @@ def _check_stack(model: dict[str, Any], known: Mapping[str, Registry], problems:
     from llmlab.layers import build_stack
 
     problems += _check_heads(model)
+    if any(problem.startswith("model.") for problem in problems):
+        return  # what the layers would say follows from these
     stack = model["stack"]
-    if not isinstance(stack, list):
-        return
     for index, spec in enumerate(stack):
         if isinstance(spec, Mapping):
             stack[index] = _layer(spec, known, f"model.stack.{index}", problems)
     if any(problem.startswith("model.") for problem in problems):
-        return  # what the layers would say follows from these
+        return
     sizes = {key: model[key] for key in ("embedding_dim", "max_seq_len", "num_blocks")}
     try:
         build_stack(stack, "model.stack", vocab_size=_PROBE_VOCABULARY, **sizes)
@@ -178,7 +180,7 @@ def _converted(
             try:
                 result[key] = convert(value, _hint(signature[key]))
             except Unfit as error:
-                problems.append(f"{here}={value}: {error}")
+                problems.append(f"{here}={shown(value)}: {error}")
     return result
 
 

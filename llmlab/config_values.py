@@ -110,7 +110,7 @@ def check_fields(schema: type, values: Any, where: str, problems: list[str]) -> 
     prefix = f"{where}." if where else ""
     reported = {problem.split(":")[0].split("=")[0] for problem in problems}
     problems += [
-        f"{prefix}{key}={_shown(values[key])}: unknown key{suggest(key, known)}"
+        f"{prefix}{key}={shown(values[key])}: unknown key{suggest(key, known)}"
         for key in values
         if key not in known
     ]
@@ -126,7 +126,7 @@ def check_fields(schema: type, values: Any, where: str, problems: list[str]) -> 
             result[name] = convert(values[name], hint)
             _check_range(result[name], key)
         except Unfit as error:
-            problems.append(f"{where}={_shown(values[name])}: {error}")
+            problems.append(f"{where}={shown(values[name])}: {error}")
     return result
 
 
@@ -195,7 +195,8 @@ def _check_range(value: Any, key: Key) -> None:
         raise Unfit(f"must be {' and '.join(words)}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as YAML writes it, shortened."""
     if value is None:
         return "null"
     if isinstance(value, bool):

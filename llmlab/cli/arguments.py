@@ -142,7 +142,7 @@ def quoted(text: str, interpolate: bool = False) -> str:
 
 def parts(value: str) -> list[str]:
     """Split at commas outside quotes, and take those quotes off."""
-    return next(csv.reader([value], quotechar="'", skipinitialspace=True), [""])
+    return next(csv.reader([value], quotechar="'", skipinitialspace=True), []) or [value]
 
 
 def _path(key: str, value: str) -> str:

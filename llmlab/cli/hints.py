@@ -83,12 +83,16 @@ def _unknown_key(key: str) -> str:
 
 
 def _known_keys() -> list[str]:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
+    """Return the keys that the files of conf/ state."""
+    import yaml
 
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        composed = OmegaConf.to_container(compose("config"), resolve=False)
-    return list(_flat(composed, ""))
+    conf = conf_folder()
+    known: dict[str, None] = {}
+    for path in [conf / "config.yaml", *sorted(conf.glob("*/*.yaml"))]:
+        text = path.read_text(encoding="utf-8")
+        top = path.parent == conf or text.startswith("# @package _global_")
+        known |= dict.fromkeys(_flat(yaml.safe_load(text), "" if top else path.parent.name))
+    return [key for key in known if not key.startswith(("defaults", "hydra"))]
 
 
 def _flat(value: Any, where: str) -> Iterator[str]:

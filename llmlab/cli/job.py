@@ -14,6 +14,7 @@ from llmlab.cli import sweep
 from llmlab.cli.arguments import Override
 from llmlab.cli.explain import explain, report
 from llmlab.cli.resume import RECORD
+from llmlab.cli.shell import near
 from llmlab.config import Config, load
 from llmlab.errors import ConfigError, LlmlabError, Stopped
 from llmlab.phases import Phase, find
@@ -123,7 +124,7 @@ def _train(
         except BaseException as error:
             _advise(error, run)
             raise
-    print(f"run: {_near(folder)}", flush=True)
+    print(f"run: {near(folder)}", flush=True)
     return results
 
 
@@ -132,7 +133,7 @@ def _advise(error: BaseException, run: Any) -> None:
     if isinstance(error, BrokenPipeError | ConfigError):
         return
     if not isinstance(error, LlmlabError | KeyboardInterrupt):
-        error.add_note(f"the traceback is in {_near(run.folder / 'log')}")
+        error.add_note(f"the traceback is in {near(run.folder / 'log')}")
     if "resume=" not in str(error):
         error.add_note(f"continue with: {run.resume_command}")
 
@@ -152,11 +153,6 @@ def _discard(folder: Path) -> None:
             path.rmdir()
         except OSError:
             return
-
-
-def _near(folder: Path) -> Path:
-    """Return the folder relative to where the user stands, if it is below."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _shown(tokens: list[str]) -> dict[str, str]:

@@ -168,7 +168,6 @@ def _branched(file: Path, flags: list[str], given: list[Override], sweep: bool) 
     What decides the numbers comes from the checkpoint; the rest, such as the paths of data,
     from the run that it lies in, if there is one.
     """
-    from llmlab.config import kept_keys
     from llmlab.train.checkpoint import load
 
     if sweep:
@@ -178,13 +177,21 @@ def _branched(file: Path, flags: list[str], given: list[Override], sweep: bool) 
         raise CheckpointError(f"{file}: it is of a stage '{stage}' that llmlab doesn't know")
     records = [folder / RECORD for folder in file.parents[1:3] if (folder / RECORD).is_file()]
     stored = _stored(records[0]) if records else {"overrides": []}
-    dropped = {"phase", "stages", "checkpoint", *kept_keys()}
-    kept = [
-        text for text in stored["overrides"] if Override.of(text).name.split(".")[0] not in dropped
-    ]
+    kept = [text for text in stored["overrides"] if not _in_checkpoint(Override.of(text).name)]
     given = [override for override in given if override.name != "phase"]
     tokens = _merged({"overrides": kept}, given)
     return CommandLine(flags, [*tokens, f"phase={stage}", f"resume={quoted(str(file))}"], False)
+
+
+def _in_checkpoint(name: str) -> bool:
+    """Tell whether a checkpoint says better than its run's overrides what this key is."""
+    from llmlab.config import kept_keys
+    from llmlab.config_stored import PATH_KEYS
+
+    top, _, rest = name.partition(".")
+    if top in ("phase", "stages", "checkpoint"):
+        return True
+    return top in kept_keys() and name != "data" and rest.rpartition(".")[2] not in PATH_KEYS
 
 
 def _merged(record: dict[str, Any], given: list[Override], sweep: bool = False) -> list[str]:

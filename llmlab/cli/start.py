@@ -1,15 +1,19 @@
 """Hydra, started and kept quiet; nothing outside this package imports it."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab.cli.places import conf_folder, data_folder
 from llmlab.cli.resume import CommandLine
 from llmlab.cli.user_yaml import check_user_yaml
+
+if TYPE_CHECKING:
+    from llmlab.config import Config
 
 
 def _survive_python_314() -> None:
@@ -62,7 +66,7 @@ def start(command: CommandLine) -> int:
 
     decorate = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
     run: Callable[[], None] = decorate(task)
-    with _as_program(command.argv), sweeping(command.sweep) as sweep:
+    with _as_program(command.argv), _logging_restored(), sweeping(command.sweep) as sweep:
         try:
             run()
         except Exception as error:
@@ -71,6 +75,33 @@ def start(command: CommandLine) -> int:
         if sweep.folder is not None:
             return finish(sweep.folder)
     return codes[0] if codes else 0
+
+
+def compose(*argv: str) -> "Config":
+    """Return the configuration of a command line, without running anything.
+
+    Parameters
+    ----------
+    argv
+        As on the command line: `compose("phase=tune", "lr=1e-4")`.
+    """
+    _survive_python_314()
+    from hydra import compose as compose_with_hydra
+    from hydra import initialize_config_dir
+
+    from llmlab.cli.arguments import Override
+    from llmlab.cli.hints import hint
+    from llmlab.cli.resume import prepare
+    from llmlab.config import load
+
+    register_resolvers()
+    tokens = prepare(argv).tokens
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            composed = compose_with_hydra("config", overrides=tokens)
+    except Exception as error:
+        raise hint(error, tokens) from error
+    return load(composed, {Override.of(token).name for token in tokens})
 
 
 def is_multirun() -> bool:
@@ -96,3 +127,15 @@ def _as_program(argv: list[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
+
+
+@contextmanager
+def _logging_restored() -> Iterator[None]:
+    """Undo what Hydra does to the root logger, for programs that call `main` and go on."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 
 from llmlab.cli.arguments import Override
 from llmlab.cli.resume import SWEEP_RECORD, write_record
-from llmlab.cli.shell import shell_command
+from llmlab.cli.shell import near, shell_command
 
 RESULT = "result.json"
 FIGURES = ("loss", "val_loss", "perplexity", "tokens", "steps")
@@ -31,8 +31,8 @@ class SweepInterrupted(KeyboardInterrupt):
     """A signal ended a sweep. Hydra counts other exceptions as a job's, and goes on."""
 
     def __init__(self, folder: Path | None, exit_code: int):
-        command = f"; continue with: {shell_command(f'resume={folder}')}" if folder else ""
-        super().__init__(f"stopped{command}")
+        command = shell_command(f"resume={near(folder)}") if folder else ""
+        super().__init__(f"stopped; continue with: {command}" if folder else "stopped")
         self.exit_code = exit_code
 
 
@@ -162,7 +162,7 @@ def finish(folder: Path) -> int:
     _write_csv(folder / "results.csv", rows, keys)
     varying = [k for k in keys if len({str(row["overrides"].get(k)) for row in rows}) > 1]
     print("\n".join(_table(rows, varying)))
-    print(f"sweep: {folder}")
+    print(f"sweep: {near(folder)}")
     return int(any(row["status"] != "finished" for row in rows))
 
 

@@ -1,0 +1,139 @@
+"""Sweeps: all jobs run, one that fails stops no other, and what is done isn't done again."""
+
+import csv
+import importlib.util
+import json
+
+import pytest
+from command_line import FAILING, STOPPED, command_line
+
+from llmlab.cli.sweep import folder_name
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch, capsys):
+    return command_line(tmp_path, monkeypatch, capsys)
+
+
+def rows(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def jobs(folder):
+    return sorted(path.parent.name for path in folder.glob("*/result.json"))
+
+
+def the_sweep(lab):
+    (folder,) = lab.folder.glob("runs/sweeps/*")
+    return folder
+
+
+def test_a_failing_job_is_a_row_and_the_others_run(lab):
+    answer = lab("-m", "phase=tune", "lr=1e-3,5e-4", f"seed=1,{FAILING}", "prompt=a, b")
+    folder = the_sweep(lab)
+    assert answer.code == 1
+    assert len(lab.calls) == 4
+    assert all(not config.chat for config in lab.calls)
+    assert {config.prompt for config in lab.calls} == {"a, b"}
+    found = rows(folder)
+    assert [row["status"] for row in found] == ["finished"] * 2 + ["failed"] * 2
+    assert [row["loss"] for row in found[:2]] == ["0.0005", "0.001"]
+    assert [row["rank"] for row in found] == list("1234")
+    assert found[0]["prompt"] == "a, b"
+    assert "loss was not finite" in found[2]["error"]
+    table = answer.out.splitlines()
+    head = next(index for index, line in enumerate(table) if line.startswith("rank"))
+    assert table[head].split() == ["rank", "loss", "tokens", "steps", "lr", "seed", "status", "job"]
+    assert table[head + 1].split()[:3] == ["1", "0.0005", "10"]
+    assert table[-1] == f"sweep: {folder.relative_to(lab.folder)}"
+    assert "Traceback" not in answer.err
+
+
+def test_a_sweep_is_resumed_and_extended(lab):
+    lab("-m", "phase=tune", "lr=1,2", f"seed={STOPPED}", "hydra.sweep.dir=s")
+    folder = lab.folder / "s"
+    assert len(lab.calls) == 1  # a stop ends the sweep, not only the job
+    names = jobs(folder)
+    # Not stopped any more: the first job continues, the second begins.
+    answer = lab("resume=s", "seed=1")
+    assert answer.code == 0
+    assert len(lab.calls) == 3
+    assert names[0] in jobs(folder)
+    assert len(jobs(folder)) == 2
+    trace = folder / names[0] / "trace"
+    assert len(trace.read_text().splitlines()) == 2
+    # More epochs for all of them: the same jobs go on.
+    assert lab("resume=s", "epochs=200").code == 0
+    assert len(lab.calls) == 5
+    assert len(jobs(folder)) == 2
+    # The same command with one value more: what is done isn't done again.
+    answer = lab("-m", "phase=tune", "lr=1,2,3", "seed=1", "epochs=200", "hydra.sweep.dir=s")
+    assert (answer.code, len(lab.calls)) == (0, 6)
+    assert len(jobs(folder)) == 3
+    assert len(rows(folder)) == 3
+
+
+def test_a_stopped_sweep_says_how_to_go_on(lab):
+    answer = lab("-m", "phase=tune", "lr=1,2", f"seed={STOPPED}")
+    assert answer.code == 143
+    assert answer.lines[-1] == (
+        f"stopped; continue with: python -m llmlab resume={the_sweep(lab).relative_to(lab.folder)}"
+    )
+    result = json.loads(next(the_sweep(lab).glob("*/result.json")).read_text())
+    assert result["status"] == "stopped"
+
+
+def test_what_hydra_refuses_stops_the_sweep_before_any_job(lab):
+    answer = lab("-m", "phase=tune", "lr=1,2", "modle.dropout=0.1")
+    assert (answer.code, lab.calls) == (2, [])
+    assert "did you mean 'model.dropout'" in answer.err
+    assert not (lab.folder / "runs").exists()
+
+
+def test_what_the_schema_refuses_is_a_row(lab):
+    answer = lab("-m", "phase=tune", "batch_size=4,0")
+    assert answer.code == 1
+    assert [row["status"] for row in rows(the_sweep(lab))] == ["finished", "failed"]
+    assert rows(the_sweep(lab))[1]["error"].startswith("batch_size=0: must be at least 1")
+
+
+def test_phases_can_be_swept(lab):
+    answer = lab("-m", "phase=pretrain,tune", "epochs=2")
+    assert answer.code == 0
+    assert [(c.phase, c.lr, c.epochs) for c in lab.calls] == [
+        ("pretrain", 5e-4, 2),
+        ("tune", 1e-4, 2),
+    ]
+
+
+def test_names_are_readable_short_and_the_same_in_any_order():
+    name = folder_name(["phase=tune", "model.num_blocks=3", "lr=0.001"], {})
+    assert name == folder_name(["lr=0.001", "phase=tune", "model.num_blocks=3"], {})
+    slug, digits = name.rsplit("-", 1)
+    assert slug == "lr-0.001-num-blocks-3-phase-tune"
+    assert len(digits) == 6
+    assert name != folder_name(["phase=tune", "model.num_blocks=3", "lr=0.002"], {})
+    assert len(folder_name([f"prompt='{'x ' * 500}'"], {})) < 80
+    assert "/" not in folder_name(["data.tune.path='/a/b/c.txt'"], {})
+    assert folder_name([], {}).startswith("defaults-")
+    assert folder_name(["lr=1", "resume=x", "launcher=joblib"], {}) == folder_name(["lr=1"], {})
+
+
+def test_keys_changed_for_all_jobs_do_not_rename_them():
+    before = folder_name(["lr=1", "epochs=3"], {})
+    assert folder_name(["lr=1", "epochs=9"], {"epochs": "epochs=3"}) == before
+    assert folder_name(["lr=1", "epochs=9"], {"epochs": None}) == folder_name(["lr=1"], {})
+
+
+@pytest.mark.slow
+def test_the_joblib_launcher_runs_jobs_in_other_processes(tmp_path, monkeypatch, capsys):
+    if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None:
+        pytest.skip("needs the joblib launcher")
+    from llmlab.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    code = main(["launcher=joblib", "phase=list", "seed=1,2", "hydra.launcher.n_jobs=2"])
+    assert code == 0
+    (folder,) = tmp_path.glob("runs/sweeps/*")
+    assert len(rows(folder)) == 2
