@@ -1,0 +1,184 @@
+"""A resumed run is the run that was never interrupted, byte for byte; and a wrong one is seen."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from llmlab.cli import main
+from llmlab.train.checkpoint import load, save
+from llmlab.train.shards import Shard
+from llmlab.train.trainer import Trainer
+
+SMALL = [
+    "model.embedding_dim=16",
+    "model.hidden_dim=16",
+    "model.num_blocks=1",
+    "model.dropout=0.2",
+    "batch_size=4",
+    "accumulate=2",
+    "schedule.warmup_steps=5",
+    "threads=1",
+    "eval_every=4",
+    "save_every=5",
+]
+STOP = 9  # steps, in the middle of an epoch and between two saves
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """Return a folder with finished runs `pretrain` and `tune`, and `stopped`, cut at STOP."""
+    folder = tmp_path_factory.mktemp("calm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for phase in ("pretrain", "tune"):
+            assert run(phase, phase=phase) == 0
+        interrupt_at(patch, STOP)
+        assert run("stopped") == 130
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def stopped(calm, here):
+    shutil.copytree(calm / "stopped", here / "stopped")
+    return here / "stopped"
+
+
+def interrupt_at(monkeypatch, number, what=signal.SIGINT):
+    """Make the trainer's step `number` send a signal to this process."""
+    step = Trainer.step
+
+    def stepping(self, batches):
+        result = step(self, batches)
+        if self.steps == number:
+            os.kill(os.getpid(), what)
+        return result
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+
+
+def run(folder, *keys, phase="pretrain"):
+    own = [f"data.{phase}.val_fraction=0.2", f"phase={phase}", "epochs=4", *SMALL]
+    return main([f"resume={folder}", *own, *keys])
+
+
+def newest(folder):
+    return max((folder / "checkpoints").glob("step-*.npz"))
+
+
+def same(one, other):
+    files = ("metrics.jsonl", newest(one).relative_to(one))
+    return all((one / file).read_bytes() == (other / file).read_bytes() for file in files)
+
+
+@pytest.mark.parametrize(
+    ("phase", "what", "status"),
+    [
+        ("tune", signal.SIGINT, "stopped"),
+        ("pretrain", signal.SIGTERM, "stopped"),
+        ("pretrain", signal.SIGUSR1, "preempted"),
+        ("pretrain", signal.SIGUSR2, "preempted"),
+    ],
+)
+def test_a_run_stopped_by_a_signal_goes_on_as_if_nothing_had_happened(
+    calm, here, capsys, phase, what, status
+):
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, STOP, what)
+        assert run("stopped", phase=phase) == 128 + what
+    assert "resume=stopped" in capsys.readouterr().err
+    assert json.loads((here / "stopped/run.json").read_text())["status"] == status
+    assert load(newest(here / "stopped")).meta["step"] == STOP
+    assert run("stopped", phase=phase) == 0
+    assert same(calm / phase, here / "stopped")
+
+
+def test_a_run_that_falls_back_to_an_older_checkpoint_is_still_the_same(calm, stopped, capsys):
+    damaged = newest(stopped)
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    assert run("stopped") == 0
+    assert "DAMAGED" in capsys.readouterr().err
+    assert same(calm / "pretrain", stopped)
+
+
+def without_updates(state):
+    state.meta["updates"] = 0
+
+
+def without_cursor(state):
+    state.meta["cursor"] = {"epoch": 1, "index": 0}
+
+
+def without_moments(state):
+    for name, array in state.arrays.items():
+        if name.startswith("optimizer/m/"):
+            array[...] = 0
+
+
+@pytest.mark.parametrize("remove", [without_updates, without_cursor, without_moments])
+def test_a_state_without_one_of_its_parts_gives_another_run(calm, stopped, remove):
+    path = newest(stopped)
+    state = load(path)
+    remove(state)
+    save(path, state.arrays, state.meta)
+    run("stopped")
+    assert not same(calm / "pretrain", stopped)
+
+
+def test_dropout_that_does_not_derive_from_the_step_gives_another_run(calm, stopped, monkeypatch):
+    streams = Shard._streams
+    monkeypatch.setattr(Shard, "_streams", lambda self, step, rows: streams(self, 0, rows))
+    run("stopped")
+    assert not same(calm / "pretrain", stopped)
+
+
+def test_another_architecture_is_refused_with_a_table(stopped, capsys):
+    before = newest(stopped).read_bytes()
+    assert main(["resume=stopped", "model.hidden_dim=32"]) == 4
+    message = capsys.readouterr().err
+    assert "model.hidden_dim" in message
+    assert "16" in message
+    assert "32" in message
+    assert newest(stopped).read_bytes() == before
+
+
+def test_more_epochs_and_another_lr_may_be_given_on_resume(stopped, capsys):
+    assert main(["resume=stopped", "epochs=6", "lr=1e-4"]) == 0
+    state = load(newest(stopped)).meta
+    assert state["step"] == 18
+    assert state["config"]["lr"] == 1e-4
+    record = json.loads((stopped / "run.json").read_text())
+    assert "lr=1e-4" in record["overrides"]
+    capsys.readouterr()
+    assert main(["resume=stopped"]) == 0
+    assert "finished" in capsys.readouterr().err
+
+
+def test_changed_data_are_refused_unless_allowed(here, capsys):
+    text = here / "my.txt"
+    lines = [f"the number {n} comes after the number {n - 1} ." for n in range(1, 13)]
+    text.write_text("\n".join(lines))
+    keys = ["phase=pretrain", "data.pretrain.path=my.txt", "epochs=2", *SMALL]
+    assert main(["resume=run", *keys]) == 0
+    text.write_text("\n".join(lines[:-1]))
+    assert main(["resume=run", "epochs=3"]) == 4
+    assert "allow_changed_data=true" in capsys.readouterr().err
+    assert main(["resume=run", "epochs=3", "allow_changed_data=true"]) == 0
+
+
+def test_full_equals_pretrain_then_tune(here):
+    keys = [*SMALL, "epochs=2"]
+    assert main(["hydra.run.dir=full", "chat=false", *keys]) == 0
+    assert main(["phase=pretrain", "hydra.run.dir=first", *keys]) == 0
+    assert main(["phase=tune", "hydra.run.dir=second", "checkpoint=first", *keys]) == 0
+    together, alone = (load(newest(here / name)) for name in ("full/tune", "second"))
+    for name, array in alone.arrays.items():
+        assert array.tobytes() == together.arrays[name].tobytes(), name
