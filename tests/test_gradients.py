@@ -142,11 +142,22 @@ def test_float32_gradients_are_those_of_float64(make):
 class UnscaledAttention(Attention):
     """dq and dk without the factor 1/√D."""
 
-    def _attend_backward(self, dy, qkv, heads, kept, dqkv, ctx):
-        super()._attend_backward(dy, qkv, heads, kept, dqkv, ctx)
-        # Queries lose the factor that the layer is about to apply, keys the one that they
-        # have from the scaled queries.
-        dqkv[:, : self.embedding_dim + self.num_kv_heads * self.head_dim] /= self.scale
+    def backward(self, p, g, dy, cache, ctx):
+        right = self.core
+        turned = self.turned * self.head_dim
+
+        class Wrong:
+            def backward(_, dy, qkv, heads, kept, dqkv, ctx):
+                right.backward(dy, qkv, heads, kept, dqkv, ctx)
+                # Queries lose the factor that the layer is about to apply, keys the one that
+                # they have from the scaled queries.
+                dqkv[:, :turned] /= self.scale
+
+        self.core = Wrong()
+        try:
+            return super().backward(p, g, dy, cache, ctx)
+        finally:
+            self.core = right
 
 
 class WrongVariance(LayerNorm):

@@ -6,7 +6,7 @@ from contract import CHECKS, Case, check_gradients
 
 from llmlab.errors import ConfigError
 from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, build_stack
-from llmlab.layers import attention as attention_module
+from llmlab.layers import attention_core as attention_module
 from llmlab.params import Layout
 from llmlab.streams import stream
 from llmlab.workspace import Context
@@ -16,11 +16,14 @@ ATTENTION = {"type": "attention", "num_heads": 2}
 FEED_FORWARD = {"type": "feed_forward", "hidden_dim": 5}
 LINEAR = {"layer": "linear", "norm": "layer_norm"}
 NARROW = {"embedding_dim": 1}
+ROPE = {"type": "rope"}
 PAIR = [{"name": "attention", **ATTENTION}, {"name": "feed_forward", **FEED_FORWARD}]
 
 
 def case(type_, /, *, batch=2, time=4, ids=False, random=False, **rest):
-    packed = {key: rest.pop(key) for key in ("segments", "positions") if key in rest}
+    packed = {key: rest.pop(key) for key in ("segments", "positions") if rest.get(key) is True}
+    if "positions_" in rest:
+        rest["positions"] = rest.pop("positions_")
     context = rest.pop("context", {})
     specs = [{"name": "layer", "type": type_, **rest}]
     return Case(specs, batch, time, ids, random, context=context, **packed)
@@ -64,6 +67,32 @@ TABLE = {
         "segment blocks": case("attention", num_heads=2, segments=True, time=8),
         "one token": case("attention", num_heads=2, time=1),
         "narrow": case("attention", context=NARROW),
+        "rope": case("attention", num_heads=3, positions="rope"),
+        "rope interleaved": case("attention", positions={"type": "rope", "interleaved": True}),
+        "rope grouped": case("attention", num_heads=3, num_kv_heads=1, positions="rope", time=7),
+        "rope linear": case("attention", positions={**ROPE, "scaling": "linear", "factor": 2}),
+        "rope ntk": case("attention", positions={**ROPE, "scaling": "ntk", "factor": 4}),
+        "rope packed": case(
+            "attention", positions_="rope", segments=True, positions=True, time=7, num_heads=3
+        ),
+        "alibi": case("attention", num_heads=3, positions="alibi", time=7),
+        "alibi grouped": case("attention", num_heads=6, num_kv_heads=2, positions="alibi"),
+        "window": case("attention", num_heads=2, window=3, time=9),
+        "window of a block": case("attention", num_heads=2, window=4, time=9),
+        "wide window": case("attention", num_heads=2, window=7, time=9),
+        "window of one": case("attention", num_heads=2, window=1, time=5),
+        "window grouped": case("attention", num_heads=6, num_kv_heads=3, window=2, time=7),
+        "window segments": case("attention", num_heads=2, window=3, segments=True, time=9),
+        "window dropout": case("attention", window=3, dropout=0.4, random=True, time=9),
+        "window alibi": case("attention", num_heads=2, window=5, positions="alibi", time=9),
+        "qk norm": case("attention", num_heads=2, qk_norm=True),
+        "qk norm grouped": case("attention", num_heads=6, num_kv_heads=2, qk_norm=True, bias=False),
+        "softcap": case("attention", num_heads=2, logit_softcap=0.7),
+        "all": case(
+            "attention",
+            **{"num_heads": 3, "num_kv_heads": 1, "positions": "rope", "window": 3},
+            **{"qk_norm": True, "logit_softcap": 2.0, "dropout": 0.3, "random": True, "time": 9},
+        ),
     },
     "block": {
         "two": case("block", layers=[{"name": "a", "type": "linear"}, {"name": "b", **NORM}]),
@@ -146,6 +175,12 @@ TABLE = {
         "other norm": case(
             "sandwich_norm", layer=FEED_FORWARD, norm=NORM, output_norm={"type": "rms_norm"}
         ),
+    },
+    "sinusoidal_positions": {
+        "plain": case("sinusoidal_positions"),
+        "packed": case("sinusoidal_positions", positions=True, time=5),
+        "one token": case("sinusoidal_positions", time=1),
+        "narrow": case("sinusoidal_positions", theta=3.0, context={"embedding_dim": 2}),
     },
     "tied_output_projection": {
         "tied": Case(TIED, ids=True),

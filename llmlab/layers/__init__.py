@@ -5,7 +5,7 @@ V vocabulary. Rows between layers are (B·T, C).
 """
 
 from llmlab.layers.activations import Activation
-from llmlab.layers.base import ACTIVATIONS, INITIALISATIONS, LAYERS, Layer
+from llmlab.layers.base import ACTIVATIONS, INITIALISATIONS, LAYERS, POSITIONS, Layer
 from llmlab.layers.stack import Stack, build_stack
 from llmlab.registry import load_package
 
@@ -15,6 +15,7 @@ __all__ = [
     "ACTIVATIONS",
     "INITIALISATIONS",
     "LAYERS",
+    "POSITIONS",
     "Activation",
     "Layer",
     "Stack",

@@ -1,4 +1,4 @@
-"""Causal self-attention by blocks of queries."""
+"""Causal self-attention: the maps, and what is done to queries and keys between them."""
 
 from math import sqrt
 from typing import Any
@@ -6,21 +6,22 @@ from typing import Any
 import numpy as np
 
 from llmlab.errors import ConfigError
+from llmlab.layers.attention_core import AttentionCore
 from llmlab.layers.base import LAYERS, Layer
-from llmlab.layers.dropout import attention_masks
 from llmlab.layers.initialisations import InitSpec
 from llmlab.layers.linear import Linear
-
-BLOCK = 64  # queries at a time; keys after a block's last query are never looked at
+from llmlab.layers.positions import Bias, Rotation, build_positions
+from llmlab.layers.qk_norm import QKNorm
 
 
 @LAYERS.register("attention")
 class Attention(Layer):
     """softmax(q kᵀ / √D + mask) v for each head (Vaswani et al. 2017, arXiv:1706.03762).
 
-    q, k and v come from one product with `qkv` (C, (H + 2 · K) · D): K is `num_kv_heads`, each
-    of which serves H / K query heads in a row (Ainslie et al. 2023, arXiv:2305.13245). A
-    token attends to itself and to what came before it, within its own segment.
+    q, k and v come from one product with `qkv` (C, (H + 2 · K) · D), whose columns are the H
+    heads of queries, then K heads of keys, then K heads of values, D columns each. Each key
+    head serves H / K query heads in a row (Ainslie et al. 2023, arXiv:2305.13245). A token
+    attends to itself and to what came before it, within its own segment.
 
     Parameters
     ----------
@@ -33,6 +34,16 @@ class Attention(Layer):
         map (C, C).
     dropout
         Share of the attention probabilities to drop while training.
+    positions
+        `{type: rope, …}`, `{type: alibi}`, or None.
+    window
+        How many tokens a token sees, itself included; None for all before it (Beltagy et al.
+        2020, arXiv:2004.05150).
+    qk_norm, qk_norm_eps
+        Whether queries and keys pass an RMS norm, one weight (D,) for all heads of each, before
+        they are turned (Henry et al. 2020, arXiv:2010.04245).
+    logit_softcap
+        c of c · tanh(scores / c), which keeps scores within ± c (Gemma 2, arXiv:2408.00118).
     """
 
     def __init__(
@@ -43,6 +54,11 @@ class Attention(Layer):
         bias: bool = True,
         output_projection: bool = True,
         dropout: float = 0.0,
+        positions: Any = None,
+        window: int | None = None,
+        qk_norm: bool = False,
+        qk_norm_eps: float = 1e-6,
+        logit_softcap: float | None = None,
         init: InitSpec = "he",
         output_init: InitSpec | None = None,
     ):
@@ -53,13 +69,27 @@ class Attention(Layer):
             raise ConfigError(f"num_kv_heads={kv_heads}: must divide num_heads={num_heads}")
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout}: must be in [0, 1)")
+        if window is not None and window < 1:
+            raise ConfigError(f"window={window}: must be at least 1 token, or null for all")
+        if logit_softcap is not None and not logit_softcap > 0:
+            raise ConfigError(f"logit_softcap={logit_softcap}: must be positive, or null")
         self.embedding_dim, self.num_heads, self.num_kv_heads = embedding_dim, num_heads, kv_heads
-        self.head_dim = embedding_dim // num_heads
-        self.scale = 1 / sqrt(self.head_dim)
-        self.dropout = dropout
-        self.qkv = Linear(
-            embedding_dim, (num_heads + 2 * kv_heads) * self.head_dim, bias=bias, init=init
+        self.head_dim = d = embedding_dim // num_heads
+        self.scale, self.dropout, self.window = 1 / sqrt(d), dropout, window
+        where = build_positions(positions, d, num_heads, kv_heads)
+        self.rotation = where if isinstance(where, Rotation) else None
+        self.turned = num_heads + kv_heads  # the heads of queries and keys
+        self.qk_norm = QKNorm(num_heads, kv_heads, d, qk_norm_eps) if qk_norm else None
+        self.core = AttentionCore(
+            num_heads,
+            kv_heads,
+            d,
+            dropout=dropout,
+            window=window,
+            softcap=logit_softcap,
+            bias=where if isinstance(where, Bias) else None,
         )
+        self.qkv = Linear(embedding_dim, (num_heads + 2 * kv_heads) * d, bias=bias, init=init)
         self.out = (
             Linear(embedding_dim, embedding_dim, bias=bias, init=output_init or init)
             if output_projection
@@ -67,8 +97,13 @@ class Attention(Layer):
         )
 
     def children(self):
-        """Return the maps."""
-        return {"qkv": self.qkv} | ({} if self.out is None else {"out": self.out})
+        """Return the maps, and the norm of queries and keys."""
+        found: dict[str, Layer] = {"qkv": self.qkv}
+        if self.qk_norm is not None:
+            found["qk_norm"] = self.qk_norm
+        if self.out is not None:
+            found["out"] = self.out
+        return found
 
     def kv_shape(self) -> tuple[int, int]:
         """Return (K, D): what a cache stores of each token, once as key and once as value."""
@@ -77,159 +112,44 @@ class Attention(Layer):
     def forward(self, p, x, ctx):
         """Return the heads' outputs (B·T, C), projected if the layer has that map."""
         qkv, qkv_cache = self.qkv.forward(p["qkv"], x, ctx)
+        norm_cache = kept = out_cache = None
+        if self.qk_norm is not None:
+            qkv, norm_cache = self.qk_norm.forward(p["qk_norm"], qkv, ctx)
+        if self.rotation is not None:
+            self.rotation.rotate(qkv, self.turned, ctx)
         queries = qkv[:, : self.embedding_dim]
         np.multiply(queries, self.scale, out=queries)
-        heads = ctx.empty((len(x), self.embedding_dim))
+        heads = y = ctx.empty((len(x), self.embedding_dim))
         if ctx.kv_cache is not None:
-            self._attend_cached(qkv, heads, ctx)
-            kept: Any = None
+            self.core.decode(self, qkv, heads, ctx)
         else:
-            kept = self._attend(qkv, heads, ctx)
-        if self.out is None:
-            return heads, (qkv_cache, qkv, heads, kept, None)
-        y, out_cache = self.out.forward(p["out"], heads, ctx)
-        return y, (qkv_cache, qkv, heads, kept, out_cache)
+            kept = self.core.forward(qkv, heads, ctx)
+        if self.out is not None:
+            y, out_cache = self.out.forward(p["out"], heads, ctx)
+        return y, (qkv_cache, norm_cache, qkv, heads, kept, out_cache)
 
     def backward(self, p, g, dy, cache, ctx):
         """Return dx."""
-        qkv_cache, qkv, heads, kept, out_cache = cache
+        qkv_cache, norm_cache, qkv, heads, kept, out_cache = cache
         if self.out is not None:
             dy = self.out.backward(p["out"], g["out"], dy, out_cache, ctx)
         dqkv = ctx.empty(qkv.shape)
-        self._attend_backward(dy, qkv, heads, kept, dqkv, ctx)
+        self.core.backward(dy, qkv, heads, kept, dqkv, ctx)
         dqueries = dqkv[:, : self.embedding_dim]
         np.multiply(dqueries, self.scale, out=dqueries)
+        if self.rotation is not None:
+            self.rotation.rotate(dqkv, self.turned, ctx, back=True)
+        if self.qk_norm is not None:
+            dqkv = self.qk_norm.backward(p["qk_norm"], g["qk_norm"], dqkv, norm_cache, ctx)
         return self.qkv.backward(p["qkv"], g["qkv"], dqkv, qkv_cache, ctx)
 
-    def _split(self, qkv: np.ndarray, ctx: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return views q (B, K, G, T, D), k and v (B, K, 1, T, D) of the rows."""
-        k, d = self.num_kv_heads, self.head_dim
-        per_head = qkv.reshape(ctx.batch, ctx.time, -1, d).transpose(0, 2, 1, 3)
-        q = per_head[:, : self.num_heads]
-        q = q.reshape(ctx.batch, k, -1, ctx.time, d) if k != 1 else q[:, None]
-        rest = per_head[:, self.num_heads :, None]
-        return q, rest[:, :k], rest[:, k:]
-
-    def _heads(self, rows: np.ndarray, ctx: Any) -> np.ndarray:
-        """Return rows (B·T, C) viewed as (B, K, G, T, D)."""
-        shape = (ctx.batch, ctx.time, self.num_kv_heads, -1, self.head_dim)
-        return rows.reshape(shape).transpose(0, 2, 3, 1, 4)
-
-    def _attend(self, qkv: np.ndarray, heads: np.ndarray, ctx: Any) -> list[Any]:
-        """Write the heads' outputs; return what backward needs of each block."""
-        q, k, v = self._split(qkv, ctx)
-        o = self._heads(heads, ctx)
-        batch, kv_heads, groups, time, d = q.shape
-        kept, drops = [], []
-        if self.dropout and ctx.rng is not None:
-            drops = attention_masks(ctx, self.dropout, self.num_heads, BLOCK)
-        kt = ctx.empty((batch, kv_heads, 1, d, time))
-        np.copyto(kt, k.swapaxes(-1, -2))
-        for start in range(0, time, BLOCK):
-            stop = min(start + BLOCK, time)
-            scores = ctx.empty((batch, kv_heads, groups, stop - start, stop))
-            ctx.kernels.product(q[..., start:stop, :], kt[..., :stop], scores)
-            probabilities = ctx.kernels.softmax(ctx, scores, _mask(start, stop, ctx))
-            used, drop = probabilities, None
-            if drops:
-                drop = drops[start // BLOCK].reshape(probabilities.shape)
-                used = np.multiply(probabilities, drop, out=ctx.empty(scores.shape))
-            ctx.kernels.product(used, v[..., :stop, :], o[..., start:stop, :])
-            kept.append((start, stop, probabilities, used, drop))
-        return kept
-
-    def _attend_backward(
-        self, dy: np.ndarray, qkv: np.ndarray, heads: np.ndarray, kept: Any, dqkv: Any, ctx: Any
-    ) -> None:
-        """Write the gradient of the scaled queries, the keys and the values to `dqkv`."""
-        q, k, v = self._split(qkv, ctx)
-        dq, dk, dv = self._split(dqkv, ctx)
-        do, time = self._heads(dy, ctx), ctx.time
-        with ctx.scratch():
-            vt = ctx.empty((*v.shape[:-2], self.head_dim, time))
-            np.copyto(vt, v.swapaxes(-1, -2))
-            # The row sums of dp · p are those of do · o: no pass over the probabilities.
-            dots = ctx.empty((len(dy), self.num_heads))
-            per_head = (len(dy), self.num_heads, self.head_dim)
-            np.einsum("nhd,nhd->nh", dy.reshape(per_head), heads.reshape(per_head), out=dots)
-            rows = self._dots(dots, ctx)
-            for start, stop, probabilities, used, drop in reversed(kept):
-                with ctx.scratch():
-                    part = slice(start, stop)
-                    dp = ctx.empty(probabilities.shape)
-                    ctx.kernels.product(do[..., part, :], vt[..., :stop], dp)
-                    if drop is not None:
-                        dp *= drop
-                    ds = ctx.kernels.softmax_backward(ctx, dp, probabilities, rows[..., part, :])
-                    ctx.kernels.product(ds, k[..., :stop, :], dq[..., part, :])
-                    last = stop == time
-                    self._over_keys(ds, q[..., part, :], dk[..., :stop, :], last, ctx)
-                    self._over_keys(used, do[..., part, :], dv[..., :stop, :], last, ctx)
-
-    def _dots(self, dots: np.ndarray, ctx: Any) -> np.ndarray:
-        """Return (B·T, H) as (B, K, G, T, 1)."""
-        shape = (ctx.batch, ctx.time, self.num_kv_heads, -1)
-        return dots.reshape(shape).transpose(0, 2, 3, 1)[..., None]
-
-    def _over_keys(self, a: np.ndarray, b: np.ndarray, out: Any, first: bool, ctx: Any) -> None:
-        """Write (the first block) or add aᵀ @ b, summed over the heads that share a key."""
-        at = a.swapaxes(-1, -2)
-        if first and a.shape[2] == 1:
-            ctx.kernels.product(at, b, out)
-            return
-        with ctx.scratch():
-            part = ctx.empty((*a.shape[:3], *out.shape[-2:]))
-            ctx.kernels.product(at, b, part)
-            total = part
-            if a.shape[2] > 1:
-                total = ctx.empty((*a.shape[:2], 1, *out.shape[-2:]))
-                np.add.reduce(part, axis=2, keepdims=True, out=total)
-            if first:
-                np.copyto(out, total)
-            else:
-                np.add(out, total, out=out)
-
-    def _attend_cached(self, qkv: np.ndarray, heads: np.ndarray, ctx: Any) -> None:
-        """Write the heads' outputs, attending to the cache and to the new tokens."""
-        q, k, v = self._split(qkv, ctx)
-        o = self._heads(heads, ctx)
-        kt, values, mask = ctx.kv_cache.extend(self, k[:, :, 0], v[:, :, 0])
-        scores = ctx.empty((*q.shape[:-1], kt.shape[-1]))
-        ctx.kernels.product(q, kt[:, :, None], scores)
-        ctx.kernels.softmax(ctx, scores, mask)
-        ctx.kernels.product(scores, values[:, :, None], o)
-
     def flops(self, batch, time):
-        """Add the lower triangles of q kᵀ and of the product with v to the maps."""
-        pairs = batch * time * (time + 1) // 2
+        """Add the pairs that see each other in q kᵀ and in the product with v to the maps."""
+        seen = time if self.window is None else min(self.window, time)
+        pairs = batch * (seen * (seen + 1) // 2 + (time - seen) * seen)
         return super().flops(batch, time) + 4 * pairs * self.embedding_dim
 
     def elements(self, batch, time):
         """Add outputs, transposed keys, probabilities and dqkv to what the maps keep."""
-        area = mask = 0
-        for start in range(0, time, BLOCK):
-            stop = min(start + BLOCK, time)
-            area += stop * (stop - start)
-            mask += (start + BLOCK) * (stop - start)
-        kept = batch * self.num_heads * (2 * area + mask if self.dropout else area)
-        rows = batch * time * (self.embedding_dim + self.num_kv_heads * self.head_dim)
-        rows += batch * time * self.qkv.d_out
-        return super().elements(batch, time) + rows + kept
-
-
-def _mask(start: int, stop: int, ctx: Any) -> np.ndarray | None:
-    """Return 0 where a query of [start, stop) may look, −inf elsewhere.
-
-    Without segments only the last stop − start keys need it: (Q, Q).
-    """
-    if ctx.segments is None:
-        size = stop - start
-        key = ("causal", size)
-        known = ctx.memo.get(key)
-        if known is None:
-            known = ctx.memo[key] = np.triu(np.full((size, size), -np.inf, ctx.dtype), 1)
-        return known
-    segments = ctx.segments
-    same = segments[:, start:stop, None] == segments[:, None, :stop]
-    same &= np.arange(stop) <= np.arange(start, stop)[:, None]
-    return np.where(same, ctx.dtype.type(0), ctx.dtype.type(-np.inf))[:, None, None]
+        kept = time * (self.embedding_dim + self.num_kv_heads * self.head_dim + self.qkv.d_out)
+        return super().elements(batch, time) + batch * (kept + self.core.elements(time))

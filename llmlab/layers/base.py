@@ -12,6 +12,7 @@ from llmlab.workspace import Context
 LAYERS = Registry("layer")
 ACTIVATIONS = Registry("activation")
 INITIALISATIONS = Registry("initialisation")
+POSITIONS = Registry("position")
 
 Tree = dict[str, Any]  # parameters or gradients, nested as the layers are
 

@@ -1,5 +1,6 @@
 """Zeroing at random while training."""
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -9,19 +10,23 @@ from llmlab.errors import ConfigError
 from llmlab.layers.base import LAYERS, Layer
 
 
-def attention_masks(ctx: Any, rate: float, heads: int, block: int) -> list[np.ndarray]:
-    """Return a mask (B, H, Q, L) for each block of queries and the keys up to its last one.
+def attention_masks(
+    ctx: Any, rate: float, heads: int, block: int, widths: Sequence[int]
+) -> list[np.ndarray]:
+    """Return a mask (B, H, Q, L) for each block of queries.
 
-    A query draws for as many keys as a full block looks at, so that what it gets doesn't
-    depend on T.
+    A query draws for as many keys as a full block looks at, `widths` of each block, so that
+    what it gets doesn't depend on T.
     """
     starts = range(0, ctx.time, block)
-    shapes = [(min(block, ctx.time - start), heads, start + block) for start in starts]
+    sizes = [min(block, ctx.time - start) for start in starts]
+    shapes = [(size, heads, width) for size, width in zip(sizes, widths, strict=True)]
     drawn = ctx.kernels.dropout_mask(ctx, sum(prod(shape) for shape in shapes), rate)
     masks, at = [], 0
-    for start, shape in zip(starts, shapes, strict=True):
+    for size, _, width in shapes:
+        shape = (size, heads, width)
         part = drawn[:, at : at + prod(shape)].reshape(ctx.batch, *shape)
-        masks.append(part.transpose(0, 2, 1, 3)[..., : start + shape[0]])
+        masks.append(part.transpose(0, 2, 1, 3)[..., : width - block + size])
         at += prod(shape)
     return masks
 

@@ -20,6 +20,7 @@ from llmlab.kernels.numba_kernels.norms import (
     rms_norm_backward,
 )
 from llmlab.kernels.numba_kernels.optim import adam
+from llmlab.kernels.numba_kernels.rotations import rotate
 from llmlab.kernels.numba_kernels.rows import add_rows
 from llmlab.kernels.numba_kernels.softmax import cross_entropy, softmax, softmax_backward
 from llmlab.kernels.numpy_kernels import dropout, dropout_backward, dropout_mask, product
@@ -42,6 +43,7 @@ __all__ = [
     "relu_squared",
     "rms_norm",
     "rms_norm_backward",
+    "rotate",
     "silu",
     "softmax",
     "softmax_backward",

@@ -25,6 +25,7 @@ from llmlab.kernels.numpy_kernels.norms import (
 )
 from llmlab.kernels.numpy_kernels.optim import adam
 from llmlab.kernels.numpy_kernels.products import product
+from llmlab.kernels.numpy_kernels.rotations import rotate
 from llmlab.kernels.numpy_kernels.rows import add_rows
 from llmlab.kernels.numpy_kernels.softmax import cross_entropy, softmax, softmax_backward
 
@@ -46,6 +47,7 @@ __all__ = [
     "relu_squared",
     "rms_norm",
     "rms_norm_backward",
+    "rotate",
     "silu",
     "softmax",
     "softmax_backward",
