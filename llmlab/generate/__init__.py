@@ -4,5 +4,16 @@ from llmlab.generate.decoding import Decoding, Reply
 from llmlab.generate.engine import Engine
 from llmlab.generate.kv_cache import KVCache
 from llmlab.generate.samplers import SAMPLERS, Rows, Sampler, Search
+from llmlab.generate.scoring import log_probabilities
 
-__all__ = ["SAMPLERS", "Decoding", "Engine", "KVCache", "Reply", "Rows", "Sampler", "Search"]
+__all__ = [
+    "SAMPLERS",
+    "Decoding",
+    "Engine",
+    "KVCache",
+    "Reply",
+    "Rows",
+    "Sampler",
+    "Search",
+    "log_probabilities",
+]

@@ -40,6 +40,9 @@ PHASES: dict[str, Phase] = {
     "tune": Phase("llmlab.phases.fit", "train on chats, from checkpoint= if given", trains=True),
     "chat": Phase("llmlab.phases.chat", "talk with a checkpoint", wants_checkpoint=True),
     "generate": Phase("llmlab.phases.generate", "answer prompt= once", wants_checkpoint=True),
+    "score": Phase(
+        "llmlab.phases.score", "how probable each token of prompt= is", wants_checkpoint=True
+    ),
     "evaluate": Phase(
         "llmlab.phases.evaluate", "measure loss, perplexity and recall", wants_checkpoint=True
     ),

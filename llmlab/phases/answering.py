@@ -1,13 +1,16 @@
-"""Text in, text out: what chat, generate, evaluate and full share."""
+"""Text in, text out: what chat, generate, score, evaluate and full share."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from llmlab import build
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.generate import Engine, Reply
 from llmlab.streams import stream
+from llmlab.text.templates.none import NoTemplate
 from llmlab.train.checkpoint import load
 
 log = logging.getLogger("llmlab")
@@ -23,75 +26,175 @@ def checkpoint_model(config: Config) -> build.Model:
     return build.load_model(config, load(config.checkpoint))
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An answer as text and as ids, and why it ended (as in `Reply`)."""
+
+    text: str
+    ids: list[int]
+    reason: str
+
+
 class Answerer:
     """Answer prompts with a model, as its template and the configuration say."""
 
     def __init__(self, config: Config, model: build.Model):
         self.model, self.tokenizer, self.template = model, model.tokenizer, model.template
-        self._limit = config.max_new_tokens
-        self._seed = config.seed
-        self._sampler = build.new_sampler(config, model.tokenizer.vocab_size)
+        self.config = config
+        self._limit, self._seed = config.max_new_tokens, config.seed
+        self._stop_ids = self.template.stop_ids(self.tokenizer)
         self._engine = Engine(model.stack, model.params, model.max_seq_len, config.kernels)
+        self.use(config.sampler)
+
+    def use(self, spec: Any) -> None:
+        """Choose tokens as `spec`, the keys of `sampler`, says."""
+        spec = _with_ids(spec, self.tokenizer)
+        config = replace(self.config, sampler=spec)
+        self.sampler = build.new_sampler(config, self.tokenizer.vocab_size)
+
+    @property
+    def longest_prompt(self) -> int:
+        """How many tokens a prompt may have, so that there is room for an answer."""
+        longest = self.model.max_seq_len
+        room = longest // 2 if self._limit is None else min(self._limit, longest // 2)
+        return max(1, longest - room)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids that the answer continues; say which words are unknown.
+        """Return the ids that the answer continues; say what of `text` was lost.
 
         Raises
         ------
         ConfigError
             If there is nothing to continue.
         """
-        ids = self.template.encode_prompt(self.tokenizer, text)
-        if not text.strip() or not ids:
+        text = clean(text)
+        self.check(text)
+        return self.fit(self.template.encode_prompt(self.tokenizer, text))
+
+    def check(self, text: str) -> None:
+        """Refuse an empty prompt, and say which of its words are unknown."""
+        if not text.strip():
             raise ConfigError("prompt: empty; give some text, as in prompt='What causes rain?'")
         unknown = self.tokenizer.unknown_words(text)
         if unknown:
             log.warning("not in the model's vocabulary: %s", ", ".join(unknown))
-        longest = self.model.max_seq_len
-        room = longest // 2 if self._limit is None else min(self._limit, longest // 2)
-        keep = max(1, longest - room)
+
+    def fit(self, ids: list[int]) -> list[int]:
+        """Return the last ids, if there are too many."""
+        keep = self.longest_prompt
+        if not ids:
+            raise ConfigError("prompt: holds no token; give some text")
         if len(ids) > keep:
             log.warning("the prompt has %d tokens: only the last %d are used", len(ids), keep)
-            ids = ids[-keep:]
-        return ids
+        return ids[-keep:]
 
     def reply(self, text: str) -> str:
-        """Return the whole answer to `text`."""
-        return self._text(self.replies([self.encode(text)])[0].ids)
+        """Return the answer to `text`, the first if the sampler gives several."""
+        return self.answers(text)[0].text
+
+    def answers(self, text: str) -> list[Answer]:
+        """Return as many answers to `text` as the sampler gives."""
+        return [self._answer(reply) for reply in self._generate([self.encode(text)])]
 
     def replies(self, prompts: Sequence[Sequence[int]]) -> list[Reply]:
-        """Return the answers' ids to prompts of ids, in one batch."""
+        """Return one answer's ids to each prompt of ids, in one batch."""
+        return self._generate(prompts)[:: self.sampler.num_samples]
+
+    def stream(self, ids: Sequence[int], number: int = 0) -> Generator[str, None, Answer]:
+        """Yield the answer to a prompt of ids in pieces, as it comes, and return it.
+
+        `number` tells the draws of one answer from those of another.
+        """
+        tokens = self._engine.stream(
+            ids,
+            max_new_tokens=self._limit,
+            stop_ids=self._stop_ids,
+            sampler=self.sampler,
+            rngs=self._rngs(number, 1, each=1),
+            until=self._until(),
+        )
+        said: list[int] = []
+        shown = ""
+        while True:
+            try:
+                said.append(next(tokens))
+            except StopIteration as end:
+                answer = self._answer(end.value)
+                break
+            settled = self._settled(self._text(said))
+            # A later token may join or part what came before; then the whole follows at the end.
+            if settled.startswith(shown) and settled != shown:
+                yield settled[len(shown) :]
+                shown = settled
+        if answer.text.startswith(shown):
+            yield answer.text[len(shown) :]
+        else:
+            yield f"\n{answer.text}"
+        return answer
+
+    def _generate(self, prompts: Sequence[Sequence[int]]) -> list[Reply]:
         return self._engine.generate(
             prompts,
             max_new_tokens=self._limit,
-            stop_ids=[self.tokenizer.end_id],
-            sampler=self._sampler,
-            rngs=[
-                stream(self._seed, "sampling", row)
-                for row in range(len(prompts) * self._sampler.num_samples)
-            ],
+            stop_ids=self._stop_ids,
+            sampler=self.sampler,
+            rngs=self._rngs(0, len(prompts), self.sampler.num_samples),
+            until=self._until(),
         )
 
-    def stream(self, text: str) -> Iterator[str]:
-        """Yield the answer to `text` in pieces, as it comes."""
-        ids: list[int] = []
-        shown = ""
-        for token in self._engine.stream(
-            self.encode(text),
-            max_new_tokens=self._limit,
-            stop_ids=[self.tokenizer.end_id],
-            sampler=self._sampler,
-            rngs=[stream(self._seed, "sampling", 0)],
-        ):
-            ids.append(token)
-            whole = self._text(ids)
-            # A later token may join or part what came before; only what is settled is shown.
-            if whole.startswith(shown):
-                yield whole[len(shown) :]
-                shown = whole
-        whole = self._text(ids)
-        if whole != shown:
-            yield "\n" + whole
+    def _rngs(self, first: int, prompts: int, each: int) -> list[Any]:
+        return [stream(self._seed, "sampling", first + row) for row in range(prompts * each)]
+
+    def _until(self) -> Any:
+        """Return what tells the engine that a stop text was said, or None."""
+        stop = self.sampler.stop
+        if not stop:
+            return None
+        return lambda ids: any(text in self.tokenizer.decode(ids) for text in stop)
+
+    def _answer(self, reply: Reply) -> Answer:
+        text = self._text(reply.ids)
+        places = [place for stop in self.sampler.stop if (place := text.find(stop)) >= 0]
+        text = text[: min(places)] if places else text
+        raw = isinstance(self.template, NoTemplate)
+        reason = "stop" if places else reply.reason
+        return Answer(text if raw else text.strip(), reply.ids, reason)
 
     def _text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids).strip()
+        """Return the text of ids; what continues raw text keeps its white space."""
+        text = self.tokenizer.decode(ids)
+        return text if isinstance(self.template, NoTemplate) else text.lstrip()
+
+    def _settled(self, text: str) -> str:
+        """Return `text` without an end that later tokens may change or take away."""
+        for stop in self.sampler.stop:
+            if stop in text:
+                text = text[: text.index(stop)]
+            for size in range(min(len(stop) - 1, len(text)), 0, -1):
+                if text.endswith(stop[:size]):
+                    text = text[:-size]
+                    break
+        text = text.rstrip("\ufffd")  # what may be the beginning of a character
+        return text if isinstance(self.template, NoTemplate) else text.rstrip()
+
+
+def clean(text: str) -> str:
+    """Return `text` with a replacement character for each byte that was no UTF-8."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _with_ids(spec: Any, tokenizer: Any) -> Any:
+    """Return a sampler's spec with ids for the words of `logit_bias`."""
+    biases = spec.get("logit_bias") if isinstance(spec, dict) else None
+    if not biases:
+        return spec
+    named: dict[int, Any] = {}
+    for key, value in biases.items():
+        ids = [key] if isinstance(key, int) else tokenizer.encode(str(key))
+        if len(ids) != 1 or ids[0] == tokenizer.unknown_id:
+            raise ConfigError(
+                f"sampler.logit_bias.{key}: must be one token of the vocabulary, or an id; "
+                f"this is {len(ids) if len(ids) != 1 else 'an unknown one'}"
+            )
+        named[ids[0]] = value
+    return {**spec, "logit_bias": named}

@@ -1,0 +1,137 @@
+"""What a chat does besides answering: lines that begin with a slash."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmlab.errors import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from llmlab.phases.chat import Chat
+
+Command = Callable[["Chat", str], str | None]
+
+COMMANDS: dict[str, tuple[Command, str, str]] = {}
+
+
+def _command(name: str, argument: str, meaning: str) -> Callable[[Command], Command]:
+    def register(function: Command) -> Command:
+        COMMANDS[name] = function, argument, meaning
+        return function
+
+    return register
+
+
+def obey(chat: "Chat", line: str) -> str | None:
+    """Carry out a command and return what it has to say; raise `ConfigError` if it's wrong."""
+    name, _, argument = line.strip().partition(" ")
+    if name not in COMMANDS:
+        raise ConfigError(
+            f"{name}: unknown command{suggest(name, COMMANDS)}; /help lists them, and // begins "
+            "a prompt with a slash"
+        )
+    return COMMANDS[name][0](chat, argument.strip())
+
+
+@_command("/help", "", "this list")
+def _help(chat: "Chat", argument: str) -> str:
+    rows = [(f"{name} {given}".strip(), meaning) for name, (_, given, meaning) in COMMANDS.items()]
+    width = max(len(name) for name, _ in rows)
+    rows += [("Ctrl-C", "stop an answer; at the prompt: leave"), ("Ctrl-D", "leave")]
+    return "\n".join(f"  {name:<{width}}  {meaning}" for name, meaning in rows)
+
+
+@_command("/reset", "", "forget what was said")
+def _reset(chat: "Chat", argument: str) -> str:
+    chat.conversation.reset()
+    return "forgotten"
+
+
+@_command("/system", "[TEXT|off]", "set, show or remove the text that stands before all")
+def _system(chat: "Chat", argument: str) -> str:
+    conversation = chat.conversation
+    if not argument:
+        return f"system: {'none' if conversation.system is None else conversation.system}"
+    conversation.system = None if argument == "off" else argument
+    conversation.reset()
+    return f"system: {'none' if conversation.system is None else argument}; a new conversation"
+
+
+@_command("/history", "[on|off]", "whether answers look back at earlier turns")
+def _history(chat: "Chat", argument: str) -> str:
+    conversation = chat.conversation
+    if argument not in ("", "on", "off"):
+        raise ConfigError(f"/history {argument}: expected on or off")
+    if argument:
+        conversation.remember = argument == "on"
+    return (
+        "answers look back at earlier turns"
+        if conversation.remember
+        else "each prompt is answered by itself"
+    )
+
+
+@_command("/temperature", "[NUMBER]", "0: always the most probable token; higher: more varied")
+def _temperature(chat: "Chat", argument: str) -> str:
+    if not argument:
+        spec = chat.sampler
+        return f"sampler: {', '.join(f'{key}={value}' for key, value in spec.items())}"
+    try:
+        temperature = float(argument)
+    except ValueError:
+        raise ConfigError(f"/temperature {argument}: expected a number, as 0.8") from None
+    chat.set_temperature(temperature)
+    return f"temperature {temperature:g}"
+
+
+@_command("/retry", "", "answer the last prompt again")
+def _retry(chat: "Chat", argument: str) -> None:
+    conversation = chat.conversation
+    if not conversation.turns:
+        raise ConfigError("/retry: nothing was asked yet")
+    prompt = conversation.turns.pop().prompt
+    chat.answer(prompt)
+
+
+@_command("/save", "FILE", "write the conversation as JSON, as tuning reads it")
+def _save(chat: "Chat", argument: str) -> str:
+    path = _path("/save", argument)
+    chat.conversation.save(path)
+    return f"{_turns(len(chat.conversation.turns))} written to {path}"
+
+
+@_command("/load", "FILE", "go on with a conversation")
+def _load(chat: "Chat", argument: str) -> str:
+    path = _path("/load", argument)
+    chat.conversation.load(path)
+    hint = "" if chat.conversation.remember else "; /history on lets answers look back at them"
+    return f"{_turns(len(chat.conversation.turns))} read from {path}{hint}"
+
+
+@_command("/tokens", "[TEXT]", "how a text is cut into tokens; alone: how full the context is")
+def _tokens(chat: "Chat", argument: str) -> str:
+    conversation = chat.conversation
+    if argument:
+        tokens = list(conversation.tokens(argument))
+        return f"{' | '.join(tokens)}\n{len(tokens)} tokens"
+    answerer = chat.answerer
+    return (
+        f"{conversation.size()} tokens of the conversation in view; prompts have room for "
+        f"{answerer.longest_prompt}, with the answer {answerer.model.max_seq_len}"
+    )
+
+
+@_command("/quit", "", "leave")
+def _quit(chat: "Chat", argument: str) -> None:
+    chat.over = True
+
+
+def _path(command: str, argument: str) -> Path:
+    if not argument:
+        raise ConfigError(f"{command}: which file? For example {command} talk.jsonl")
+    path = Path(argument).expanduser().absolute()
+    return path if path.suffix else path.with_suffix(".jsonl")
+
+
+def _turns(count: int) -> str:
+    return "1 turn" if count == 1 else f"{count} turns"

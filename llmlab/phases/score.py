@@ -1,0 +1,48 @@
+"""Phase `score`: how probable a model finds a text, token by token."""
+
+import sys
+from math import exp
+from typing import Any
+
+from llmlab.config import Config
+from llmlab.errors import ConfigError
+from llmlab.generate import log_probabilities
+from llmlab.phases.answering import checkpoint_model, clean, log
+from llmlab.phases.chat_terminal import be_lenient, shown
+
+
+def run(config: Config, run: None = None) -> dict[str, Any]:
+    """Print each token of `prompt` with its probability, and the perplexity of all.
+
+    The text is taken as it stands, without a chat template. The first token isn't predicted.
+    """
+    if config.prompt is None or not config.prompt.strip():
+        raise ConfigError("prompt: empty; give the text to score: prompt='Rain falls from clouds.'")
+    be_lenient(sys.stdout, sys.stderr)
+    model = checkpoint_model(config)
+    tokenizer = model.tokenizer
+    text = clean(config.prompt)
+    unknown = tokenizer.unknown_words(text)
+    if unknown:
+        log.warning("not in the model's vocabulary: %s", ", ".join(unknown))
+    ids = [*tokenizer.encode(text), tokenizer.end_id]
+    logs = log_probabilities(model.stack, model.params, ids, model.max_seq_len, config.kernels)
+    tokens = [shown(tokenizer.token(id), sys.stdout) for id in ids]
+    width = max(map(len, ["token", *tokens]))
+    lines = [f"{'token':<{width}}  probability     nats"]
+    lines.append(f"{tokens[0]:<{width}}  {'-':>11}  {'-':>7}")
+    for token, value in zip(tokens[1:], logs, strict=True):
+        lines.append(f"{token:<{width}}  {exp(value):>11.6f}  {-value:>7.4f}")
+    lines[-1] += "  the end; not counted below"
+    results: dict[str, Any] = {"tokens": len(ids) - 1, "probabilities": [exp(v) for v in logs]}
+    counted = logs[:-1]
+    if len(counted):
+        loss = float(-counted.mean())
+        perplexity = exp(min(loss, 700))
+        results |= {"loss": loss, "perplexity": perplexity}
+        lines.append(
+            f"\n{len(counted)} of {len(ids) - 1} tokens are predicted: {loss:.4f} nats per token, "
+            f"perplexity {perplexity:.4f}"
+        )
+    print("\n".join(lines), flush=True)
+    return results
