@@ -17,6 +17,7 @@ from llmlab.params import Arena, Layout
 from llmlab.streams import stream
 from llmlab.workspace import Context
 
+NUMPY = kernels.load("numpy")
 KINK = 1e-3  # how far from 0 the inputs of a ReLU must be
 STEP = 1e-5  # of a difference; far too small to reach the kink
 
@@ -25,15 +26,14 @@ class Watched:
     """The reference kernels; they note how near any ReLU comes to its kink."""
 
     def __init__(self):
-        self._set = kernels.load("numpy")
         self.nearest = np.inf
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._set, name)
+        return getattr(NUMPY, name)
 
     def relu(self, ctx, x):
         self.nearest = min(self.nearest, float(np.abs(x).min(initial=np.inf)))
-        return self._set.relu(ctx, x)
+        return NUMPY.relu(ctx, x)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,13 @@ class Bench:
         self.case, self.stack, self.dtype = case, case.build(), np.dtype(dtype)
         self.layout = Layout(self.stack)
         sizes, rows = case.sizes(), case.batch * case.time
+        column = np.arange(case.time)
+        first = (case.time + 1) // 2  # length of the first of two packed samples
+        every_row = np.ones((case.batch, 1), np.intp)
+        self._segments = every_row * (column >= first)
+        self._positions = every_row * np.where(column >= first, column - first, column)
+        draws = [stream(case.seed, "rng", row).bit_generator for row in range(case.batch)]
+        self._draws = [(bits, bits.state) for bits in draws]
         for attempt in range(200):
             rng = stream(case.seed, "bench", attempt)
             self.params = self.layout.zeros(dtype)
@@ -89,21 +96,16 @@ class Bench:
         self.dy = rng.standard_normal(y.shape).astype(dtype)
 
     def context(self, kernel_set: Any = None) -> Context:
-        return Context(kernel_set or kernels.load("numpy"), self.dtype)
+        return Context(kernel_set or NUMPY, self.dtype)
 
     def begin(self, ctx: Context, rows: slice = slice(None)) -> None:
-        case = self.case
-        numbers = np.arange(case.batch)[rows]
-        cut = np.arange(case.time) >= (case.time + 1) // 2
-        packed = np.broadcast_to(cut, (case.batch, case.time))[rows].astype(np.intp)
-        within = np.where(cut, np.arange(case.time) - int((~cut).sum()), np.arange(case.time))
-        within = np.broadcast_to(within, (case.batch, case.time))[rows]
+        case, segments = self.case, self._segments[rows]
         ctx.begin(
-            len(numbers),
+            len(segments),
             case.time,
-            rng=[stream(case.seed, "rng", int(n)) for n in numbers] if case.random else None,
-            segments=packed if case.segments else None,
-            positions=within if case.positions else None,
+            rng=[generator(*draw) for draw in self._draws[rows]] if case.random else None,
+            segments=segments if case.segments else None,
+            positions=self._positions[rows] if case.positions else None,
         )
 
     def forward(self, ctx: Context, x: Any = None, params: Any = None) -> tuple[np.ndarray, Any]:
@@ -121,6 +123,12 @@ class Bench:
         y = y.copy()
         dx = self.stack.backward(self.params.tree, grads.tree, self.dy, cache, ctx)
         return collect(self.case, y, dx, grads)
+
+
+def generator(bits: Any, start: dict[str, Any]) -> np.random.Generator:
+    """Return a generator at the start of its stream."""
+    bits.state = start
+    return np.random.Generator(bits)
 
 
 def collect(case: Case, y: Any, dx: Any, grads: Arena) -> dict[str, np.ndarray]:
