@@ -60,7 +60,7 @@ def test_dir_tells_the_names():
 
 
 def test_unknown_names_are_an_attribute_error():
-    with pytest.raises(AttributeError, match="llmlab.*Trianer"):
+    with pytest.raises(AttributeError, match=r"llmlab.*Trianer"):
         llmlab.Trianer  # noqa: B018
     with pytest.raises(ImportError):
         from llmlab import Trianer  # noqa: F401

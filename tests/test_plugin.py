@@ -1,99 +1,166 @@
-"""Adding a layer: a file outside the package, a decorator, a line of configuration."""
+"""CONTRIBUTING.md's recipe, to the letter: a layer and an optimizer from outside the package."""
 
-import importlib.util
+import io
 import json
-import os
-import subprocess
+import re
+import shlex
 import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
-from contract import CHECKS, Case
 
-from llmlab.layers import LAYERS
+from llmlab.cli import main
+from llmlab.config_specs import registries
+from llmlab.train.checkpoint import load
 
-LAYER = '''
-"""A layer of a user's own: a learned scale for each channel."""
-
-import numpy as np
-
-from llmlab.layers import LAYERS, Layer
-from llmlab.params import Param
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCKS = FENCE.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
 
 
-@LAYERS.register("channel_scale")
-class ChannelScale(Layer):
-    """y = weight · x, each channel by itself."""
+def files():
+    """Return the recipe's files: blocks whose first line is a comment with a path."""
+    named = [re.match(r"# (my_\S+|test_my_\S+)\n", code) for _, code in BLOCKS]
+    return {m[1]: code for m, (_, code) in zip(named, BLOCKS, strict=True) if m is not None}
 
-    def __init__(self, embedding_dim: int, start: float = 1.0):
-        self.embedding_dim, self.start = embedding_dim, start
 
-    def params(self):
-        init = lambda rng, shape: np.full(shape, self.start)
-        return {"weight": Param((self.embedding_dim,), init, "undecayed")}
-
-    def forward(self, p, x, ctx):
-        y = ctx.empty(x.shape)
-        np.multiply(x, p["weight"], out=y)
-        return y, x
-
-    def backward(self, p, g, dy, cache, ctx):
-        dx = ctx.empty(dy.shape)
-        np.multiply(dy, p["weight"], out=dx)
-        with ctx.scratch():
-            part = ctx.empty(dy.shape)
-            np.multiply(dy, cache, out=part)
-            ctx.add_product(ctx.ones(len(dy)), part, g["weight"])
-        return dx
-
-    def elements(self, batch, time):
-        return 2 * batch * time * self.embedding_dim
-'''
+def commands():
+    """Return the arguments of the recipe's commands, in order."""
+    shell = "\n".join(code for language, code in BLOCKS if language == "bash")
+    lines = shell.replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[3:] for line in lines if line.startswith("python -m llmlab")]
 
 
 @pytest.fixture
-def plugin(tmp_path):
-    path = tmp_path / "my_layers.py"
-    path.write_text(LAYER, encoding="utf-8")
-    return path
+def folder(tmp_path, monkeypatch):
+    """A folder with the recipe's files; what they register is forgotten after the test."""
+    for path, code in files().items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(code)
+    monkeypatch.chdir(tmp_path)
+    new_process(monkeypatch)
+    return tmp_path
 
 
-def test_a_layer_of_ones_own_keeps_the_contract(plugin, monkeypatch):
-    monkeypatch.setattr(LAYERS, "_factories", dict(LAYERS._factories))  # undone afterwards
-    spec = importlib.util.spec_from_file_location("my_layers", plugin)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    norm = {"type": "channel_scale", "start": 0.5}
-    for specs in ([norm], [{"type": "post_norm", "layer": "linear", "norm": norm}]):
-        for check in CHECKS:
-            check(Case(specs))
+def new_process(monkeypatch):
+    """Forget plug-ins, as if llmlab had just been started."""
+    for registry in registries().values():
+        own = {n: f for n, f in registry._factories.items() if f.__module__.startswith("llmlab.")}
+        monkeypatch.setattr(registry, "_factories", own)
+    for name in [name for name in sys.modules if name.startswith(("llmlab_plugin_", "my_"))]:
+        monkeypatch.delitem(sys.modules, name)
 
 
-def test_a_layer_of_ones_own_trains_from_the_command_line(plugin):
-    def llmlab(*words):
-        # The plug-in is no part of the package, nor does the command run beside it by chance.
-        folder = plugin.parent / "elsewhere"
-        folder.mkdir(exist_ok=True)
-        done = subprocess.run(
-            [sys.executable, "-m", "llmlab", *words, "plugins=../my_layers.py"],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return folder, done.stdout
+def lab(capsys, *argv):
+    capsys.readouterr()
+    code = main(argv)
+    seen = capsys.readouterr()
+    return code, seen.out, seen.err
 
-    sizes = ("model.num_blocks=1", "model.embedding_dim=16", "model.hidden_dim=16")
-    norm = "model.stack.2.layers.0.norm={type: channel_scale, start: 0.5}"
-    folder, _ = llmlab("phase=pretrain", "steps=2", "threads=1", *sizes, norm)
-    (run,) = (folder / "runs" / "pretrain").glob("*-*")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2]
-    with np.load(run / "checkpoints" / "step-000002.npz") as arrays:
-        weight = arrays["params/blocks.0.attention.norm.weight"]
-    assert weight.shape == (16,) and 0 < np.abs(weight - 0.5).max() < 0.1
-    # The checkpoint names the layer; with the plug-in it can be used.
-    llmlab("phase=generate", "prompt=Hello", "max_new_tokens=2")
+
+def run_folders(folder):
+    records = sorted(folder.glob("runs/*/*/run.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [path.parent for path in records]
+
+
+def test_the_recipe_is_complete():
+    assert set(files()) == {
+        "my_layers.py",
+        "my_optimizers.py",
+        "test_my_layers.py",
+        "my_conf/model/my_model.yaml",
+        "my_conf/optimizer/my_momentum.yaml",
+    }
+    assert len(commands()) == 3
+
+
+def test_a_layer_from_outside_trains_answers_and_is_missed(folder, monkeypatch, capsys):
+    train, generate, _ = commands()
+    code, _, err = lab(capsys, *train, "steps=3")
+    assert code == 0, err
+    (run,) = run_folders(folder)
+    checkpoint = load(run / "checkpoints" / "step-000003.npz")
+    weight = checkpoint.arrays["params/scale.weight"]
+    assert weight.shape == (128,) and (weight != 1).any(), "the layer was not trained"
+
+    new_process(monkeypatch)
+    code, out, err = lab(capsys, *generate, "max_new_tokens=4")
+    assert code == 0, err
+    assert len(out.splitlines()) == 1
+
+    new_process(monkeypatch)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What causes rain?\n"))
+    code, out, err = lab(capsys, "phase=chat", "plugins=my_layers.py", "max_new_tokens=4")
+    assert code == 0, err
+    assert out.strip()
+
+    new_process(monkeypatch)
+    without = [word for word in generate if not word.startswith("plugins=")]
+    code, out, err = lab(capsys, *without)
+    assert (out, len(err.splitlines())) == ("", 1), err
+    assert code in (2, 4)
+    assert "my_scale" in err and "plugins=" in err
+
+
+def test_it_takes_anothers_place_without_a_file_and_from_another_folder(
+    folder, monkeypatch, capsys
+):
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    norm = "model.stack.2.layers.0.norm={type: my_scale, init: zeros}"
+    plugin = "plugins=../my_layers.py"
+    code, _, err = lab(capsys, plugin, "phase=pretrain", "experiment=tiny", "steps=2", norm)
+    assert code == 0, err
+    (run,) = run_folders(folder / "elsewhere")
+    weight = load(run / "checkpoints" / "step-000002.npz").arrays[
+        "params/blocks.0.attention.norm.weight"
+    ]
+    assert weight.shape == (32,) and 0 < abs(weight).max() < 0.1
+
+
+def test_an_optimizer_from_outside_trains(folder, capsys):
+    *_, train = commands()
+    code, _, err = lab(capsys, *train, "steps=3", "experiment=tiny")
+    assert code == 0, err
+    (run,) = run_folders(folder)
+    arrays = load(run / "checkpoints" / "step-000003.npz").arrays
+    slots = {name.split("/")[1] for name in arrays if name.startswith("optimizer/")}
+    assert slots == {"v"}
+    assert any(array.any() for name, array in arrays.items() if name.startswith("optimizer/"))
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(row)["loss"] for row in rows]
+    assert len(losses) == 3 and all(losses)
+
+
+def test_a_plugin_that_is_not_there_is_one_line(folder, capsys):
+    code, _, err = lab(capsys, "plugins=my_layer.py", "phase=list")
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert f"plugins={folder / 'my_layer.py'}" in err
+    (folder / "my_broken.py").write_text("import nothing_of_that_name\n")
+    code, _, err = lab(capsys, "plugins=my_broken.py", "phase=list")
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "nothing_of_that_name" in err
+    assert not (folder / "runs").exists()
+
+
+def test_the_recipes_own_test_passes_and_can_fail(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    code = compile((folder / "test_my_layers.py").read_text(), "test_my_layers.py", "exec")
+
+    def contract():
+        new_process(monkeypatch)
+        names = {}
+        exec(code, names)
+        (test,) = (value for name, value in names.items() if name.startswith("test_"))
+        for check in names["CHECKS"]:
+            for time in (1, 4):
+                test(check, time)
+
+    contract()
+    path = folder / "my_layers.py"
+    text = path.read_text()
+    path.write_text(text.replace('"nc,nc->c", dy, cache', '"nc,nc->c", dy, dy'))
+    assert path.read_text() != text
+    with pytest.raises(AssertionError, match=r"gradient of layer\.weight"):
+        contract()
