@@ -50,6 +50,7 @@ PHASES: dict[str, Phase] = {
     "summary": Phase(
         "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"
     ),
+    "profile": Phase("llmlab.phases.profile", "where the time of a training step goes"),
 }
 
 

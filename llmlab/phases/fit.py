@@ -44,7 +44,7 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     if state is None and config.resume and config.resume.endswith(".npz"):
         state = load(config.resume)
     model = stage_model(config, state, begin)
-    training, validation = stage_data(config, model)
+    training, validation = stage_data(config, model, config.phase)
     progress = _continued(config, state, training, model)
     steps = total_steps(
         training,
@@ -119,9 +119,9 @@ def stage_model(config: Config, state: Checkpoint | None, begin: Path | None) ->
     return build.new_model(config, build.new_tokenizer(config))
 
 
-def stage_data(config: Config, model: build.Model) -> tuple[Dataset, Dataset | None]:
-    """Return training and validation data of the stage; no validation by default."""
-    whole = build.new_dataset(config.data[config.phase], f"data.{config.phase}", model)
+def stage_data(config: Config, model: build.Model, stage: str) -> tuple[Dataset, Dataset | None]:
+    """Return training and validation data of a stage; no validation by default."""
+    whole = build.new_dataset(config.data[stage], f"data.{stage}", model)
     return whole.split(whole.val_fraction, config.seed)
 
 

@@ -13,6 +13,7 @@ from llmlab.layers import Layer, Stack
 from llmlab.params import walk_params
 from llmlab.phases.answering import checkpoint_model
 from llmlab.phases.fit import check_memory
+from llmlab.phases.tables import columns, human
 from llmlab.train.memory import training_memory
 from llmlab.workspace import Context
 
@@ -36,7 +37,7 @@ def describe(config: Config, model: build.Model) -> str:
     threads = build.resolve_threads(config.threads, batch)
     check_memory(config, model, threads)
     widths = output_widths(model)
-    rows = [HEAD]
+    rows: list[tuple[str, ...]] = [HEAD]
     for name, layer in leaves(model.stack):
         rows.append(
             (
@@ -68,7 +69,7 @@ def describe(config: Config, model: build.Model) -> str:
             f"model {model.spec['name']}: {model.layout.num_parameters:,} parameters, "
             f"vocabulary {model.tokenizer.vocab_size}, {config.dtype}",
             "",
-            *_columns(rows),
+            *columns(rows, left=2),
             "",
             f"forward pass of a batch of {batch} x {time} tokens: {human(work, 'FLOPs', 1000)}; "
             "with the backward pass three times that",
@@ -111,25 +112,3 @@ def output_widths(model: build.Model) -> dict[str, int]:
 
     walk(model.stack, model.params.tree, np.zeros(1, np.intp), "")
     return widths
-
-
-def human(value: float, unit: str, base: int) -> str:
-    """Return a number with a prefix: 1.5 MiB, 23.4 M."""
-    prefixes = ("", "Ki", "Mi", "Gi", "Ti") if base == 1024 else ("", "k", "M", "G", "T")
-    for prefix in prefixes:
-        if value < base or prefix == prefixes[-1]:
-            digits = 0 if not prefix else 1
-            return f"{value:.{digits}f} {prefix}{unit}".strip()
-        value /= base
-    raise AssertionError
-
-
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
