@@ -20,14 +20,17 @@ OFFERED: dict[str, tuple[str, ...]] = {
     "schedule": ("total_steps",),
     "sampler": ("seed", "vocab_size"),
     "tracker": ("folder", "name"),
+    "position": ("head_dim", "num_heads", "num_kv_heads"),
 }
 _INNER = {
     "layer": "layer",
     "norm": "layer",
+    "output_norm": "layer",
     "layers": "layer",
     "init": "initialisation",
     "output_init": "initialisation",
     "activation": "activation",
+    "positions": "position",
 }
 _PROBE_VOCABULARY = 8  # layers are descriptions, so the vocabulary's size doesn't matter here
 
@@ -35,12 +38,13 @@ _PROBE_VOCABULARY = 8  # layers are descriptions, so the vocabulary's size doesn
 def registries() -> dict[str, Registry]:
     """Return every registry by its kind, in the order that a reader wants them."""
     from llmlab.generate.samplers import SAMPLERS
-    from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS
+    from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, POSITIONS
     from llmlab.optim import OPTIMIZERS, SCHEDULES
     from llmlab.text import DATASETS, TEMPLATES, TOKENIZERS
     from llmlab.train.trackers import TRACKERS
 
-    every = (LAYERS, ACTIVATIONS, INITIALISATIONS, OPTIMIZERS, SCHEDULES, TOKENIZERS, DATASETS)
+    parts = (LAYERS, ACTIVATIONS, POSITIONS, INITIALISATIONS)
+    every = (*parts, OPTIMIZERS, SCHEDULES, TOKENIZERS, DATASETS)
     return {r.kind: r for r in (*every, TEMPLATES, SAMPLERS, TRACKERS)}
 
 
