@@ -40,7 +40,7 @@ LIBRARIES = {  # third-party imports, and where each may be
     "hydra": ("cli", "config"),
     "omegaconf": ("cli", "config"),
     "numba": ("kernels",),
-    "threadpoolctl": ("train", "runs", "generate"),
+    "threadpoolctl": ("train", "runs", "generate", "phases"),
     "tqdm": ("train", "phases"),
     "yaml": ("cli", "config", "runs"),
     "tensorboardX": ("train",),
