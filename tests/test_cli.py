@@ -1,5 +1,6 @@
 """The command line as a whole: errors and exit codes, free text, runs, help."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,8 +11,10 @@ from command_line import BROKEN, FAILING, INTERRUPTED, STOPPED, command_line
 
 from llmlab import __version__
 from llmlab.cli.help import help_text
+from llmlab.cli.start import _survive_python_314
 from llmlab.cli.user_yaml import check_user_yaml
 from llmlab.errors import ConfigError
+from llmlab.layers import LAYERS, build_stack
 
 
 @pytest.fixture
@@ -170,6 +173,27 @@ def test_paths_arrive_as_they_were_typed(lab):
     assert (lab.folder / "my, 'runs'" / "run.json").exists()
 
 
+PLUGIN = '''
+from llmlab.layers.base import LAYERS
+from llmlab.layers.norms import LayerNorm
+
+@LAYERS.register("norm_of_ones_own")
+class Mine(LayerNorm):
+    """A norm of one's own."""
+'''
+
+
+def test_a_layer_of_ones_own_takes_a_file_a_decorator_and_a_line(lab, monkeypatch):
+    monkeypatch.setattr(LAYERS, "_factories", dict(LAYERS._factories))
+    (lab.folder / "my_layers.py").write_text(PLUGIN)
+    line = "model.stack.2.layers.0.norm.type=norm_of_ones_own"
+    assert "unknown layer 'norm_of_ones_own'" in lab("phase=tune", line).err
+    assert lab("phase=tune", line, "plugins=my_layers.py").code == 0
+    (config,) = lab.calls
+    stack = build_stack(config.model["stack"], vocab_size=9, embedding_dim=128, max_seq_len=80)
+    assert type(stack.children()["blocks.0"].children()["attention"].norm).__name__ == "Mine"
+
+
 # runs
 
 
@@ -281,3 +305,22 @@ def test_starting_is_quick_because_rooms_are_imported_when_needed(tmp_path):
         tmp_path,
     )
     assert done.stdout.splitlines()[1] == "[]", done.stderr
+
+
+def test_python_314_checks_help_texts_only_where_they_are_text(monkeypatch):
+    checked = []
+
+    def check(self, action):
+        checked.append(action.help % {})
+
+    monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check, raising=False)
+    _survive_python_314()
+    _survive_python_314()
+    parser = argparse.ArgumentParser()
+    for text in ("a text", LazyHelp()):
+        parser._check_help(argparse.Action(["--x"], "x", help=text))
+    assert checked == ["a text"]
+
+
+class LazyHelp:
+    """As Hydra's help of --shell-completion: an object that becomes text when it is asked."""
