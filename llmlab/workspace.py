@@ -82,6 +82,9 @@ class Context:
         For packed samples: number of the sample and position in it of each token, (B, T).
     rows
         While decoding: the rows of (B·T) whose logits are wanted, or None for all.
+    weights, loss_scale
+        While training: weight of each target (B·T,), and one over their sum in the whole step.
+        Both are for layers with a loss of their own.
     memo
         Constants that layers keep between steps, such as masks; few and small.
     fresh
@@ -108,12 +111,15 @@ class Context:
         positions: np.ndarray | None = None,
         kv_cache: Any = None,
         rows: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+        loss_scale: float = 1.0,
     ) -> None:
         """Start a pass over a (batch, time) block of tokens; the workspace is reset."""
         self.workspace.reset()
         self.batch, self.time = batch, time
         self.rng, self.segments, self.positions = rng, segments, positions
         self.kv_cache, self.rows = kv_cache, rows
+        self.weights, self.loss_scale = weights, loss_scale
         self.position = None if kv_cache is None else kv_cache.lengths
         self.losses: list[np.ndarray] = []
 
@@ -131,11 +137,17 @@ class Context:
         return known
 
     def add_loss(self, rows: np.ndarray) -> None:
-        """Report an extra loss, one value a row of the batch (B,), already weighted.
+        """Report an extra loss, one value a row of the batch (B,).
 
-        The layer differentiates it in its own backward.
+        It is a sum over the row's tokens, each times its weight, like the loss of the targets;
+        so shards simply add. The layer differentiates it in its own backward, where it is
+        multiplied by `loss_scale`.
         """
         self.losses.append(rows)
+
+    def extra_loss(self) -> float:
+        """Return the sum of all extra losses of this pass."""
+        return sum(float(rows.sum(dtype=np.float64)) for rows in self.losses)
 
     def add_product(self, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         """Add a @ b to the gradient `out`; the step's first addition is a plain write."""

@@ -42,7 +42,8 @@ class Case:
 
     `specs` is a list as in YAML; `ids` says that it takes token ids. With `random` the context
     has generators, so dropout is on. `segments` packs two samples into each row, `positions`
-    counts in each of them.
+    counts in each of them. With `weights` targets have weights, as in training, and extra losses
+    count.
     """
 
     specs: list[dict[str, Any]]
@@ -52,6 +53,7 @@ class Case:
     random: bool = False
     segments: bool = False
     positions: bool = False
+    weights: bool = False
     context: dict[str, int] = field(default_factory=dict)
     seed: int = 0
     stack: Any = None  # built already, instead of specs
@@ -113,7 +115,8 @@ class Bench:
         return self.stack.forward((params or self.params).tree, self.x if x is None else x, ctx)
 
     def loss(self, ctx: Context, x: Any = None) -> float:
-        return float(np.vdot(self.forward(ctx, x)[0], self.dy))
+        loss = float(np.vdot(self.forward(ctx, x)[0], self.dy))
+        return loss + ctx.extra_loss() * ctx.loss_scale
 
     def run(self, ctx: Context | None = None, grads: Arena | None = None) -> dict[str, np.ndarray]:
         """Return copies of output, input gradient and parameter gradients by name."""

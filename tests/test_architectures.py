@@ -10,8 +10,11 @@ from llmlab.errors import ConfigError
 from llmlab.generate import Engine, KVCache
 from llmlab.generate.kv_cache import SLACK
 from llmlab.layers import ACTIVATIONS, build_stack
+from llmlab.optim.adam import Adam
 from llmlab.params import Layout
 from llmlab.streams import stream
+from llmlab.text import Batch
+from llmlab.train.trainer import Trainer
 from llmlab.workspace import Context
 
 VOCABULARY, LENGTH = 11, 90  # more than a block of queries, and more than a ring
@@ -275,3 +278,95 @@ def test_attention_that_does_not_fit(spec, said):
 def test_sinusoidal_positions_need_pairs():
     with pytest.raises(ConfigError, match="embedding_dim=5: must be even"):
         build_stack([{"type": "sinusoidal_positions"}], embedding_dim=5)
+
+
+# Experts
+
+EXPERTS = {"type": "mixture_of_experts", "hidden_dim": 12, "num_experts": 4, "top_k": 2}
+
+
+def expert_stack(balance):
+    norm = {"type": "rms_norm"}
+    layers = [{"name": "moe", "type": "pre_norm", "norm": norm, "layer": {**EXPERTS}}]
+    layers[0]["layer"]["balance"] = balance
+    return build_stack([*specs({})[:2], *layers, specs({})[-1]], **SIZES)
+
+
+def train(balance, threads=1, steps=3, cut=1):
+    stack = expert_stack(balance)
+    params = Layout(stack).init(2, np.float64)
+    rng = stream(3, "batch")
+    inputs, targets = rng.integers(VOCABULARY, size=(2, 8, 12))
+    used = (np.arange(12) < rng.integers(1, 13, size=8)[:, None]).astype(np.float32)
+    whole = Batch(inputs, targets, used)
+    batches = [
+        Batch(whole.inputs[rows], whole.targets[rows], whole.weights[rows])
+        for rows in np.array_split(np.arange(8), cut)
+    ]
+    with Trainer(stack, params, Adam(), lr=1e-2, threads=threads) as trainer:
+        results = [trainer.step(batches) for _ in range(steps)]
+        return results, trainer.grads.flat.copy(), trainer.params.flat.copy()
+
+
+@pytest.mark.parametrize("cut", [1, 4])
+def test_the_balance_loss_does_not_depend_on_how_a_batch_is_divided(cut):
+    results, grads, _ = train(0.5)
+    others, others_grads, _ = train(0.5, threads=2, cut=cut)
+    for a, b in zip(results, others, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-10)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-8)
+    assert np.abs(grads - others_grads).max() <= 1e-8 * np.abs(grads).max()
+
+
+def test_the_balance_loss_is_part_of_the_loss_and_at_least_its_weight():
+    with_, without = train(0.5, steps=1)[0][0], train(0.0, steps=1)[0][0]
+    assert 0.5 <= with_.loss - without.loss <= 0.5 * 4
+    assert with_.grad_norm != without.grad_norm
+
+
+def test_the_balance_loss_balances():
+    def shares(balance):
+        stack = build_stack(
+            [{"type": "mixture_of_experts", **EXPERTS, "balance": balance}], **SIZES
+        )
+        params = Layout(stack).init(0, np.float64)
+        ctx = Context(kernels.load("numpy"), np.float64)
+        x = stream(0, "x").standard_normal((200, 8)) + 1.0  # one side, so some experts win
+        grads = Layout(stack).zeros(np.float64)
+        for _ in range(200):
+            ctx.begin(1, 200, weights=np.ones(200), loss_scale=1 / 200)
+            y, cache = stack.forward(params.tree, x, ctx)
+            grads.flat.fill(0)
+            stack.backward(params.tree, grads.tree, np.zeros_like(y), cache, ctx)
+            params.flat -= grads.flat
+        choice = cache[0][2]
+        return np.array([part.stop - part.start for part in choice.parts]) / 400
+
+    free, balanced = shares(0.0), shares(0.3)
+    assert balanced.max() < free.max() and balanced.min() > 0.1
+
+
+def test_experts_decode_with_cache_as_without():
+    stack = expert_stack(0.01)
+    params = Layout(stack).init(2, np.float64)
+    for prompts in PROMPTS.values():
+        replies = Engine(stack, params, LENGTH).generate(prompts, max_new_tokens=6)
+        for prompt, reply in zip(prompts, replies, strict=True):
+            assert reply.ids == without_cache(stack, params, prompt, 6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"top_k": 5}, "top_k=5: must be 1 to num_experts=4"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"num_experts": 0}, "num_experts=0"),
+        ({"top_k": 1}, "top_k=1: with normalize=true"),
+        ({"balance": -1}, "balance=-1"),
+        ({"hidden_dim": 0}, "hidden_dim=0"),
+    ],
+)
+def test_experts_that_do_not_fit(spec, said):
+    with pytest.raises(ConfigError) as error:
+        build_stack([{**EXPERTS, **spec}], embedding_dim=6)
+    assert any(said in problem for problem in error.value.problems), error.value.problems

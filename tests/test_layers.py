@@ -17,11 +17,13 @@ FEED_FORWARD = {"type": "feed_forward", "hidden_dim": 5}
 LINEAR = {"layer": "linear", "norm": "layer_norm"}
 NARROW = {"embedding_dim": 1}
 ROPE = {"type": "rope"}
+EXPERTS = {"hidden_dim": 3, "num_experts": 4, "top_k": 2}
 PAIR = [{"name": "attention", **ATTENTION}, {"name": "feed_forward", **FEED_FORWARD}]
 
 
 def case(type_, /, *, batch=2, time=4, ids=False, random=False, **rest):
-    packed = {key: rest.pop(key) for key in ("segments", "positions") if rest.get(key) is True}
+    flags = ("segments", "positions", "weights")
+    packed = {key: rest.pop(key) for key in flags if rest.get(key) is True}
     if "positions_" in rest:
         rest["positions"] = rest.pop("positions_")
     context = rest.pop("context", {})
@@ -149,6 +151,20 @@ TABLE = {
         "no bias": case("linear", output_dim=3, bias=False),
         "one token": case("linear", time=1),
         "narrow": case("linear", output_dim=1, context=NARROW),
+    },
+    "mixture_of_experts": {
+        "two of four": case("mixture_of_experts", **EXPERTS),
+        "balanced": case("mixture_of_experts", **EXPERTS, weights=True, balance=0.5),
+        "dense": case("mixture_of_experts", hidden_dim=3, num_experts=2, weights=True),
+        "one": case("mixture_of_experts", hidden_dim=3, num_experts=1, top_k=1),
+        "switch": case(
+            "mixture_of_experts",
+            **{**EXPERTS, "top_k": 1, "normalize": False, "gated": False, "bias": True},
+            **{"weights": True, "balance": 0.3, "activation": "gelu"},
+        ),
+        "not normalized": case("mixture_of_experts", **EXPERTS, normalize=False),
+        "one token": case("mixture_of_experts", **EXPERTS, time=1, weights=True),
+        "narrow": case("mixture_of_experts", **EXPERTS, context=NARROW),
     },
     "output_projection": {
         "plain": case("output_projection"),

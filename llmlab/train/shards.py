@@ -150,19 +150,20 @@ class Shard:
         ctx.fresh = set(own.ids)
         loss = 0.0
         for piece in pieces:
+            weights = piece.weights.astype(ctx.dtype, copy=False)
             ctx.begin(
                 piece.batch,
                 piece.time,
                 rng=self._streams(step, piece.rows),
                 segments=piece.segments,
                 positions=piece.positions,
+                weights=weights,
+                loss_scale=scale,
             )
             logits, cache = self.stack.forward(self.params.tree, piece.inputs, ctx)
-            part, dlogits = self.kernels.cross_entropy(
-                ctx, logits, piece.targets, piece.weights.astype(ctx.dtype, copy=False), scale
-            )
+            part, dlogits = self.kernels.cross_entropy(ctx, logits, piece.targets, weights, scale)
             self.stack.backward(self.params.tree, own.tree, dlogits, cache, ctx)
-            loss += part
+            loss += part + ctx.extra_loss()
         if ctx.fresh:
             for view in own.views.values():
                 ctx.gradient(view)

@@ -1,0 +1,157 @@
+"""A mixture of experts: each token goes through a few of many feed-forward layers."""
+
+from typing import Any
+
+import numpy as np
+
+from llmlab.errors import ConfigError
+from llmlab.layers.base import LAYERS, Layer
+from llmlab.layers.feed_forward import FeedForward
+from llmlab.layers.gated_feed_forward import GatedFeedForward
+from llmlab.layers.initialisations import InitSpec
+from llmlab.layers.linear import Linear
+from llmlab.layers.routing import balance_loss, choose, choose_backward
+
+
+@LAYERS.register("mixture_of_experts")
+class MixtureOfExperts(Layer):
+    """y = Σ gate_e · expert_e(x) over the `top_k` experts of the largest softmax(x @ router).
+
+    Each expert is a (gated) feed-forward layer (Shazeer et al. 2017, arXiv:1701.06538; as in
+    Mixtral, arXiv:2401.04088). So that no expert is left alone, the loss gets
+
+        balance · E · Σ_e f_e · P_e
+
+    with f_e the share of a row's choices that fell on e, and P_e the mean of its probabilities
+    over the row; at its least, all experts alike, it is `balance` (Fedus et al. 2021,
+    arXiv:2101.03961, but row by row, so that it doesn't depend on how a batch is divided).
+
+    Parameters
+    ----------
+    num_experts, top_k
+        E, and how many of them a token uses.
+    balance
+        Weight of that loss; 0 for none.
+    normalize
+        Whether the gates of the chosen experts are made to sum to 1.
+    gated, activation, bias
+        Of the experts: `gated_feed_forward` or `feed_forward`.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        hidden_dim: int,
+        num_experts: int = 8,
+        top_k: int = 2,
+        balance: float = 0.01,
+        normalize: bool = True,
+        gated: bool = True,
+        activation: Any = "silu",
+        bias: bool = False,
+        init: InitSpec = "he",
+        output_init: InitSpec | None = None,
+    ):
+        if num_experts < 1:
+            raise ConfigError(f"num_experts={num_experts}: must be at least 1")
+        if not 1 <= top_k <= num_experts:
+            raise ConfigError(f"top_k={top_k}: must be 1 to num_experts={num_experts}")
+        if normalize and top_k == 1 and num_experts > 1:
+            raise ConfigError(
+                "top_k=1: with normalize=true its gate is always 1 and the router learns nothing; "
+                "set normalize=false, or top_k=2"
+            )
+        if not balance >= 0:
+            raise ConfigError(f"balance={balance}: must not be negative; 0 for none")
+        kind = GatedFeedForward if gated else FeedForward
+        self.expert = kind(embedding_dim, hidden_dim, activation, bias, init, output_init)
+        self.router = Linear(embedding_dim, num_experts, bias=False, init=init)
+        self.router.group = "decayed"
+        self.names = [f"experts.{number}" for number in range(num_experts)]
+        self.embedding_dim, self.num_experts, self.top_k = embedding_dim, num_experts, top_k
+        self.balance, self.normalize = balance, normalize
+
+    def children(self):
+        """Return the router and the experts: one description, as many sets of parameters."""
+        return {"router": self.router} | dict.fromkeys(self.names, self.expert)
+
+    def forward(self, p, x, ctx):
+        """Return the weighted sum of the chosen experts' outputs."""
+        logits, router_cache = self.router.forward(p["router"], x, ctx)
+        probabilities = ctx.kernels.softmax(ctx, logits, None)
+        choice = choose(probabilities, self.top_k, self.normalize, ctx)
+        pull = None
+        if self.balance and ctx.weights is not None:
+            pull = balance_loss(probabilities, choice, self.balance, ctx)
+        # One place for each choice, ordered by expert, so that an expert's rows are a slice.
+        inputs = ctx.empty((len(choice.rows), self.embedding_dim))
+        np.take(x, choice.rows, axis=0, out=inputs, mode="clip")
+        outputs, caches = ctx.empty(inputs.shape), []
+        for name, part in zip(self.names, choice.parts, strict=True):
+            h, cache = None, None
+            if part.stop > part.start:
+                h, cache = self.expert.forward(p[name], inputs[part], ctx)
+                outputs[choice.places[part]] = h
+            caches.append(cache)
+        y = self._sum(outputs, choice.gates, ctx)
+        return y, (router_cache, probabilities, choice, pull, outputs, caches)
+
+    def backward(self, p, g, dy, cache, ctx):
+        """Return the gradients through the experts and through the router, added."""
+        router_cache, probabilities, choice, pull, outputs, caches = cache
+        dx = ctx.empty(dy.shape)
+        with ctx.scratch():
+            dinputs, drows = ctx.empty(outputs.shape), ctx.empty(outputs.shape)
+            np.take(dy, choice.rows, axis=0, out=drows, mode="clip")
+            drows *= choice.weights[:, None]
+            for name, part, kept in zip(self.names, choice.parts, caches, strict=True):
+                if kept is None:
+                    _nothing(g[name], ctx)
+                    continue
+                with ctx.scratch():
+                    d = self.expert.backward(p[name], g[name], drows[part], kept, ctx)
+                    dinputs[choice.places[part]] = d
+            self._sum(dinputs, None, ctx, dx)
+            dgates = ctx.empty(choice.gates.shape)
+            blocks = outputs.reshape(self.top_k, *dy.shape)
+            np.einsum("nc,knc->kn", dy, blocks, out=dgates)
+            dlogits = choose_backward(dgates, probabilities, choice, pull, self.normalize, ctx)
+            dx += self.router.backward(p["router"], g["router"], dlogits, router_cache, ctx)
+        return dx
+
+    def _sum(self, places: np.ndarray, gates: Any, ctx: Any, out: Any = None) -> np.ndarray:
+        """Return the sum over a token's choices, weighted by `gates` (k, N) if given."""
+        blocks = places.reshape(self.top_k, -1, self.embedding_dim)
+        y = ctx.empty(blocks.shape[1:]) if out is None else out
+        if gates is None:
+            np.copyto(y, blocks[0])
+            for block in blocks[1:]:
+                y += block
+            return y
+        np.multiply(blocks[0], gates[0][:, None], out=y)
+        with ctx.scratch():
+            part = ctx.empty(y.shape)
+            for block, gate in zip(blocks[1:], gates[1:], strict=True):
+                np.multiply(block, gate[:, None], out=part)
+                y += part
+        return y
+
+    def flops(self, batch, time):
+        """Count the router and `top_k` experts for each token."""
+        return self.router.flops(batch, time) + self.top_k * self.expert.flops(batch, time)
+
+    def elements(self, batch, time):
+        """Router, probabilities, chosen experts with their inputs and outputs, sums."""
+        rows = batch * time
+        experts = self.top_k * (self.expert.elements(batch, time) + 2 * rows * self.embedding_dim)
+        own = 2 * rows * (self.num_experts + 3 * self.top_k + self.embedding_dim)
+        return self.router.elements(batch, time) + experts + own
+
+
+def _nothing(gradients: Any, ctx: Any) -> None:
+    """Let an expert without tokens have gradients of 0."""
+    for value in gradients.values():
+        if isinstance(value, dict):
+            _nothing(value, ctx)
+        else:
+            ctx.gradient(value)

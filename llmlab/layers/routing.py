@@ -1,0 +1,130 @@
+"""Which experts a token goes to, and the loss that keeps them all busy."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choices of N tokens, k each, and their order by expert.
+
+    Attributes
+    ----------
+    index
+        Place of each choice in the flat probabilities, (k, N).
+    gates
+        Weight of each chosen expert's output, (k, N).
+    total
+        What the gates were divided by, (N,).
+    places
+        The flat places of (k, N), ordered by expert: those of `parts[e]` chose e.
+    rows
+        The token of each of them.
+    weights
+        Its gate.
+    """
+
+    index: np.ndarray
+    gates: np.ndarray
+    total: np.ndarray
+    places: np.ndarray
+    rows: np.ndarray
+    weights: np.ndarray
+    parts: list[slice]
+
+
+def choose(probabilities: np.ndarray, top_k: int, normalize: bool, ctx: Any) -> Choice:
+    """Return the `top_k` most probable experts of each row (N, E); of equal ones the first."""
+    n, experts = probabilities.shape
+    index, gates = ctx.empty((top_k, n), np.intp), ctx.empty((top_k, n))
+    total, chosen = ctx.empty((n,)), ctx.empty((top_k, n), np.intp)
+    flat = probabilities.reshape(-1)
+    with ctx.scratch():
+        rest = ctx.empty(probabilities.shape)
+        np.copyto(rest, probabilities)
+        for k in range(top_k):
+            np.argmax(rest, axis=1, out=chosen[k])
+            np.add(chosen[k], _first_items(n, experts, ctx), out=index[k])
+            np.take(flat, index[k], out=gates[k], mode="clip")
+            rest.reshape(-1)[index[k]] = -1
+    np.add.reduce(gates, axis=0, out=total)
+    if normalize:
+        gates /= total
+    # Sorting has no out=: these few whole numbers are not in the workspace.
+    places = np.argsort(chosen.reshape(-1), kind="stable")
+    ends = np.cumsum(np.bincount(chosen.reshape(-1), minlength=experts)).tolist()
+    parts = [slice(start, stop) for start, stop in zip([0, *ends[:-1]], ends, strict=True)]
+    weights, rows = ctx.empty((top_k * n,)), ctx.empty((top_k * n,), np.intp)
+    np.take(gates.reshape(-1), places, out=weights, mode="clip")
+    np.remainder(places, n, out=rows)
+    return Choice(index, gates, total, places, rows, weights, parts)
+
+
+def choose_backward(
+    dgates: np.ndarray,
+    probabilities: np.ndarray,
+    choice: Choice,
+    pull: np.ndarray | None,
+    normalize: bool,
+    ctx: Any,
+) -> np.ndarray:
+    """Return the gradient of the router's logits (N, E).
+
+    `pull` is the gradient of the balance loss by the probabilities; which experts are chosen
+    has none.
+    """
+    dp, dots = ctx.empty(probabilities.shape), ctx.empty((len(probabilities), 1))
+    row = dots[:, 0]
+    if normalize:
+        np.einsum("kn,kn->n", dgates, choice.gates, out=row)
+        dgates -= row
+        dgates /= choice.total
+    if pull is None:
+        dp.fill(0)
+    else:
+        np.copyto(dp, pull)
+    for index, dgate in zip(choice.index, dgates, strict=True):
+        dp.reshape(-1)[index] += dgate
+    np.einsum("ne,ne->n", dp, probabilities, out=row)
+    return ctx.kernels.softmax_backward(ctx, dp, probabilities, dots)
+
+
+def balance_loss(probabilities: np.ndarray, choice: Choice, balance: float, ctx: Any) -> np.ndarray:
+    """Report balance · E · Σ_e f_e · P_e of each row, times its tokens; return its gradient.
+
+    Only real tokens count, by their weight in the loss: f and P are means over them.
+    """
+    experts = probabilities.shape[1]
+    top_k, batch = len(choice.gates), ctx.batch
+    w = ctx.weights.reshape(batch, -1, 1)
+    pull = ctx.empty(probabilities.shape)
+    loss = ctx.empty((batch,))
+    with ctx.scratch():
+        counts, mean = ctx.empty((batch, experts)), ctx.empty((batch, experts))
+        tokens = ctx.empty((batch, 1))
+        pull.fill(0)
+        for index in choice.index:
+            pull.reshape(-1)[index] = 1
+        shape = (batch, -1, experts)
+        np.einsum("btx,bte->be", w, pull.reshape(shape), out=counts)
+        np.einsum("btx,bte->be", w, probabilities.reshape(shape), out=mean)
+        np.add.reduce(w, axis=1, out=tokens)
+        np.maximum(tokens, np.finfo(ctx.dtype).tiny, out=tokens)  # rows of padding alone
+        counts *= balance * experts / top_k
+        counts /= tokens
+        np.einsum("be,be->b", counts, mean, out=loss)
+        counts *= ctx.loss_scale
+        np.multiply(w, counts[:, None], out=pull.reshape(shape))
+    ctx.add_loss(loss)
+    return pull
+
+
+def _first_items(n: int, experts: int, ctx: Any) -> np.ndarray:
+    """Return the place of each row's first item, kept in the context."""
+    size = max(64, 1 << (n - 1).bit_length())
+    known = ctx.memo.get(("first", size, experts))
+    if known is None:
+        known = ctx.memo["first", size, experts] = np.arange(size) * experts
+    return known[:n]
