@@ -94,9 +94,9 @@ def reader(words: Sequence[str]) -> Reader:
     if not sys.stdout.isatty():
         return Typed(_ask_aside, sys.stderr)
     try:
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.completion import WordCompleter
-        from prompt_toolkit.history import InMemoryHistory
+        from prompt_toolkit import PromptSession  # pyright: ignore
+        from prompt_toolkit.completion import WordCompleter  # pyright: ignore
+        from prompt_toolkit.history import InMemoryHistory  # pyright: ignore
     except ImportError:
         # Without the extra `chat`, Python's own line editing, where it has some.
         with contextlib.suppress(ImportError):
