@@ -134,6 +134,8 @@ class Llmlab(Training):
 
 def _load(kernels: str) -> None:
     """Do a step of a tiny network, so that the code of all kernels is in memory."""
+    from gradients import our_gradients
+
     task = Task(Workload("tiny", "gpt", 2, 1, 2, 16, 8, 11))
     our_gradients(task, next(task.batches(0)), kernels, 1)
 
@@ -221,34 +223,6 @@ class Peak:
         return {"seconds": min(times), "flops": 2 * len(self.a) ** 3}
 
 
-class Check:
-    """Compare gradients of one batch: ours and PyTorch's, against PyTorch in float64."""
-
-    def __init__(self, spec: dict[str, Any]):
-        import torch
-        from peers import as_torch, difference, gradients, network, sizes
-
-        task = Task(Workload(**spec["workload"]))
-        batch = max(task.batches(0), key=lambda b: b.tokens)
-        arrays, s = dict(task.params().items()), sizes(task)
-        true = gradients(network(s, arrays, torch.float64), batch)
-        theirs = gradients(network(s, arrays), batch)
-        found = our_gradients(task, batch, spec["kernels"], spec["threads"])
-        ours = {name: as_torch(name, grad) for name, grad in found.items()}
-        self.info = {"ours": difference(ours, true), "torch": difference(theirs, true)}
-
-
-def our_gradients(task: Task, batch: Any, kernels: str, threads: int) -> dict[str, np.ndarray]:
-    """Return llmlab's gradient of the mean loss by name."""
-    from llmlab.optim.adam import Adam
-    from llmlab.train.trainer import Trainer
-
-    options: dict[str, Any] = {"lr": 0.0, "threads": threads, "kernels": kernels}
-    with Trainer(task.stack, task.params(), Adam(), **options) as trainer:
-        trainer.step([batch])
-        return {name: grad.astype(np.float64) for name, grad in trainer.grads.items()}
-
-
 def make(spec: dict[str, Any]) -> Any:
     """Return the worker that the first request asks for."""
     kind = spec["kind"]
@@ -260,7 +234,11 @@ def make(spec: dict[str, Any]) -> Any:
         from decoders import LlmlabDecoding, TorchDecoding
 
         return (TorchDecoding if kind == "decode_torch" else LlmlabDecoding)(spec)
-    return {"llmlab": Llmlab, "torch": Torch, "peak": Peak, "check": Check}[kind](spec)
+    if kind == "check":
+        from gradients import Check
+
+        return Check(spec)
+    return {"llmlab": Llmlab, "torch": Torch, "peak": Peak}[kind](spec)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def test_every_script_prints_a_table(script, words):
 def test_the_peer_has_our_gradients(name):
     torch = pytest.importorskip("torch")
     import peers
-    from contestants import our_gradients
+    from gradients import our_gradients
 
     task = Task(SMALL[name])
     batch = max(task.batches(0), key=lambda b: b.tokens)
