@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import BROKEN, FAILING, INTERRUPTED, STOPPED, command_line
 
+import llmlab
 from llmlab import __version__
 from llmlab.cli.help import help_text
 from llmlab.cli.start import _survive_python_314
@@ -287,8 +289,15 @@ def test_logging_is_as_it_was_afterwards(lab):
 
 
 def shell(command, folder):
+    package = str(Path(llmlab.__file__).parent.parent)  # also when it isn't installed
     return subprocess.run(
-        command, shell=True, cwd=folder, capture_output=True, text=True, timeout=60
+        command,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": package},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
