@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import hashlib
 import logging
 import os
 import re
@@ -96,6 +97,19 @@ class TextFile:
         if not stat.S_ISREG(mode):
             raise DataError(f"{path}: is not a regular file; it could not be read twice")
         return path.open("rb")
+
+    def sha256(self) -> str:
+        """Return the hash of the file as it lies on the disk."""
+        digest = hashlib.sha256()
+        try:
+            with self._open() as file:
+                while part := file.read(BLOCK):
+                    digest.update(part)
+                    if self._watch:
+                        self._watch(len(part))
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        return digest.hexdigest()
 
     def lines(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
         """Yield each line of an open file, without its end, with its number."""

@@ -47,3 +47,9 @@ def expand(paths: Paths) -> list[Path]:
 
 def _is_text(path: Path) -> bool:
     return path.name.lower().endswith((".txt", ".txt.gz"))
+
+
+def named(paths: Paths) -> str:
+    """Return what a user named, absolute, for messages."""
+    names = paths if isinstance(paths, list) else [paths]
+    return ", ".join(str(absolute(name)) for name in names)

@@ -1,10 +1,11 @@
 """The contract of a dataset: samples, and batches of them in an order that can be resumed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from llmlab.registry import Registry
 from llmlab.text.batch import Batch
+from llmlab.text.templates.base import Message
 
 DATASETS = Registry("dataset")
 
@@ -26,14 +27,17 @@ class Dataset(ABC):
         `max_seq_len`), dropped (samples without a target that counts).
     unknown_words
         The words behind `report["unknown"]`, each once, in order.
+    chats
+        The messages of each text that gave a sample, when they are chats; else empty.
     pairs
-        Prompt and answer of each text that gave a sample, when they are chats; else empty.
+        The first prompt and its answer of each of them.
     """
 
     shuffle: bool
     val_fraction: float
     report: dict[str, int]
     unknown_words: list[str]
+    chats: list[list[Message]]
     pairs: list[tuple[str, str]]
 
     @abstractmethod
@@ -52,7 +56,7 @@ class Dataset(ABC):
         return -(-len(self) // batch_size)
 
     @abstractmethod
-    def samples(self) -> list[Sample]:
+    def samples(self) -> Iterable[Sample]:
         """Return the ids of each sample and the weights of its targets.
 
         A sample of n ids has n - 1 targets: `weights[k]` is that of predicting `ids[k + 1]`.
@@ -61,6 +65,10 @@ class Dataset(ABC):
     @abstractmethod
     def split(self, fraction: float, seed: int) -> tuple["Dataset", "Dataset | None"]:
         """Return a training and a validation part that share no text; None for fraction 0."""
+
+    def once(self) -> "Dataset":
+        """Return the same text with each target exactly once, for measuring."""
+        return self
 
     @property
     @abstractmethod

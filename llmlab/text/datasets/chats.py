@@ -1,21 +1,23 @@
-"""Chats of one prompt and one answer: what tuning reads."""
+"""Chats: what tuning reads."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from llmlab.errors import ConfigError, DataError
 from llmlab.registry import Spec
 from llmlab.text.datasets.base import DATASETS
-from llmlab.text.datasets.samples import Samples
+from llmlab.text.datasets.samples import Samples, Text
 from llmlab.text.files import InvalidUtf8
-from llmlab.text.paths import absolute
-from llmlab.text.reading import read_texts
-from llmlab.text.templates import TEMPLATES, Template, without_end_marker
+from llmlab.text.json_texts import Entry
+from llmlab.text.paths import Paths, expand, named
+from llmlab.text.reading import read_chats
+from llmlab.text.templates import TEMPLATES, Message, Template
 from llmlab.text.tokenizers import Tokenizer
 
 
 @DATASETS.register("chats")
 def chats(
-    path: str | Path,
+    path: Paths,
     tokenizer: Tokenizer,
     max_seq_len: int,
     template: Template | Spec = "user_assistant",
@@ -23,40 +25,54 @@ def chats(
     long_lines: str = "split",
     shuffle: bool = True,
     val_fraction: float = 0.0,
+    packed: bool = False,
     invalid_utf8: InvalidUtf8 = "error",
 ) -> Samples:
-    """Return each chat of a file as a sample: prompt, answer and the end token.
+    """Return each chat of a file as a sample, as the template writes it.
 
-    With `answer_only` the targets before the answer's first token weigh nothing. The pairs of
-    prompt and answer stay at hand as `.pairs`. See `Samples` and `read_texts` for the other
-    options and the errors.
+    A chat is a string `User: ... Assistant: ...`, or an object with `messages`; see
+    `read_chats`. With `answer_only` only what the assistant writes counts as a target. The
+    messages stay at hand as `.chats`. See `Samples` and `read_texts` for the other options and
+    the errors.
     """
     if not isinstance(answer_only, bool):
         raise ConfigError(f"answer_only={answer_only!r}: expected true or false")
     form: Template = (
         template if isinstance(template, Template) else TEMPLATES.build(template, "template")
     )
-    texts, pairs = [], []
+    found: list[list[Message]] = []
     unknown: dict[str, None] = {}
-    for text, number in read_texts(path, invalid_utf8):
-        try:
-            prompt, answer = form.parse(text)
-        except DataError as error:
-            raise DataError(f"{absolute(path)}:{number}: {error}") from None
-        before, after = form.encode(tokenizer, prompt, answer)
-        ids = before + after
-        texts.append((ids, [0.0 if answer_only else 1.0] * len(before) + [1.0] * len(after)))
-        pairs.append((prompt, answer))
-        if tokenizer.unknown_id in ids:
-            unknown |= dict.fromkeys(tokenizer.unknown_words(without_end_marker(text)))
+
+    def texts() -> Iterator[Text]:
+        for file in expand(path):
+            for entry, number in read_chats(file, invalid_utf8):
+                messages = _messages(entry, form, file, number)
+                ids, answers = form.encode_messages(tokenizer, messages)
+                found.append(messages)
+                if tokenizer.unknown_id in ids:
+                    for piece in form.pieces(messages):
+                        unknown.update(dict.fromkeys(tokenizer.unknown_words(piece.text)))
+                yield ids, list(map(float, answers)) if answer_only else [1.0] * len(ids)
+
     return Samples(
-        texts,
-        source=absolute(path),
+        texts(),
+        source=named(path),
         max_seq_len=max_seq_len,
         long_lines=long_lines,
         shuffle=shuffle,
         val_fraction=val_fraction,
-        pairs=pairs,
+        packed=packed,
+        chats=found,
         unknown_id=tokenizer.unknown_id,
-        unknown_words=list(unknown),
+        unknown_words=unknown,
     )
+
+
+def _messages(entry: Entry, form: Template, file: Path, number: int) -> list[Message]:
+    if not isinstance(entry, str):
+        return entry
+    try:
+        prompt, answer = form.parse(entry)
+    except DataError as error:
+        raise DataError(f"{file}:{number}: {error}") from None
+    return [Message("user", prompt), Message("assistant", answer)]

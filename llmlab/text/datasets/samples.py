@@ -3,16 +3,19 @@
 import copy
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmlab.errors import ConfigError, DataError
+from llmlab.errors import DataError
 from llmlab.streams import stream
 from llmlab.text.batch import Batch
 from llmlab.text.datasets.base import Dataset, Sample
+from llmlab.text.datasets.options import check_place, check_samples
+from llmlab.text.datasets.packing import pack
+from llmlab.text.templates.base import Message, first_pair
 
 logger = logging.getLogger("llmlab")
 
@@ -36,10 +39,13 @@ class Samples(Dataset):
         each target is there once. `truncate`: its beginning.
     shuffle, val_fraction
         As in `Dataset`.
-    pairs
-        Prompt and answer of each text, if they are chats.
+    packed
+        Whether short samples share a row of up to `max_seq_len` targets. Each is a segment, at
+        positions from 0, so that attention stays inside it.
+    chats
+        The messages of each text, if they are chats.
     unknown_id, unknown_words
-        What to count as unknown, and the words behind it.
+        What to count as unknown, and the words behind it (read after the texts).
 
     Raises
     ------
@@ -51,53 +57,54 @@ class Samples(Dataset):
 
     def __init__(
         self,
-        texts: Sequence[Text],
+        texts: Iterable[Text],
         source: object,
         max_seq_len: int,
         long_lines: str = "split",
         shuffle: bool = True,
         val_fraction: float = 0.0,
-        pairs: Sequence[tuple[str, str]] = (),
+        packed: bool = False,
+        chats: Sequence[Sequence[Message]] = (),
         unknown_id: int | None = None,
-        unknown_words: Sequence[str] = (),
+        unknown_words: Iterable[str] = (),
     ):
-        _check(max_seq_len, long_lines, shuffle, val_fraction)
+        check_samples(max_seq_len, long_lines, shuffle, val_fraction, packed)
         self.source = str(source)
         self.shuffle = shuffle
         self.val_fraction = val_fraction
-        self.unknown_words = list(unknown_words)
+        self.packed = packed
+        self._max_seq_len = max_seq_len
         names = ("texts", "samples", "tokens", "unknown", "split", "truncated", "dropped")
         self.report = dict.fromkeys(names, 0)
-        if unknown_id is not None:
-            self.report["unknown"] = sum(list(ids).count(unknown_id) for ids, _ in texts)
-        samples: list[Text] = []
-        owners: list[int] = []
+        # Arrays that grow: a list of lists would take ten times the memory.
+        all_ids, all_weights = array("i"), array("f")
+        offsets, owners, owner = [0], array("q"), -1
         for owner, (ids, weights) in enumerate(texts):
-            for piece in self._cut(ids, weights, max_seq_len, long_lines):
-                if any(piece[1][1:]):
-                    samples.append(piece)
-                    owners.append(owner)
-                else:
+            self.report["unknown"] += sum(id == unknown_id for id in ids)
+            for part, own in self._cut(ids, weights, max_seq_len, long_lines):
+                if not any(own[1:]):
                     self.report["dropped"] += 1
-        if not samples:
+                    continue
+                all_ids.extend(part)
+                all_weights.append(0.0)  # the first id is no target
+                all_weights.extend(own[1:])
+                offsets.append(len(all_ids))
+                owners.append(owner)
+        if not owners:
             raise DataError(
-                f"{source}: no target to learn from in {len(texts)} texts "
+                f"{source}: no target to learn from in {owner + 1} texts "
                 f"({self.report['dropped']} dropped); give longer texts or a larger max_seq_len"
             )
-        offsets = list(accumulate((len(ids) for ids, _ in samples), initial=0))
+        self.unknown_words = list(unknown_words)
         self._owners = np.array(owners, dtype=np.intp)
         # Plain integers: indexing a list is several times faster than an array, and each
         # batch does it per row.
         self._offsets: list[int] = offsets
-        self._ids: NDArray[np.int32] = np.empty(offsets[-1], dtype=np.int32)
-        self._weights: NDArray[np.float32] = np.empty(offsets[-1], dtype=np.float32)
-        for begin, end, (ids, weights) in zip(offsets, offsets[1:], samples, strict=False):
-            self._ids[begin:end] = ids
-            self._weights[begin:end] = weights
-            self._weights[begin] = 0  # no target
-        self._index = np.arange(len(samples))
+        self._ids: NDArray[np.int32] = np.frombuffer(all_ids, dtype=np.int32)
+        self._weights: NDArray[np.float32] = np.frombuffer(all_weights, dtype=np.float32)
+        self._index = np.arange(len(owners))
         self._texts = np.unique(self._owners)
-        self._all_pairs = pairs
+        self._all_chats = chats
         self._select()
         self._notify()
 
@@ -117,10 +124,16 @@ class Samples(Dataset):
                 yield ids[begin:end], weights[begin:end]
 
     def _select(self) -> None:
-        """Bring pairs and counts in line with the chosen samples."""
-        self.pairs = [self._all_pairs[i] for i in self._texts] if self._all_pairs else []
+        """Bring chats, rows and counts in line with the chosen samples."""
+        self.chats = [list(self._all_chats[i]) for i in self._texts] if self._all_chats else []
+        self.pairs = [pair for chat in self.chats if (pair := first_pair(chat))]
         tokens = sum(int(np.count_nonzero(self._weights[b:e])) for b, e in self._spans())
         self.report |= {"texts": len(self._texts), "samples": len(self), "tokens": tokens}
+        index = self._index.tolist()
+        self._rows: list[list[int]] = [[sample] for sample in index]
+        if self.packed:
+            lengths = [end - begin - 1 for begin, end in self._spans()]
+            self._rows = [[index[n] for n in row] for row in pack(lengths, self._max_seq_len)]
 
     def _spans(self) -> list[tuple[int, int]]:
         return [(self._offsets[i], self._offsets[i + 1]) for i in self._index.tolist()]
@@ -147,30 +160,42 @@ class Samples(Dataset):
         """Return the number of samples."""
         return len(self._index)
 
+    def num_batches(self, batch_size: int) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-len(self._rows) // batch_size)
+
     def batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on."""
-        if batch_size < 1 or start < 0:
-            raise ValueError(f"batch_size={batch_size}, start={start}: out of range")
-        order = self._index
+        check_place(batch_size, start)
+        order = np.arange(len(self._rows))
         if self.shuffle:
             order = stream(seed, "data", epoch).permutation(order)
-        rows = order.tolist()
-        for begin in range(start * batch_size, len(rows), batch_size):
-            yield self._batch(rows[begin : begin + batch_size])
+        for begin in range(start * batch_size, len(order), batch_size):
+            numbers = order[begin : begin + batch_size].tolist()
+            yield self._batch([self._rows[n] for n in numbers])
 
-    def _batch(self, rows: list[int]) -> Batch:
+    def _batch(self, rows: list[list[int]]) -> Batch:
         offsets = self._offsets
-        spans = [(offsets[row], offsets[row + 1] - 1) for row in rows]
-        shape = (len(rows), max(end - begin for begin, end in spans))
+        spans = [[(offsets[n], offsets[n + 1] - 1) for n in row] for row in rows]
+        shape = (len(rows), max(sum(end - begin for begin, end in row) for row in spans))
         inputs = np.zeros(shape, dtype=np.intp)
         targets = np.zeros(shape, dtype=np.intp)
         weights = np.zeros(shape, dtype=np.float32)
-        for i, (begin, end) in enumerate(spans):
-            length = end - begin
-            inputs[i, :length] = self._ids[begin:end]
-            targets[i, :length] = self._ids[begin + 1 : end + 1]
-            weights[i, :length] = self._weights[begin + 1 : end + 1]
-        return Batch(inputs, targets, weights)
+        # Padding is a segment of its own: nothing of a sample looks at it, nor it at a sample.
+        segments = np.full(shape, -1, dtype=np.intp) if self.packed else None
+        positions = np.zeros(shape, dtype=np.intp) if self.packed else None
+        for i, row in enumerate(spans):
+            at = 0
+            for n, (begin, end) in enumerate(row):
+                to = at + end - begin
+                inputs[i, at:to] = self._ids[begin:end]
+                targets[i, at:to] = self._ids[begin + 1 : end + 1]
+                weights[i, at:to] = self._weights[begin + 1 : end + 1]
+                if segments is not None and positions is not None:
+                    segments[i, at:to] = n
+                    positions[i, at:to] = np.arange(to - at)
+                at = to
+        return Batch(inputs, targets, weights, segments, positions)
 
     def samples(self) -> list[Sample]:
         """Return the ids of each sample and the weights of its targets."""
@@ -184,7 +209,7 @@ class Samples(Dataset):
 
         Raises `DataError` when a part would be empty.
         """
-        _check(1, "split", self.shuffle, fraction)
+        check_samples(1, "split", self.shuffle, fraction, self.packed)
         if fraction == 0:
             return self, None
         total = len(self._texts)
@@ -217,18 +242,3 @@ class Samples(Dataset):
             digest.update(self._ids[begin:end].astype("<i4").tobytes())
             digest.update(self._weights[begin:end].astype("<f4").tobytes())
         return digest.hexdigest()
-
-
-def _check(max_seq_len: object, long_lines: object, shuffle: object, val_fraction: object) -> None:
-    problems = []
-    if not isinstance(max_seq_len, int) or isinstance(max_seq_len, bool) or max_seq_len < 1:
-        problems.append(f"max_seq_len={max_seq_len!r}: expected a whole number from 1")
-    if long_lines not in ("split", "truncate"):
-        problems.append(f"long_lines={long_lines!r}: expected split or truncate")
-    if not isinstance(shuffle, bool):
-        problems.append(f"shuffle={shuffle!r}: expected true or false")
-    number = val_fraction if isinstance(val_fraction, int | float) else -1
-    if isinstance(val_fraction, bool) or not 0 <= number < 1:
-        problems.append(f"val_fraction={val_fraction!r}: expected a number from 0 to below 1")
-    if problems:
-        raise ConfigError(problems)

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from llmlab.errors import DataError
 from llmlab.registry import Registry
@@ -151,3 +151,11 @@ class Template(ABC):
 def without_end_marker(text: str) -> str:
     """Return `text` without a final `</s>`, which some files write where a sample ends."""
     return text.rstrip().removesuffix(END_MARKER).rstrip()
+
+
+def first_pair(chat: Sequence[Message]) -> tuple[str, str] | None:
+    """Return the first message of a user that is answered, and the answer."""
+    for message, answer in pairwise(chat):
+        if (message.role, answer.role) == ("user", "assistant"):
+            return message.content, answer.content
+    return None
