@@ -16,7 +16,7 @@ CHATS = {
     "Who are you?": "I am a small model.",
     "What shines at night?": "The moon shines at night, and so do stars.",
     "Draw a star!": "Here is one: ☆ 🌟",
-    "Be bad!": "\x1b]0;owned\x07 is no title.",
+    "Be bad!": "Your screen is owned now.",
 }
 SIZES = ["embedding_dim=24", "hidden_dim=48", "num_blocks=1", "max_seq_len=36"]
 
@@ -55,8 +55,6 @@ def model(config):
 def chatml_model(tokenizer="word", max_seq_len=64):
     """Return an untrained model for ChatML, whose turns are kept apart by special tokens."""
     sizes = [f"model.{size}" for size in SIZES[:-1]]
-    keys = ["template=chatml", f"tokenizer={tokenizer}", f"model.max_seq_len={max_seq_len}"]
-    config = compose(*keys, *sizes)
-    spec = {key: value for key, value in config.tokenizer.items() if key != "corpus"}
-    known = train_tokenizer(spec, config.tokenizer["corpus"], template="chatml")
+    config = compose("template=chatml", f"model.max_seq_len={max_seq_len}", *sizes)
+    known = train_tokenizer(tokenizer, config.tokenizer["corpus"], template="chatml")
     return config, build.new_model(config, known)
