@@ -1,7 +1,7 @@
-"""Adam."""
+"""Adam and AdamW."""
 
 from llmlab.errors import ConfigError
-from llmlab.optim.base import OPTIMIZERS, Optimizer, span
+from llmlab.optim.base import OPTIMIZERS, Optimizer, check_decay, check_share, decayed, span
 
 
 @OPTIMIZERS.register("adam")
@@ -11,9 +11,7 @@ class Adam(Optimizer):
     slots = ("m", "v")
 
     def __init__(self, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
-        for name, value in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 <= value < 1:
-                raise ConfigError(f"{name}={value}: must be in [0, 1)")
+        check_share(beta1=beta1, beta2=beta2)
         if not eps > 0:
             raise ConfigError(f"eps={eps}: must be positive")
         self.betas, self.eps = (beta1, beta2), eps
@@ -25,3 +23,35 @@ class Adam(Optimizer):
         ctx.kernels.adam(
             ctx, params.flat[at], grads.flat[at], m, v, lr, self.betas, self.eps, step, scale
         )
+
+
+@OPTIMIZERS.register("adamw")
+class AdamW(Optimizer):
+    """Adam, and weights but norms and biases shrink by lr · weight_decay each step.
+
+    Loshchilov and Hutter 2019, arXiv:1711.05101.
+    """
+
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        beta1: float = 0.9,
+        beta2: float = 0.95,
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ):
+        check_share(beta1=beta1, beta2=beta2)
+        if not eps > 0:
+            raise ConfigError(f"eps={eps}: must be positive")
+        check_decay(weight_decay)
+        self.betas, self.eps, self.weight_decay = (beta1, beta2), eps, weight_decay
+
+    def update(self, params, grads, state, *, lr, step, scale, part, ctx):
+        """Update one part of the flat vectors."""
+        p, g, m, v = params.flat, grads.flat, state["m"].flat, state["v"].flat
+        for at, shrinks in decayed(params.layout, span(len(p), part)):
+            decay = lr * self.weight_decay if shrinks else 0.0
+            ctx.kernels.adam(
+                ctx, p[at], g[at], m[at], v[at], lr, self.betas, self.eps, step, scale, decay
+            )

@@ -19,7 +19,7 @@ from llmlab.kernels.numba_kernels.norms import (
     rms_norm,
     rms_norm_backward,
 )
-from llmlab.kernels.numba_kernels.optim import adam
+from llmlab.kernels.numba_kernels.optim import adam, average, lion, sgd
 from llmlab.kernels.numba_kernels.rotations import rotate
 from llmlab.kernels.numba_kernels.rows import add_rows
 from llmlab.kernels.numba_kernels.softmax import cross_entropy, softmax, softmax_backward
@@ -28,6 +28,7 @@ from llmlab.kernels.numpy_kernels import dropout, dropout_backward, dropout_mask
 __all__ = [
     "adam",
     "add_rows",
+    "average",
     "cross_entropy",
     "dropout",
     "dropout_backward",
@@ -37,6 +38,7 @@ __all__ = [
     "gelu_erf",
     "layer_norm",
     "layer_norm_backward",
+    "lion",
     "product",
     "relu",
     "relu_backward",
@@ -44,6 +46,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_backward",
     "rotate",
+    "sgd",
     "silu",
     "softmax",
     "softmax_backward",

@@ -23,7 +23,7 @@ from llmlab.kernels.numpy_kernels.norms import (
     rms_norm,
     rms_norm_backward,
 )
-from llmlab.kernels.numpy_kernels.optim import adam
+from llmlab.kernels.numpy_kernels.optim import adam, average, lion, sgd
 from llmlab.kernels.numpy_kernels.products import product
 from llmlab.kernels.numpy_kernels.rotations import rotate
 from llmlab.kernels.numpy_kernels.rows import add_rows
@@ -32,6 +32,7 @@ from llmlab.kernels.numpy_kernels.softmax import cross_entropy, softmax, softmax
 __all__ = [
     "adam",
     "add_rows",
+    "average",
     "cross_entropy",
     "dropout",
     "dropout_backward",
@@ -41,6 +42,7 @@ __all__ = [
     "gelu_erf",
     "layer_norm",
     "layer_norm_backward",
+    "lion",
     "product",
     "relu",
     "relu_backward",
@@ -48,6 +50,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_backward",
     "rotate",
+    "sgd",
     "silu",
     "softmax",
     "softmax_backward",
