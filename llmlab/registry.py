@@ -76,7 +76,7 @@ class Registry:
         if not isinstance(name, str) or name not in self._factories:
             return [
                 f"{where}: unknown {self.kind} '{name}'{suggest(name, self._factories)}; "
-                f"known: {', '.join(self.names())}"
+                f"known: {', '.join(self.names())}; one of your own needs plugins=FILE.py"
             ]
         given = {} if isinstance(spec, str) else {k: v for k, v in spec.items() if k != "type"}
         signature = self.signature(name)

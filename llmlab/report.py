@@ -47,9 +47,12 @@ def write_report(folder: Path, stage: str) -> Report:
     loss_svg(rows, picture, title=f"{stage}: loss")
     losses = [loss for _, loss in _points(rows, "loss")]
     line = sparkline(losses)
-    if losses:
-        log.info("%s loss %.4g %s %.4g, drawn in %s", stage, losses[0], line, losses[-1], picture)
-    return Report(last_epoch_loss(rows), line, picture)
+    last = last_epoch_loss(rows)
+    if last is not None:
+        here = Path.cwd()
+        shown = picture.relative_to(here) if picture.is_relative_to(here) else picture
+        log.info("%s loss %.4g %s %.4g, drawn in %s", stage, losses[0], line, last, shown)
+    return Report(last, line, picture)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -70,16 +70,16 @@ def test_every_problem_is_named_with_its_key(things):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("bxo", "model.box: unknown thing 'bxo' (did you mean 'box'?); known: box, fussy"),
+        ("bxo", "model.box: unknown thing 'bxo' (did you mean 'box'?); known: box, fussy; one of your own needs plugins=FILE.py"),
         ({"width": 3}, "model.box: no 'type'; known things: box, fussy"),
         ({"type": None}, "model.box: no 'type'; known things: box, fussy"),
         (3, "model.box=3: expected a thing as a mapping with 'type'"),
         (None, "model.box=None: expected a thing as a mapping with 'type'"),
         ({"type": "fussy", "value": -1}, "model.box: value=-1: must not be negative"),
-        ({"type": 7}, "model.box: unknown thing '7'; known: box, fussy"),
+        ({"type": 7}, "model.box: unknown thing '7'; known: box, fussy; one of your own needs plugins=FILE.py"),
         (
             {"type": ["box"]},
-            "model.box: unknown thing '['box']' (did you mean 'box'?); known: box, fussy",
+            "model.box: unknown thing '['box']' (did you mean 'box'?); known: box, fussy; one of your own needs plugins=FILE.py",
         ),
     ],
 )

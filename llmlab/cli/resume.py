@@ -101,7 +101,9 @@ def _resumed(value: str, flags: list[str], given: list[Override], sweep: bool) -
     if (path / RECORD).is_file():
         if sweep:
             raise ConfigError(f"resume={path}: that is one run; leave -m out")
-        tokens = [*_merged(_stored(path / RECORD), given), _folder("hydra.run.dir", path)]
+        record = _stored(path / RECORD)
+        flags = [*flags, *_own_yaml(record, flags)]
+        tokens = [*_merged(record, given), _folder("hydra.run.dir", path)]
         return CommandLine(flags, [*tokens, f"resume={quoted(str(path))}"], False)
     return _started(path, flags, given, sweep)
 
@@ -205,6 +207,17 @@ def _merged(record: dict[str, Any], given: list[Override], sweep: bool = False) 
     if not sweep:  # a job of a sweep is continued by itself
         stored = [text for text in stored if not _OF_SWEEPS.match(text)]
     return stored + [token(override, sweep) for override in given if override.name not in FOLDERS]
+
+
+def _own_yaml(record: dict[str, Any], flags: list[str]) -> list[str]:
+    """Return the flag that named a folder of the user's YAML files, unless one is given anew."""
+    typed = [str(word) for word in record.get("argv", [])]
+    for index, word in enumerate(typed):
+        flag, _, value = word.partition("=")
+        if flag in ("--config-dir", "-cd") and not {"--config-dir", "-cd"} & set(flags):
+            folder = value or next(iter(typed[index + 1 :]), "")
+            return ["--config-dir", str(Path(record.get("cwd", ".")) / folder)]
+    return []
 
 
 def _folder(key: str, path: Path) -> str:

@@ -47,13 +47,18 @@ def start(command: CommandLine) -> int:
     _survive_python_314()
     import hydra
 
+    from llmlab.cli.arguments import Override, quoted
     from llmlab.cli.hints import hint
-    from llmlab.cli.sweep import discard, finish, sweeping
+    from llmlab.cli.sweep import discard, finish, sweep_folder, sweeping
 
     register_resolvers()
     check_user_yaml(command.flags)
     codes: list[int] = []
     tokens, typed = command.tokens, command.typed
+    folder = sweep_folder(tokens) if command.sweep else None
+    if folder is not None:
+        tokens = [text for text in tokens if Override.of(text).name != "hydra.sweep.dir"]
+        tokens.append(f"hydra.sweep.dir={quoted(str(folder))}")
 
     def task(cfg: Any) -> Any:
         # Imported here, since a launcher may send this function to another process.
@@ -66,14 +71,15 @@ def start(command: CommandLine) -> int:
 
     decorate = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
     run: Callable[[], None] = decorate(task)
-    with _as_program(command.argv), _logging_restored(), sweeping(command.sweep) as sweep:
+    argv = [*command.flags, *tokens]
+    with _as_program(argv), _logging_restored(), sweeping(folder):
         try:
             run()
         except Exception as error:
-            discard(sweep.folder)
+            discard(folder)
             raise hint(error, tokens) from error
-        if sweep.folder is not None:
-            return finish(sweep.folder)
+        if folder is not None:
+            return finish(folder)
     return codes[0] if codes else 0
 
 

@@ -10,17 +10,14 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hydra.experimental.callback import Callback
-
 from llmlab.cli.arguments import Override
 from llmlab.cli.resume import SWEEP_RECORD, write_record
 from llmlab.cli.shell import near, shell_command
+from llmlab.errors import ConfigError
 
 RESULT = "result.json"
 FIGURES = ("loss", "val_loss", "perplexity", "tokens", "steps")
@@ -36,46 +33,57 @@ class SweepInterrupted(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
-@dataclass
-class Sweep:
-    """The sweep that this process runs; its folder is known once Hydra has composed."""
+def sweep_folder(tokens: Sequence[str]) -> Path:
+    """Return where a sweep goes: `hydra.sweep.dir` if it is given, else a new folder in runs/.
 
-    folder: Path | None = None
+    Resolvers in it, such as `${now:...}`, are resolved once, here.
 
+    Raises
+    ------
+    ConfigError
+        It refers to a key of the configuration, which each job may have otherwise.
+    """
+    from hydra.core.utils import setup_globals
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-_CURRENT: ContextVar[Sweep] = ContextVar("sweep")
+    from llmlab.runs import new_id
 
-
-class Announcement(Callback):
-    """Tell the command line where Hydra puts the sweep."""
-
-    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        """Note the folder."""
-        _CURRENT.get().folder = Path(config.hydra.sweep.dir).absolute()
+    given = [part.value for part in map(Override.of, tokens) if part.name == "hydra.sweep.dir"]
+    if not given or given[-1] is None:
+        return Path("runs/sweeps").absolute() / new_id()
+    setup_globals()
+    text = given[-1]
+    if text[:1] == text[-1:] == "'":
+        text = text[1:-1].replace("\\'", "'")
+    try:
+        return Path(str(OmegaConf.create({"folder": text}).folder)).expanduser().absolute()
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            f"hydra.sweep.dir={text}: jobs of one sweep share a folder, so it can't depend on a "
+            "key; write a path"
+        ) from error
 
 
 @contextmanager
-def sweeping(active: bool) -> Iterator[Sweep]:
-    """While open, know the sweep's folder, and let SIGINT and SIGTERM end all its jobs.
+def sweeping(folder: Path | None) -> Iterator[None]:
+    """While open, let SIGINT and SIGTERM end all jobs of the sweep in `folder`, if there is one.
 
     A launcher's workers die with KeyboardInterrupt; SIGTERM alone would leave them behind.
     """
-    sweep = Sweep()
-    key = _CURRENT.set(sweep)
     before: dict[int, Any] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise SweepInterrupted(sweep.folder, 128 + number)
+        raise SweepInterrupted(folder, 128 + number)
 
     try:
-        if active and threading.current_thread() is threading.main_thread():
+        if folder is not None and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 before[number] = signal.signal(number, stop)
-        yield sweep
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _CURRENT.reset(key)
 
 
 def job_folder(overrides: Any, sweep_folder: str) -> str:

@@ -23,7 +23,10 @@ def checkpoint_model(config: Config) -> build.Model:
             "no checkpoint: train first (python -m llmlab phase=pretrain), or name one with "
             "checkpoint=FILE"
         )
-    return build.load_model(config, load(config.checkpoint))
+    checkpoint = load(config.checkpoint)
+    model = build.load_model(config, checkpoint)
+    log.info("checkpoint: %s", checkpoint.path)
+    return model
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Phase `full`: pre-train, tune, show the answers before and after, chat."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llmlab.runs import Run
 from llmlab.train.checkpoint import CheckpointFolder, load
 
 QUESTION = "How do mountains form?"
+BEFORE = 12  # tokens of noise that an untrained model may show
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
@@ -22,9 +24,9 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     before = _newest(config, run, "pretrain")
     model = stage_model(first, None if before is None else load(before), None)
     question = config.prompt or _question(config, model)
-    print(describe(first, model))
+    print(describe(first, model), flush=True)
     if before is None:
-        _show("before training", config, model, question)
+        _show("before training", replace(config, max_new_tokens=BEFORE), model, question)
     pretrained = train_stage(first, run, run.stage_folder("pretrain"), None)
     tuned = train_stage(second, run, run.stage_folder("tune"), Path(pretrained["checkpoint"]))
     model = build.load_model(config, load(tuned["checkpoint"]))
@@ -48,4 +50,7 @@ def _question(config: Config, model: build.Model) -> str:
 
 
 def _show(when: str, config: Config, model: build.Model, question: str) -> None:
-    print(f"\n{when}\n  you> {question}\n  llm> {Answerer(config, model).reply(question)}\n")
+    print(
+        f"\n{when}\n  you> {question}\n  llm> {Answerer(config, model).reply(question)}\n",
+        flush=True,
+    )

@@ -12,7 +12,7 @@ import signal
 import struct
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -55,25 +55,37 @@ class Team:
 
     def gradients(self, pieces: Sequence[Sequence[Piece]], scale: float, step: int) -> float:
         """Fill the gradients; return the sum of the weighted losses."""
-        for worker, own in zip(self._workers, pieces[1:], strict=True):
-            worker.send(GRADIENTS, (step, 0), (scale, 0.0), own)
-        loss = self.shard.gradients(pieces[0], scale, step)
-        return loss + sum(worker.receive() for worker in self._workers)
+        with self._together():
+            for worker, own in zip(self._workers, pieces[1:], strict=True):
+                worker.send(GRADIENTS, (step, 0), (scale, 0.0), own)
+            loss = self.shard.gradients(pieces[0], scale, step)
+            return loss + sum(worker.receive() for worker in self._workers)
 
     def reduce(self) -> float:
         """Sum the shards' gradients; return the squared norm of the whole."""
-        for worker in self._workers:
-            worker.send(REDUCE)
-        total = self.shard.reduce()
-        return total + sum(worker.receive() for worker in self._workers)
+        with self._together():
+            for worker in self._workers:
+                worker.send(REDUCE)
+            total = self.shard.reduce()
+            return total + sum(worker.receive() for worker in self._workers)
 
     def update(self, lr: float, step: int, scale: float) -> None:
         """Update the parameters."""
-        for worker in self._workers:
-            worker.send(UPDATE, (step, 0), (lr, scale))
-        self.shard.update(lr, step, scale)
-        for worker in self._workers:
-            worker.receive()
+        with self._together():
+            for worker in self._workers:
+                worker.send(UPDATE, (step, 0), (lr, scale))
+            self.shard.update(lr, step, scale)
+            for worker in self._workers:
+                worker.receive()
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """End the workers if something went wrong: an answer left in a pipe would be the next's."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the workers."""

@@ -1,0 +1,101 @@
+"""Every phase through the command line, on one tiny run."""
+
+import json
+import re
+
+import pytest
+
+from llmlab.cli import main
+
+TINY = ["experiment=tiny", "epochs=2", "threads=1"]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Return a folder in which `python -m llmlab` has run once, small, and what it printed."""
+    folder = tmp_path_factory.mktemp("lab")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["chat=false", *TINY]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(lab, monkeypatch):
+    monkeypatch.chdir(lab)
+
+
+def test_full_leaves_both_stages_with_metrics_checkpoints_and_pictures(lab):
+    (run,) = (lab / "runs/full").iterdir()
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    for stage in ("pretrain", "tune"):
+        rows = [json.loads(line) for line in (run / stage / "metrics.jsonl").open()]
+        keys = ["stage", "step", "epoch", "tokens", "loss", "lr", "grad_norm", "skipped"]
+        assert list(rows[-1]) == keys
+        assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+        assert rows[-1]["epoch"] == 2
+        assert len(list((run / stage / "checkpoints").glob("*.npz"))) >= 2
+        assert (run / stage / "report/loss.svg").read_text().startswith("<svg")
+
+
+def test_full_prints_the_stack_and_the_answers_before_and_after(lab, capsys):
+    assert main(["chat=false", *TINY, "hydra.run.dir=other"]) == 0
+    out = capsys.readouterr().out
+    order = ("parameters", "before training", "How do mountains form?", "after training", "run: ")
+    places = [out.index(text) for text in order]
+    assert places == sorted(places)
+
+
+def test_evaluate_prints_loss_floor_and_recall(capsys):
+    assert main(["phase=evaluate"]) == 0
+    out = capsys.readouterr().out
+    loss, floor, excess = (
+        float(re.search(rf"^{name}\s+(-?[\d.]+)", out, re.MULTILINE)[1])
+        for name in ("loss", "floor", "excess")
+    )
+    assert excess == pytest.approx(loss - floor, abs=2e-4)
+    assert re.search(r"^recall\s+\d+ of 53", out, re.MULTILINE)
+
+
+def test_evaluate_takes_another_stage_and_a_file(lab, capsys):
+    assert main(["phase=evaluate", "on=pretrain"]) == 0
+    assert "25 samples" in capsys.readouterr().out
+    own = [f"User: Question {n}? Assistant: Answer {n}." for n in range(4)]
+    (lab / "own.json").write_text(json.dumps(own))
+    assert main(["phase=evaluate", "on=own.json"]) == 0
+    assert "4 samples" in capsys.readouterr().out
+
+
+def test_generate_prints_the_answer_alone(capsys):
+    assert main(["phase=generate", "prompt=What causes zebras?", "max_new_tokens=5"]) == 0
+    seen = capsys.readouterr()
+    assert len(seen.out.splitlines()) == 1
+    assert "zebras" in seen.err
+
+
+def test_summary_counts_the_parameters_of_the_default_network(capsys):
+    assert main(["phase=summary"]) == 0
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines()]
+    total = int(re.search(r"([\d,]+) parameters", out)[1].replace(",", ""))
+    # name (B, T, width) parameters: the fifth word
+    layers = [row for row in rows if len(row) > 4 and row[1].startswith("(")]
+    assert sum(int(row[4].replace(",", "")) for row in layers) == total
+    assert "memory of a training step" in out
+
+
+def test_summary_and_profile_describe_a_checkpoint(capsys):
+    assert main(["phase=summary", "checkpoint=latest"]) == 0
+    assert "(8, 80, 32)" in capsys.readouterr().out
+    assert main(["phase=profile", "checkpoint=latest"]) == 0
+    out = capsys.readouterr().out
+    assert "blocks.0.attention" in out
+    assert re.search(r"^product\s+\d+", out, re.MULTILINE)
+
+
+def test_phases_that_use_a_model_leave_no_folder(lab):
+    before = sorted(path for path in lab.rglob("*") if "runs" in path.parts)
+    assert main(["phase=generate", "prompt=Hello", "max_new_tokens=1"]) == 0
+    assert main(["phase=list"]) == 0
+    assert sorted(path for path in lab.rglob("*") if "runs" in path.parts) == before
+    assert not (lab / "outputs").exists()
