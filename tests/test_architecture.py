@@ -41,7 +41,7 @@ LIBRARIES = {  # third-party imports, and where each may be
     "omegaconf": ("cli", "config"),
     "numba": ("kernels",),
     "threadpoolctl": ("train", "runs", "generate", "phases"),
-    "tqdm": ("train", "phases"),
+    "tqdm": ("text", "train", "phases"),
     "yaml": ("cli", "config", "runs"),
     "tensorboardX": ("train",),
     "tokenizers": ("text", "exchange"),
