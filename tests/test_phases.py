@@ -29,7 +29,8 @@ def test_full_leaves_both_stages_with_metrics_checkpoints_and_pictures(lab):
     (run,) = (lab / "runs/full").iterdir()
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     for stage in ("pretrain", "tune"):
-        rows = [json.loads(line) for line in (run / stage / "metrics.jsonl").open()]
+        lines = (run / stage / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
         keys = ["stage", "step", "epoch", "tokens", "loss", "lr", "grad_norm", "skipped"]
         assert list(rows[-1]) == keys
         assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
