@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError
-from llmlab.text import TOKENIZERS, train_tokenizer
+from llmlab.text import TOKENIZERS, corpus_texts, train_tokenizer
 from llmlab.text.tokenizers.base import Tokenizer
 from llmlab.text.tokenizers.bpe import BpeTokenizer
 
@@ -263,3 +263,18 @@ def test_corpus_with_its_line_ends(tmp_path):
 def test_the_arrays_are_small_integers():
     char = TOKENIZERS.build("char", "tokenizer").train(["ab"])
     assert char.encode_array("abc").dtype == np.int32
+
+
+def test_a_large_corpus_is_read_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmlab.text.files.BLOCK", 1000)
+    half = "abc abd " * 1000
+    (tmp_path / "a.txt").write_text(half + half.upper())
+    spec = {"type": "bpe", "vocab_size": 280}
+    whole = train_tokenizer(spec, [tmp_path])
+    part = train_tokenizer({**spec, "corpus_bytes": 4000}, [tmp_path])
+    for tokenizer in (whole, part):  # both ends of it were seen
+        assert len(tokenizer.encode(" abc ABD")) <= 4
+    taken = sum(map(len, corpus_texts([tmp_path], lossless=True, limit=4000)))
+    assert 3000 < taken < 5000
+    with pytest.raises(ConfigError, match="corpus_bytes=0"):
+        train_tokenizer({**spec, "corpus_bytes": 0}, [tmp_path])

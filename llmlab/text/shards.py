@@ -5,7 +5,9 @@ import os
 import secrets
 import shutil
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,20 +41,21 @@ class Shards:
         about: dict[str, Any] | None = None,
     ):
         self._arrays = list(arrays)
-        self._starts = np.cumsum([0, *(len(part) for part in arrays)])
+        # Plain integers: a batch looks them up for each of its rows.
+        self._starts = list(accumulate(map(len, arrays), initial=0))
         self.documents = documents
         self.about = about or {}
 
     def __len__(self) -> int:
         """Return the number of tokens."""
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def read(self, begin: int, out: NDArray[np.intp]) -> None:
         """Fill `out` (n,) with the ids from `begin` on."""
         done = 0
-        shard = int(np.searchsorted(self._starts, begin, "right")) - 1
+        shard = bisect_right(self._starts, begin) - 1
         while done < len(out):
-            at = begin + done - int(self._starts[shard])
+            at = begin + done - self._starts[shard]
             part = self._arrays[shard][at : at + len(out) - done]
             out[done : done + len(part)] = part
             done += len(part)
@@ -60,19 +63,23 @@ class Shards:
 
     def check(self, vocab_size: int, source: object) -> None:
         """Raise `DataError` for an id that the vocabulary hasn't."""
-        for start, ids in zip(self._starts.tolist(), self._arrays, strict=False):
+        for start, ids in zip(self._starts, self._arrays, strict=False):
             for begin in range(0, len(ids), SHARD // 64):
                 check_ids(ids[begin : begin + SHARD // 64], vocab_size, source, start + begin)
 
 
-def check_ids(ids: NDArray[Any], vocab_size: int, source: object, begin: int = 0) -> None:
-    """Raise `DataError` for ids outside the vocabulary; `begin` is the position of the first."""
+def check_ids(ids: NDArray[Any], vocab_size: int, source: object, begin: int | None = None) -> None:
+    """Raise `DataError` for ids outside the vocabulary.
+
+    `begin` is the position of the first, if they follow each other.
+    """
     if not len(ids) or (int(ids.min()) >= 0 and int(ids.max()) < vocab_size):
         return
     at = int(np.argmax((ids < 0) | (ids >= vocab_size)))
+    where = "" if begin is None else f" at position {begin + at}"
     raise DataError(
-        f"{source}: token id {int(ids[at])} at position {begin + at} is outside the vocabulary "
-        f"of {vocab_size}; the tokens were made by another tokenizer"
+        f"{source}: token id {int(ids[at])}{where} is outside the vocabulary of {vocab_size}; the "
+        "tokens were made by another tokenizer, or damaged since (then remove them)"
     )
 
 

@@ -3,7 +3,9 @@
 import copy
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +90,9 @@ class Windows(Dataset):
     def _select(self, part: Part) -> None:
         """Take the tokens of a part, as if its ranges followed each other."""
         self._part, self.length = part, part.tokens
-        self._starts = np.cumsum([0, *(part.ranges[:, 1] - part.ranges[:, 0])])
+        # Plain integers: a batch looks them up for each of its rows.
+        self._ranges = part.ranges.tolist()
+        self._starts = list(accumulate((end - begin for begin, end in self._ranges), initial=0))
         if self.length < 2:
             raise DataError(
                 f"{self.source}: {self.length} tokens; at least 2 are needed, one to predict "
@@ -123,6 +127,7 @@ class Windows(Dataset):
         ids = np.zeros((len(begins), time + 1), dtype=np.intp)
         for row, begin, length in zip(ids, begins.tolist(), lengths.tolist(), strict=True):
             self.read(begin, row[: length + 1])
+        check_ids(ids.reshape(-1), self._vocab_size, self.source)
         used = np.arange(time) < lengths[:, None]
         weights = used.astype(np.float32)
         if self._step < self._time:
@@ -136,21 +141,14 @@ class Windows(Dataset):
         return Batch(inputs, targets, weights, *_documents(inputs, used, self._isolate))
 
     def read(self, begin: int, out: NDArray[np.intp]) -> None:
-        """Fill `out` (n,) with the ids from number `begin` of this part on.
-
-        Raises
-        ------
-        DataError
-            An id is outside the vocabulary: the file isn't what was written.
-        """
+        """Fill `out` (n,) with the ids from number `begin` of this part on."""
         done = 0
-        part = int(np.searchsorted(self._starts, begin, "right")) - 1
+        part = bisect_right(self._starts, begin) - 1
         while done < len(out):
-            first, last = self._part.ranges[part].tolist()
-            at = first + begin + done - int(self._starts[part])
+            first, last = self._ranges[part]
+            at = first + begin + done - self._starts[part]
             count = min(last - at, len(out) - done)
             self._shards.read(at, out[done : done + count])
-            check_ids(out[done : done + count], self._vocab_size, self.source, at)
             done += count
             part += 1
 
@@ -203,7 +201,7 @@ class Windows(Dataset):
     @property
     def sha256(self) -> str:
         """Return the hash of the tokens and of how they are cut."""
-        whole = [self._key, self._part.ranges.tolist(), self._time, self.windows, self._isolate]
+        whole = [self._key, self._ranges, self._time, self.windows, self._isolate]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 

@@ -33,6 +33,8 @@ class Tokenizer(ABC):
         The id of whatever the vocabulary lacks; None when nothing can be lacking.
     special_ids
         The ids of further special tokens, which chat templates set; no text encodes to them.
+    corpus_bytes
+        How many bytes of a corpus are enough to train on; None: all are needed.
     """
 
     type: str
@@ -40,6 +42,7 @@ class Tokenizer(ABC):
     end_id: int
     unknown_id: int | None
     special_ids: Mapping[str, int]
+    corpus_bytes: int | None = None
 
     @property
     @abstractmethod

@@ -30,6 +30,8 @@ class BpeTokenizer(Tokenizer):
     ----------
     vocab_size
         How many ids training may give out.
+    corpus_bytes
+        How much of the corpus training reads: of a larger one, parts from all over it.
     specials
         Further special tokens, for chat templates; those that `json` lacks are added to it.
     json
@@ -48,6 +50,7 @@ class BpeTokenizer(Tokenizer):
     def __init__(
         self,
         vocab_size: int = 1024,
+        corpus_bytes: int = 50_000_000,
         specials: Sequence[str] = (),
         json: dict[str, Any] | None = None,
         end: str | None = None,
@@ -65,6 +68,9 @@ class BpeTokenizer(Tokenizer):
                 f"vocab_size={vocab_size}: expected {least} or more, since the bytes and the "
                 "special tokens are among them"
             )
+        if isinstance(corpus_bytes, bool) or corpus_bytes < 1:
+            raise ConfigError(f"corpus_bytes={corpus_bytes}: expected a whole number from 1")
+        self.corpus_bytes: int = corpus_bytes
         if json is not None:
             self._load(json)
 
@@ -120,13 +126,15 @@ class BpeTokenizer(Tokenizer):
         if not seen[0]:
             raise DataError("the tokenizer's corpus holds no text; give it a file with text")
         content = json_format.loads(fast.to_str())
-        return BpeTokenizer(self._size, self._specials, content, self._end)
+        return BpeTokenizer(self._size, self.corpus_bytes, self._specials, content, self._end)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; a lone surrogate, which has no bytes, becomes `?`."""
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode()
-        return self._trained().encode(text, add_special_tokens=False).ids
+        # "fast" counts no offsets, which nobody asks for here.
+        (encoding,) = self._trained().encode_batch_fast([text], add_special_tokens=False)
+        return encoding.ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
