@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmlab.config import Config
-from llmlab.errors import CheckpointError
+from llmlab.errors import CheckpointError, ResourceError
 from llmlab.generate import SAMPLERS, Sampler
 from llmlab.layers import Stack, build_stack
 from llmlab.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from llmlab.params import Arena, Layout
 from llmlab.text import DATASETS, TEMPLATES, Dataset, Template, Tokenizer, train_tokenizer
 from llmlab.train.checkpoint import Checkpoint, compare
+from llmlab.train.memory import available_memory, training_memory
 from llmlab.train.trackers import TRACKERS, Tracker
 
 ROWS_PER_THREAD = 4  # fewer, and handing over costs more than a second core gives
@@ -53,7 +54,10 @@ def new_tokenizer(config: Config) -> Tokenizer:
 def new_model(config: Config, tokenizer: Tokenizer) -> Model:
     """Return the model of the configuration with fresh parameters."""
     stack = new_stack(config.model, tokenizer)
-    params = Layout(stack).init(config.seed, config.dtype)
+    layout = Layout(stack)
+    threads = resolve_threads(config.threads, config.batch_size)
+    check_memory(config, stack, layout, config.model["max_seq_len"], threads)
+    params = layout.init(config.seed, config.dtype)
     return Model(config.model, stack, params, tokenizer, config.template)
 
 
@@ -121,6 +125,28 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
     for key, item in items:
         flat |= _flat(item, f"{prefix}.{key}")
     return flat
+
+
+def check_memory(config: Config, stack: Stack, layout: Layout, time: int, threads: int) -> None:
+    """Raise a ResourceError if a training step can't fit into the memory that is free."""
+    needed = training_memory(
+        stack,
+        layout,
+        new_optimizer(config),
+        batch=config.batch_size,
+        time=time,
+        threads=threads,
+        dtype=config.dtype,
+    )
+    free = available_memory()
+    if free is None or needed.total <= free:
+        return
+    parts = ", ".join(f"{name} {size / 2**30:,.1f}" for name, size in asdict(needed).items())
+    raise ResourceError(
+        f"a training step needs about {needed.total / 2**30:,.1f} GiB ({parts}), and "
+        f"{free / 2**30:,.1f} GiB are free: lower batch_size={config.batch_size} or the sizes of "
+        "the model"
+    )
 
 
 def new_dataset(spec: Mapping[str, Any], where: str, model: Model) -> Dataset:

@@ -32,6 +32,8 @@ class RunLock:
             raise refused(path, error) from error
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(self._handle).st_nlink == 0:  # its run was refused and removed meanwhile
+                raise BlockingIOError
         except BlockingIOError as error:
             holder = os.pread(self._handle, 200, 0).decode(errors="replace").strip()
             self._close()

@@ -1,5 +1,6 @@
 """run.json: what a run was started with, and on what."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -11,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from llmlab.errors import CheckpointError
+from llmlab.errors import CheckpointError, ResourceError
 from llmlab.provenance import bits_may_differ, provenance
 from llmlab.train.durable import replace_text
 
@@ -100,6 +101,37 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write config.yaml, for people and for comparing runs."""
     text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
     replace_text(folder / "config.yaml", text)
+
+
+def point_at(latest: Path, folder: Path) -> str | None:
+    """Let the hint `latest` name `folder`, if that lies beside it; return what it said before."""
+    if not folder.is_relative_to(latest.parent):
+        return None
+    before = latest.read_text(encoding="utf-8", errors="replace") if latest.is_file() else ""
+    replace_text(latest, f"{folder.relative_to(latest.parent)}\n", sync=False)
+    return before
+
+
+def remove(folder: Path, root: Path, latest_before: str | None) -> None:
+    """Delete what a run that never began has left; the lock last, since it is still held.
+
+    Other files stay, and so do the folders that hold them. `latest_before` is from `point_at`.
+    """
+    with contextlib.suppress(OSError, ResourceError):
+        if latest_before:
+            replace_text(root / "latest", latest_before, sync=False)
+        elif latest_before is not None:
+            os.unlink(root / "latest")
+    for name in (RECORD, "config.yaml", "log", "lock"):
+        with contextlib.suppress(OSError):
+            os.unlink(folder / name)
+    empty = [Path(here) for here, _, _ in os.walk(folder, topdown=False)]
+    if folder.is_relative_to(root):
+        empty += [each for each in folder.parents if each.is_relative_to(root)]
+    for each in empty:
+        with contextlib.suppress(OSError):  # there is something in it
+            if each != Path.cwd():
+                os.rmdir(each)
 
 
 def _next_order(root: Path) -> int:

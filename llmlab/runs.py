@@ -3,12 +3,12 @@
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from llmlab.errors import ConfigError, ResourceError, Stopped
+from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError, Stopped
 from llmlab.run_lock import RunLock
 from llmlab.run_lookup import (
     TRAINING,
@@ -24,12 +24,14 @@ from llmlab.run_record import (
     new_id,
     new_record,
     now,
+    point_at,
     read_record,
+    remove,
     restarted,
     write_config,
     write_record,
 )
-from llmlab.train.durable import make_folder, refused, replace_text
+from llmlab.train.durable import make_folder, refused
 
 __all__ = [
     "TRAINING",
@@ -48,13 +50,15 @@ log = logging.getLogger("llmlab")
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _PREEMPTED = (138, 140)  # SIGUSR1 and SIGUSR2, by which SLURM announces the end
+_REFUSALS = (ConfigError, DataError, CheckpointError, ResourceError)
 
 
 class Run:
     """A run that this process is at work in; use `create` or `open`, and then `with`.
 
     Leaving the `with` records how it ended (finished, stopped, preempted, failed) unless `finish`
-    has, closes the log and unlocks.
+    has, closes the log and unlocks. A start that was refused before the first `update` leaves no
+    trace: a new run's folder goes, an old run's record stays as it was.
 
     Attributes
     ----------
@@ -71,6 +75,9 @@ class Run:
         self.record = record
         self.show_progress = show_progress
         self._lock = lock
+        self._begun = False
+        self._config: Mapping[str, Any] | None = None  # to be written when it begins
+        self._forget: Callable[[], None] = lambda: None  # undoes `create`
         self._began = time.monotonic()
         self._ended = False
         self._level = log.level
@@ -125,9 +132,10 @@ class Run:
             record = new_record(phase, overrides, hydra_overrides, argv, parent, root)
             write_config(folder, config)
             write_record(folder, record)
-            if phase in TRAINING and folder.is_relative_to(root):
-                replace_text(root / "latest", f"{folder.relative_to(root)}\n", sync=False)
-            return cls(folder, lock, record, show_progress)
+            before = point_at(root / "latest", folder) if phase in TRAINING else None
+            run = cls(folder, lock, record, show_progress)
+            run._forget = lambda: remove(folder, root, before)
+            return run
         except BaseException:
             lock.release()
             raise
@@ -163,10 +171,8 @@ class Run:
         lock = RunLock(folder / "lock")
         try:
             record, changed = restarted(read_record(folder), overrides, argv)
-            if config is not None:
-                write_config(folder, config)
-            write_record(folder, record)
             run = cls(folder, lock, record, show_progress)
+            run._config = config
         except BaseException:
             lock.release()
             raise
@@ -186,7 +192,13 @@ class Run:
         return make_folder(self.folder / name) if full else self.folder
 
     def update(self, **values: Any) -> None:
-        """Set entries of run.json; a thread count that has changed is warned of."""
+        """Set entries of run.json; a thread count that has changed is warned of.
+
+        The first call says that the run begins: now what this start changes is recorded.
+        """
+        if not self._begun and self._config is not None:
+            write_config(self.folder, self._config)
+        self._begun = True
         then, today = self.record.get("threads"), values.get("threads")
         if then is not None and today is not None and then != today:
             _warn_of_bits("the number of threads", then, today)
@@ -198,6 +210,10 @@ class Run:
         self._ended = True
         seconds = round(time.monotonic() - self._began, 3)
         self.update(status=status, ended=now(), seconds=seconds, results=results)
+
+    def refused(self, error: BaseException) -> bool:
+        """Return whether `error` says that this start never began, for a reason of the user's."""
+        return not self._begun and isinstance(error, _REFUSALS)
 
     def close(self) -> None:
         """Close the log and unlock; a second time does nothing."""
@@ -215,6 +231,10 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None and self.refused(error):
+            self._forget()
+            self.close()
+            return
         try:
             if error is not None and not isinstance(error, Stopped):
                 self._log_traceback(error)

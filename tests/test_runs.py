@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from llmlab import provenance
-from llmlab.errors import CheckpointError, ConfigError, ResourceError, Stopped
+from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError, Stopped
 from llmlab.runs import (
     Run,
     find_runs,
@@ -185,7 +185,9 @@ def test_a_restart_is_recorded_and_its_overrides_stay(runs):
     with begin(folder, overrides=["lr=1", "seed=3"]):
         log.info("first start")
     created, order = (read_record(folder)[key] for key in ("created", "order"))
-    with Run.open(folder, overrides=["lr=1", "seed=3", "resume='/x'"], argv=["resume=latest"]):
+    again = ["lr=1", "seed=3", "resume='/x'"]
+    with Run.open(folder, overrides=again, argv=["resume=latest"]) as run:
+        run.update(threads=1)
         assert read_record(folder)["status"] == "running"
     with Run.open(folder, overrides=["seed=3", "lr=2"], config={"lr": 2}):
         pass
@@ -200,6 +202,37 @@ def test_a_restart_is_recorded_and_its_overrides_stay(runs):
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {"lr": 2}
     told = (folder / "log").read_text()
     assert told.index("first start") < told.index("last start")
+
+
+@pytest.mark.parametrize("error", [ConfigError, DataError, CheckpointError, ResourceError])
+def test_a_restart_that_is_refused_leaves_the_record_as_it_was(runs, error):
+    folder = runs / "pretrain" / "a"
+    with begin(folder, overrides=["lr=1"]):
+        pass
+    before = [(folder / name).read_bytes() for name in ("run.json", "config.yaml")]
+    with pytest.raises(error), Run.open(folder, overrides=["lr=x"], config={"lr": "x"}) as run:
+        assert not run.refused(RuntimeError())
+        raise error("no")
+    assert [(folder / name).read_bytes() for name in ("run.json", "config.yaml")] == before
+    with pytest.raises(error), Run.open(folder, overrides=["lr=2"]) as run:
+        run.update(threads=1)
+        raise error("too late: it has begun")
+    assert read_record(folder)["overrides"] == ["lr=2"]
+    assert read_record(folder)["status"] == "failed"
+
+
+def test_a_new_run_that_is_refused_leaves_nothing(runs, tmp_path):
+    with pytest.raises(DataError), begin(runs / "pretrain" / "a") as run:
+        run.stage_folder("tune")
+        raise DataError("no text")
+    assert not runs.exists()
+    with begin(runs / "tune" / "b"):
+        pass
+    with pytest.raises(DataError), begin(runs / "tune" / "c"):
+        (runs / "tune" / "c" / "notes.txt").write_text("somebody's")
+        raise DataError("no text")
+    assert [path.name for path in (runs / "tune" / "c").iterdir()] == ["notes.txt"]
+    assert (runs / "latest").read_text() == "tune/b\n"
 
 
 def test_what_may_change_the_last_bits_is_warned_of(runs, monkeypatch, caplog):

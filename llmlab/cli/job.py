@@ -16,7 +16,7 @@ from llmlab.cli.explain import explain, report
 from llmlab.cli.resume import RECORD
 from llmlab.cli.shell import near
 from llmlab.config import Config, load
-from llmlab.errors import CheckpointError, ConfigError, DataError, LlmlabError, Stopped
+from llmlab.errors import LlmlabError, Stopped
 from llmlab.phases import Phase, find
 
 log = logging.getLogger("llmlab")
@@ -129,12 +129,12 @@ def _train(
 
 
 def _advise(error: BaseException, run: Any) -> None:
-    """Add to an error where its traceback lies, and how the run goes on if it can."""
+    """Add to an error where its traceback lies, and how the run goes on."""
+    if run.refused(error) or isinstance(error, BrokenPipeError):
+        return
     if not isinstance(error, LlmlabError | KeyboardInterrupt):
         error.add_note(f"the traceback is in {near(run.folder / 'log')}")
-    wrong = isinstance(error, ConfigError | DataError | CheckpointError)
-    begun = any(run.folder.rglob("step-*.npz"))
-    if "resume=" not in str(error) and (begun or not wrong):
+    if "resume=" not in str(error):
         error.add_note(f"continue with: {run.resume_command}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmlab import build
 from llmlab.config import Config
-from llmlab.errors import CheckpointError, ConfigError, ResourceError
+from llmlab.errors import CheckpointError, ConfigError
 from llmlab.measure.losses import Evaluator
 from llmlab.report import write_report
 from llmlab.runs import Run
@@ -17,7 +17,6 @@ from llmlab.train.callbacks import Checkpoints, Metrics, ProgressBar, Validation
 from llmlab.train.checkpoint import Checkpoint, CheckpointFolder, compare, load
 from llmlab.train.diagnose import Diagnosis
 from llmlab.train.fit import Callback, Progress, fit, total_steps
-from llmlab.train.memory import available_memory, training_memory
 from llmlab.train.signals import Signals
 from llmlab.train.trainer import Trainer
 
@@ -57,9 +56,8 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         log.info("%s: finished, %d steps are done", config.phase, progress.step)
         return _results(config, folder, progress)
     threads = build.resolve_threads(config.threads, config.batch_size)
-    check_memory(config, model, threads)
+    build.check_memory(config, model.stack, model.layout, model.max_seq_len, threads)
     hashes = _hashes(training, model)
-    run.update(threads=threads, hashes={**run.record.get("hashes", {}), config.phase: hashes})
     trainer = Trainer(
         model.stack,
         model.params,
@@ -75,6 +73,8 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         if state is not None:
             _restore(trainer, state)
         tracker = build.new_tracker(config, folder, run.folder.name)
+        # All that could refuse this start has been asked; from here on it is on record.
+        run.update(threads=threads, hashes={**run.record.get("hashes", {}), config.phase: hashes})
         metrics = Metrics(folder / "metrics.jsonl", config.log_every, tracker, offset)
         saving = Checkpoints(
             checkpoints,
@@ -134,26 +134,6 @@ def checkpoint_meta(config: Config, model: build.Model, hashes: dict[str, str]) 
         "tokenizer": model.tokenizer.to_dict(),
         "hashes": hashes,
     }
-
-
-def check_memory(config: Config, model: build.Model, threads: int) -> None:
-    """Raise a ResourceError if a step can't fit into the memory that is free."""
-    needed = training_memory(
-        model.stack,
-        model.layout,
-        build.new_optimizer(config),
-        batch=config.batch_size,
-        time=model.max_seq_len,
-        threads=threads,
-        dtype=config.dtype,
-    ).total
-    free = available_memory()
-    if free is not None and needed > free:
-        raise ResourceError(
-            f"a training step needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are "
-            f"free: lower batch_size={config.batch_size} or the sizes of the model "
-            f"(python -m llmlab phase=summary shows them)"
-        )
 
 
 def _continued(

@@ -10,7 +10,7 @@ from llmlab import build
 from llmlab.config import Config
 from llmlab.kernels import load as load_kernels
 from llmlab.phases.answering import checkpoint_model
-from llmlab.phases.fit import check_memory, stage_data
+from llmlab.phases.fit import stage_data
 from llmlab.phases.tables import columns, human
 from llmlab.train.profiling import Timed, sgemm_peak, timed_kernels, timed_stack
 from llmlab.train.trainer import Trainer
@@ -24,7 +24,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
         model = checkpoint_model(config)
     else:
         model = build.new_model(config, build.new_tokenizer(config))
-    check_memory(config, model, 1)
+    build.check_memory(config, model.stack, model.layout, model.max_seq_len, 1)
     stage = config.on or "pretrain"
     batches = _batches(config, model, stage)
     with threadpool_limits(1, user_api="blas"):

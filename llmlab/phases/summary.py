@@ -12,7 +12,6 @@ from llmlab.kernels import load as load_kernels
 from llmlab.layers import Layer, Stack
 from llmlab.params import walk_params
 from llmlab.phases.answering import checkpoint_model
-from llmlab.phases.fit import check_memory
 from llmlab.phases.tables import columns, human
 from llmlab.train.memory import training_memory
 from llmlab.workspace import Context
@@ -35,7 +34,7 @@ def describe(config: Config, model: build.Model) -> str:
     batch, time = config.batch_size, model.max_seq_len
     item = np.dtype(config.dtype).itemsize
     threads = build.resolve_threads(config.threads, batch)
-    check_memory(config, model, threads)
+    build.check_memory(config, model.stack, model.layout, time, threads)
     widths = output_widths(model)
     rows: list[tuple[str, ...]] = [HEAD]
     for name, layer in leaves(model.stack):
