@@ -29,6 +29,9 @@ class Model:
         int | None, Key("key and value heads; null: as num_heads", low=1, high=1_024)
     ]
     dropout: Annotated[float, Key("share of activations dropped in training", low=0, below=1)]
+    bias: Annotated[bool, Key("whether maps and norms have biases", optional=True)]
+    attention: Annotated[Spec, Key("the blocks' attention layer", optional=True)]
+    feed_forward: Annotated[Spec, Key("the blocks' feed-forward layer", optional=True)]
     stack: Annotated[list[Any], Key("the layers, in order")]
 
 

@@ -178,6 +178,8 @@ def _converted(
             ]
         elif inner == "layer" and isinstance(value, Mapping):
             result[key] = _layer(value, known, here, problems)
+        elif inner == "layer":
+            continue  # a layer's name alone: build_stack knows what is supplied
         elif inner and value is not None:
             result[key] = _checked(value, known, inner, here, problems)
         elif key in signature:

@@ -32,6 +32,8 @@ class Key:
         The range of numbers: low ≤ x ≤ high, above < x < below.
     choices
         What a text may be.
+    optional
+        Whether a file may leave it out; then it isn't there.
     """
 
     meaning: str
@@ -42,6 +44,7 @@ class Key:
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    optional: bool = False
 
 
 def keys_of(schema: type) -> dict[str, tuple[Any, Key]]:
@@ -117,6 +120,8 @@ def check_fields(schema: type, values: Any, where: str, problems: list[str]) -> 
     result: dict[str, Any] = {}
     for name, (hint, key) in known.items():
         where = f"{prefix}{name}"
+        if key.optional and name not in values:
+            continue
         result[name] = values.get(name)
         if name not in values:
             if where not in reported:

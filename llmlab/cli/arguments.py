@@ -22,7 +22,10 @@ _INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 _PATH = re.compile(r"checkpoint|resume|on|data\.[\w-]+\.path")
 _TEXT = re.compile(r"prompt|source|target")
 # Arguments of registered parts: the registry knows them all, conf/ states the usual ones.
-_SPEC = re.compile(r"(optimizer|schedule|tokenizer|sampler|tracker|template|data|model\.stack)\.")
+_SPEC = re.compile(
+    r"(optimizer|schedule|tokenizer|sampler|tracker|template|data"
+    r"|model\.(stack|attention|feed_forward))\."
+)
 _KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s]+)(=(?P<value>.*))?", re.DOTALL)
 
 

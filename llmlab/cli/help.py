@@ -72,8 +72,9 @@ def help_text() -> str:
     preset = _yaml(conf / "model" / "rustgpt.yaml")
     lines.append("  the network")
     for name, (_, key) in keys_of(Model).items():
-        if name not in ("name", "stack"):
+        if name not in ("name", "stack") and not key.optional:
             lines.append(_line(f"model.{name}={_shown(preset.get(name))}", key.meaning))
+    lines.append(_line("model.attention.window=64", "any argument of a preset's layers, by name"))
     lines.append(_line("model.stack.2.repeat=3", "any argument of any layer, by its place"))
     lines += ["", "groups: files in conf/, chosen by name; each has keys of its own"]
     lines += _groups(conf, defaults)

@@ -28,6 +28,17 @@ def normal(std: float = 0.02) -> Init:
     return lambda rng, shape: rng.standard_normal(shape) * std
 
 
+@INITIALISATIONS.register("residual_normal")
+def residual_normal(std: float = 0.02, num_blocks: int = 1) -> Init:
+    """Draw from N(0, std² / (2 · num_blocks)), for what is added to the residual stream.
+
+    Each block adds twice, so the sum keeps its size (GPT-2, Radford et al. 2019, §2.3).
+    """
+    if num_blocks < 1:
+        raise ConfigError(f"num_blocks={num_blocks}: must be at least 1")
+    return normal(std / sqrt(2 * num_blocks))
+
+
 @INITIALISATIONS.register("he")
 def he() -> Init:
     """Draw from N(0, 2 / d_in), for ReLU (He et al. 2015, arXiv:1502.01852)."""
