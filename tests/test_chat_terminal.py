@@ -55,7 +55,8 @@ class Terminal:
         attributes = termios.tcgetattr(slave)
         attributes[3] &= ~termios.ECHO
         termios.tcsetattr(slave, termios.TCSANOW, attributes)
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        paths = [environment.pop("first", None), str(ROOT), os.environ.get("PYTHONPATH")]
+        path = os.pathsep.join(filter(None, paths))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "llmlab", "phase=chat", *keys],
             stdin=slave,
@@ -84,19 +85,21 @@ class Terminal:
     def end(self):
         """Return the exit code."""
         with contextlib.suppress(OSError):
-            while chunk := os.read(self.master, 65536):
-                self.seen += chunk
+            while select.select([self.master], [], [], PATIENCE)[0]:
+                self.seen += os.read(self.master, 65536)
         code = self.process.wait(PATIENCE)
         os.close(self.master)
         return code
 
 
 @pytest.fixture
-def terminal(checkpoint, lab):  # noqa: F811
+def terminal(checkpoint, lab, tmp_path):  # noqa: F811
     opened = []
+    (tmp_path / "prompt_toolkit.py").write_text("raise ImportError")
 
-    def start(*keys, **environment):
+    def start(*keys, plain=True, **environment):
         data = f"data.tune.path={lab / 'chats.jsonl'}"
+        environment |= {"first": str(tmp_path)} if plain else {}
         opened.append(Terminal(f"checkpoint={checkpoint}", data, *keys, **environment))
         return opened[-1]
 
@@ -154,8 +157,8 @@ def test_an_ascii_terminal(terminal):
 
 def test_line_editing_with_prompt_toolkit(terminal):
     pytest.importorskip("prompt_toolkit")
-    it = terminal(PROMPT_TOOLKIT_NO_CPR="1", TERM="xterm")
-    it.wait_for("you>")
+    it = terminal(plain=False, PROMPT_TOOLKIT_NO_CPR="1", TERM="xterm")
+    it.wait_for("\x1b[?2004h")
     os.write(it.master, b"What falls from cloudsX\x7f?\r")
     it.wait_for(ANSWERED)
     it.wait_for("\x1b[?2004h", 2)
