@@ -48,7 +48,10 @@ class Model:
 def new_tokenizer(config: Config) -> Tokenizer:
     """Return a tokenizer trained on `tokenizer.corpus`."""
     spec = {key: value for key, value in config.tokenizer.items() if key != "corpus"}
-    return train_tokenizer(spec, config.tokenizer["corpus"])
+    # The corpus is the data's files, and what replaces bytes there must do so here.
+    lenient = any(each.get("invalid_utf8") == "replace" for each in config.data.values())
+    policy = "replace" if lenient else "error"
+    return train_tokenizer(spec, config.tokenizer["corpus"], invalid_utf8=policy)
 
 
 def new_model(config: Config, tokenizer: Tokenizer) -> Model:

@@ -201,6 +201,8 @@ def load(
 
 def _check_stages(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     stages = values.get("stages") or {}
+    if not isinstance(stages, Mapping):
+        return {}  # check_fields has said so
     unknown = [name for name in stages if name not in STAGES]
     problems += [f"stages.{name}: unknown stage; known: {', '.join(STAGES)}" for name in unknown]
     checked = {
@@ -217,8 +219,11 @@ def _check_lengths(
     values: dict[str, Any], stages: dict[str, Any], typed: Collection[str], problems: list[str]
 ) -> None:
     """Let a typed `steps` replace `epochs`, or the reverse; refuse both or none."""
+    told = {problem.split(":")[0].split("=")[0] for problem in problems}
     for where, group in (("", values), *((f"stages.{name}.", s) for name, s in stages.items())):
         given = [key for key in ("epochs", "steps") if group.get(key) is not None]
+        if told & {f"{where}{key}" for key in ("epochs", "steps", "lr")}:
+            continue  # what follows from a wrong value is no problem of its own
         if len(given) == 2:
             kept = [key for key in given if f"{where}{key}" in typed]
             if len(kept) == 1:

@@ -66,6 +66,14 @@ def check_specs(values: dict[str, Any], problems: list[str]) -> None:
         if name in STAGES
     }
     problems += [f"data.{n}: missing" for n in STAGES if n not in data]
+    nowhere = [
+        f"data.{name}.path: null; name a file: data.{name}.path=my.txt"
+        for name, spec in values["data"].items()
+        if isinstance(spec, Mapping) and "path" in spec and spec["path"] is None
+    ]
+    if nowhere:  # what the corpus lacks then follows from it
+        problems[:] = [told for told in problems if not told.startswith("tokenizer.corpus=")]
+        problems += nowhere
     _check_stack(values["model"], known, problems)
 
 

@@ -267,9 +267,9 @@ def _log_file(path: Path) -> logging.Handler:
 
 
 def _status(error: BaseException) -> str:
-    if isinstance(error, Stopped):
-        return "preempted" if error.exit_code in _PREEMPTED else "stopped"
-    return "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        return "preempted" if getattr(error, "exit_code", 130) in _PREEMPTED else "stopped"
+    return "failed"
 
 
 def _warn_of_bits(what: str, then: Any, now: Any) -> None:

@@ -42,6 +42,8 @@ def hint(error: Exception, tokens: Sequence[str]) -> Exception:
         mark = error.problem_mark
         where = f"{mark.name}:{mark.line + 1}: " if mark else ""
         return ConfigError(f"{where}{error.problem or error}; correct this file")
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return _no_option(tokens) or error
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return error
     text = str(error)
@@ -71,6 +73,17 @@ def _unknown_option(group: str, name: str, text: str) -> str:
     listed = text.partition("Available options")[2].partition("Config search path")[0]
     options = re.findall(r"^\t(\S+)$", listed, re.MULTILINE)
     return f"{group}={name}: unknown {group}{suggest(name, options)}; known: {', '.join(options)}"
+
+
+def _no_option(tokens: Sequence[str]) -> ConfigError | None:
+    """Name the group that was given a number, or null, instead of a file of its folder."""
+    for token in tokens:
+        key, _, value = token.partition("=")
+        folder = conf_folder() / key.split("@")[0]
+        if folder.is_dir() and not (folder / f"{value}.yaml").is_file():
+            known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            return ConfigError(f"{token}: expected the name of a file; known: {known}")
+    return None
 
 
 def _unknown_key(key: str) -> str:

@@ -16,7 +16,7 @@ from llmlab.cli.explain import explain, report
 from llmlab.cli.resume import RECORD
 from llmlab.cli.shell import near
 from llmlab.config import Config, load
-from llmlab.errors import LlmlabError, Stopped
+from llmlab.errors import LlmlabError, ResourceError, Stopped
 from llmlab.phases import Phase, find
 
 log = logging.getLogger("llmlab")
@@ -98,6 +98,7 @@ def _train(
 ) -> dict[str, Any]:
     """Run a training phase in its folder: one that is there already is continued."""
     from llmlab.runs import Run
+    from llmlab.train.signals import interruptible
 
     branched = config.resume is not None and config.resume.endswith(".npz")
     continues = in_sweep or (config.resume is not None and not branched)
@@ -117,10 +118,14 @@ def _train(
             parent=config.resume if branched else config.checkpoint,
             **common,
         )
-    with opened as run:
+    with opened as run, interruptible():
         try:
             results = phase.load()(config, run) or {}
             run.finish("finished", **{key: _finite(value) for key, value in results.items()})
+        except MemoryError as error:
+            refusal = ResourceError(_out_of_memory(run.folder))
+            _advise(refusal, run)
+            raise refusal from error
         except BaseException as error:
             _advise(error, run)
             raise
@@ -136,6 +141,17 @@ def _advise(error: BaseException, run: Any) -> None:
         error.add_note(f"the traceback is in {near(run.folder / 'log')}")
     if "resume=" not in str(error):
         error.add_note(f"continue with: {run.resume_command}")
+
+
+def _out_of_memory(folder: Path) -> str:
+    from llmlab.runs import newest_of
+
+    try:
+        newest = newest_of(folder)
+    except LlmlabError:
+        newest = None
+    saved = f"; the last checkpoint is {near(newest)}" if newest else ""
+    return f"out of memory: lower batch_size or the sizes of the model{saved}"
 
 
 def _tokens(kind: str) -> list[str]:

@@ -3,11 +3,47 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 PREEMPTING = ("SIGUSR1", "SIGUSR2")  # as SLURM sends them before it takes the machine away
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came while there was no step to finish, as while data are read.
+
+    No `Exception`, so that nothing takes it for damage in what is being read.
+    """
+
+    def __init__(self, received: signal.Signals):
+        super().__init__(f"stopped by {received.name}")
+        self.exit_code = 128 + received
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While open, stopping signals raise `Interrupted`, as SIGINT does KeyboardInterrupt.
+
+    By default the others would end the process without a word, and without a record of it.
+    """
+    before: dict[int, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number))
+
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for name in STOPPING:
+                number = getattr(signal, name, None)
+                if number is not None:
+                    before[number] = signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Signals:

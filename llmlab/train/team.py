@@ -21,7 +21,7 @@ from llmlab.errors import TrainingError
 from llmlab.train.shards import Piece, Shard
 
 GRADIENTS, REDUCE, UPDATE, STOP = range(4)
-OK, FAILED = range(2)
+OK, FAILED, NO_MEMORY = range(3)
 _HEAD = struct.Struct("<iqqddq")  # command, two integers, two reals, number of pieces
 _REPLY = struct.Struct("<idq")  # status, value, length of a text
 _ARRAYS = ("inputs", "targets", "weights", "rows", "segments", "positions")
@@ -131,6 +131,8 @@ class _Worker:
         if len(reply) < _REPLY.size:
             raise TrainingError("a worker process ended unexpectedly (killed, or out of memory)")
         status, value, length = _REPLY.unpack(reply)
+        if status == NO_MEMORY:
+            raise MemoryError("in a worker process")
         if status == FAILED:
             text = self._in.read(length).decode(errors="replace")
             raise RuntimeError(f"in a worker process:\n{text}")
@@ -181,6 +183,8 @@ def _loop(shard: Shard, reader: BinaryIO, writer: BinaryIO) -> None:
                 value = shard.reduce()
             elif command == UPDATE:
                 shard.update(x, a, y)
+        except MemoryError:
+            status = NO_MEMORY
         except Exception:
             status, text = FAILED, traceback.format_exc().encode()
         writer.write(_REPLY.pack(status, value, len(text)) + text)
