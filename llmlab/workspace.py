@@ -99,6 +99,7 @@ class Context:
         self.fresh: set[int] = set()
         self.memo: dict[Any, np.ndarray] = {}
         self._ones: dict[int, np.ndarray] = {}
+        self._counting = np.arange(64)
         self.begin(0, 0)
 
     def begin(
@@ -135,6 +136,12 @@ class Context:
                 self._ones.clear()
             known = self._ones[size] = np.ones(size, self.dtype)
         return known
+
+    def counting(self, size: int) -> np.ndarray:
+        """Return the numbers 0 to size − 1."""
+        if size > len(self._counting):
+            self._counting = np.arange(2 * size)
+        return self._counting[:size]
 
     def add_loss(self, rows: np.ndarray) -> None:
         """Report an extra loss, one value a row of the batch (B,).

@@ -4,6 +4,7 @@ import numpy as np
 
 from llmlab.kernels import numpy_kernels as reference
 from llmlab.kernels.numba_kernels.compiler import compiled, exp32
+from llmlab.kernels.numpy_kernels.softmax import row_maxima
 
 
 def softmax(ctx, scores, mask):
@@ -13,10 +14,12 @@ def softmax(ctx, scores, mask):
         return reference.softmax(ctx, scores, mask)
     queries, keys = scores.shape[-2:]
     blocks = scores.reshape(-1, queries, keys)
-    if mask is None:
-        _softmax(blocks)
-    else:
-        _softmax_mask(blocks, mask)
+    if mask is not None:
+        _add_mask(blocks, mask)
+    with ctx.scratch():
+        maxima = ctx.empty((blocks.shape[0] * queries,))
+        row_maxima(ctx, blocks.reshape(-1, keys), maxima)
+        _softmax(blocks.reshape(-1, keys), maxima)
     return scores
 
 
@@ -37,51 +40,40 @@ def cross_entropy(ctx, logits, targets, weights, scale):
     if logits.dtype != np.float32:
         return reference.cross_entropy(ctx, logits, targets, weights, scale)
     dlogits = ctx.empty(logits.shape)
-    return _cross_entropy(logits, targets, weights, np.float32(scale), dlogits), dlogits
+    with ctx.scratch():
+        maxima = ctx.empty((len(logits),))
+        row_maxima(ctx, logits, maxima)
+        loss = _cross_entropy(logits, maxima, targets, weights, np.float32(scale), dlogits)
+    return loss, dlogits
 
 
 @compiled
-def _softmax(scores):
-    blocks, queries, keys = scores.shape
-    for b in range(blocks):
-        for q in range(queries):
-            row = scores[b, q]
-            high = row[0]
-            for j in range(keys):
-                high = max(high, row[j])
-            total = np.float32(0)
-            for j in range(keys):
-                e = exp32(row[j] - high)
-                row[j] = e
-                total += e
-            total = np.float32(1) / total
-            for j in range(keys):
-                row[j] *= total
-
-
-@compiled
-def _softmax_mask(scores, mask):
+def _add_mask(scores, mask):
     blocks, queries, keys = scores.shape
     masked = mask.shape[1]
     free = keys - masked
     for b in range(blocks):
         for q in range(queries):
-            row = scores[b, q]
             for j in range(masked):
-                row[free + j] += mask[q, j]
-            high = row[0]
-            for j in range(keys):
-                high = max(high, row[j])
-            total = np.float32(0)
-            for j in range(keys):
-                s = row[j]
-                e = exp32(s - high)
-                e = e if s > np.float32(-np.inf) or s != s else np.float32(0)
-                row[j] = e
-                total += e
-            total = np.float32(1) / total
-            for j in range(keys):
-                row[j] *= total
+                scores[b, q, free + j] += mask[q, j]
+
+
+@compiled
+def _softmax(scores, maxima):
+    rows, keys = scores.shape
+    for i in range(rows):
+        high = maxima[i]
+        total = np.float32(0)
+        for j in range(keys):
+            s = scores[i, j]
+            e = exp32(s - high)
+            # The clipped exponential of -inf is small, but a masked key's share is 0.
+            e = np.float32(0) if s == np.float32(-np.inf) else e
+            scores[i, j] = e
+            total += e
+        total = np.float32(1) / total
+        for j in range(keys):
+            scores[i, j] *= total
 
 
 @compiled
@@ -94,13 +86,11 @@ def _softmax_backward(dp, p, dots):
 
 
 @compiled
-def _cross_entropy(logits, targets, weights, scale, dlogits):
+def _cross_entropy(logits, maxima, targets, weights, scale, dlogits):
     n, v = logits.shape
     loss = 0.0
     for i in range(n):
-        high = logits[i, 0]
-        for j in range(v):
-            high = max(high, logits[i, j])
+        high = maxima[i]
         total = np.float32(0)
         for j in range(v):
             e = exp32(logits[i, j] - high)

@@ -18,7 +18,7 @@ def layer_norm(
         mean *= 1 / c
         np.subtract(x, mean[:, None], out=normed)
     flat = inverse[:, 0]
-    np.einsum("ij,ij->i", normed, normed, out=flat)
+    np.vecdot(normed, normed, out=flat)
     flat *= 1 / c
     flat += eps
     np.sqrt(flat, out=flat)
@@ -67,7 +67,7 @@ def rms_norm(
     n, c = x.shape
     y, normed, inverse = ctx.empty((n, c)), ctx.empty((n, c)), ctx.empty((n, 1))
     flat = inverse[:, 0]
-    np.einsum("ij,ij->i", x, x, out=flat)
+    np.vecdot(x, x, out=flat)
     flat *= 1 / c
     flat += eps
     np.sqrt(flat, out=flat)

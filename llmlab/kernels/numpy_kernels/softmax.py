@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+SMALL = 1 << 13  # items below which the number of calls is what counts
+
 
 def softmax(ctx: Any, scores: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """Turn scores (…, Q, L) into probabilities, in place.
@@ -15,12 +17,29 @@ def softmax(ctx: Any, scores: np.ndarray, mask: np.ndarray | None) -> np.ndarray
         np.add(tail, mask, out=tail)
     with ctx.scratch():
         row = ctx.empty((*scores.shape[:-1], 1))
-        np.maximum.reduce(scores, axis=-1, keepdims=True, out=row)
+        row_maxima(ctx, scores.reshape(-1, scores.shape[-1]), row.reshape(-1))
         np.subtract(scores, row, out=scores)
         np.exp(scores, out=scores)
         np.matmul(scores, ctx.ones(scores.shape[-1]), out=row[..., 0])
         np.divide(scores, row, out=scores)
     return scores
+
+
+def row_maxima(ctx: Any, x: np.ndarray, out: np.ndarray) -> None:
+    """Write the greatest value of each row (N, M) to `out` (N,).
+
+    Where it is, then what it is: numpy's argmax of short rows takes a quarter of its max's time.
+    """
+    n, m = x.shape
+    if x.size < SMALL:
+        np.maximum.reduce(x, axis=1, out=out)
+        return
+    with ctx.scratch():
+        index, start = ctx.empty((2, n), np.intp)
+        np.argmax(x, axis=1, out=index)
+        np.multiply(ctx.counting(n), m, out=start)
+        index += start
+        np.take(x.reshape(-1), index, out=out, mode="clip")
 
 
 def softmax_backward(
@@ -56,9 +75,9 @@ def cross_entropy(
     with ctx.scratch():
         row, picked = ctx.empty((n, 1)), ctx.empty((n,))
         index = ctx.empty((n,), np.intp)
-        np.multiply(np.arange(n), logits.shape[1], out=index)
+        np.multiply(ctx.counting(n), logits.shape[1], out=index)
         index += targets
-        np.maximum.reduce(logits, axis=1, keepdims=True, out=row)
+        row_maxima(ctx, logits, row[:, 0])
         np.subtract(logits, row, out=dlogits)
         np.take(dlogits.reshape(-1), index, out=picked, mode="clip")
         np.exp(dlogits, out=dlogits)
