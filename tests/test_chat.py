@@ -122,7 +122,8 @@ def test_temperature_keeps_other_options(config, model):  # noqa: F811
 
 def test_tokens(talk):
     assert talk(f"/tokens {ASKED}").err == "What | falls | from | clouds | ?\n5 tokens\n"
-    assert "with the answer 36" in talk("/tokens").err
+    assert talk("/tokens").err.endswith("may have 18 tokens, 36 with its answer\n")
+    assert talk("/history on", ASKED, "/tokens").err.splitlines()[-1].startswith("15 tokens are in")
 
 
 def test_it_greets_with_questions_of_the_data(config, model):  # noqa: F811

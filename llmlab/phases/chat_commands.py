@@ -114,11 +114,11 @@ def _tokens(chat: "Chat", argument: str) -> str:
     if argument:
         tokens = list(conversation.tokens(argument))
         return f"{' | '.join(tokens)}\n{len(tokens)} tokens"
-    answerer = chat.answerer
-    return (
-        f"{conversation.size()} tokens of the conversation in view; prompts have room for "
-        f"{answerer.longest_prompt}, with the answer {answerer.model.max_seq_len}"
-    )
+    room = chat.answerer.longest_prompt
+    held = f"{room} tokens, {chat.answerer.model.max_seq_len} with its answer"
+    if not conversation.remember:
+        return f"each prompt is answered by itself and may have {held}"
+    return f"{conversation.size()} tokens are in view; with the next prompt at most {held}"
 
 
 @_command("/quit", "", "leave")
