@@ -46,6 +46,11 @@ PHASES: dict[str, Phase] = {
     "evaluate": Phase(
         "llmlab.phases.evaluate", "measure loss, perplexity and recall", wants_checkpoint=True
     ),
+    "verify": Phase(
+        "llmlab.phases.verify",
+        "check the files of checkpoint=, a run's or a sweep's",
+        wants_checkpoint=True,
+    ),
     "list": Phase("llmlab.phases.list", "everything registered, with arguments and defaults"),
     "summary": Phase(
         "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"

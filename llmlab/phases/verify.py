@@ -1,0 +1,166 @@
+"""Phase `verify`: read every file that a run can be continued from, and say which are sound."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmlab.config import Config
+from llmlab.errors import CheckpointError
+from llmlab.phases.tables import human
+from llmlab.runs import latest_run, read_record
+from llmlab.train.checkpoint import load, peek
+from llmlab.train.durable import TEMPORARY
+
+SOUND, NOTE, DAMAGED = "sound", "note", "DAMAGED"
+METRICS, RECORD = "metrics.jsonl", "run.json"
+_EXPECTED = "name a checkpoint, a run, a sweep, a folder that holds some, or latest"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What there is to say of one file; a NOTE is of one that nothing depends on."""
+
+    state: str
+    path: Path
+    text: str
+
+
+def run(config: Config, run: None = None) -> dict[str, Any]:
+    """Print a line for each file of `checkpoint`: a file, a run, a sweep, a folder or `latest`.
+
+    Raises
+    ------
+    CheckpointError
+        Something isn't sound, or there is nothing to check.
+    """
+    named = config.checkpoint or "latest"
+    path = latest_run().absolute() if named == "latest" else Path(named).expanduser().absolute()
+    if not path.exists():
+        raise CheckpointError(f"checkpoint={named}: there is no {path}; {_EXPECTED}")
+    found = list(check(path))
+    checked = [each for each in found if each.state != NOTE]
+    if not checked:
+        raise CheckpointError(f"checkpoint={named}: nothing of a run in {path}; {_EXPECTED}")
+    base = path if path.is_dir() else path.parent
+    width = max(len(str(each.path.relative_to(base))) for each in found)
+    for each in found:
+        print(f"{each.state:8}{each.path.relative_to(base)!s:{width}}  {each.text}")
+    bad = [each for each in checked if each.state == DAMAGED]
+    print(f"{base}: {len(checked) - len(bad)} of {len(checked)} files are sound", flush=True)
+    if bad:
+        more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
+        raise CheckpointError(
+            f"{bad[0].path}: {bad[0].text}{more}; restore it from a copy, or go on without it: "
+            "resume=RUN takes the newest sound checkpoint"
+        )
+    return {"files": len(checked), "damaged": 0}
+
+
+def check(path: Path) -> Iterator[Finding]:
+    """Yield what there is to say of a file, or of all files below a folder, in order."""
+    if path.is_dir():
+        for name, _, _ in sorted(os.walk(path)):
+            yield from _folder(Path(name))
+        return
+    kind = _KINDS.get(path.name, _checkpoint)
+    yield _judged(path, kind)
+
+
+def _folder(folder: Path) -> Iterator[Finding]:
+    needed = set()
+    if _offset(folder):
+        needed.add(METRICS)
+    if (folder / "lock").exists() and any(folder.rglob("step-*.npz")):
+        needed.add(RECORD)
+    for name, kind in _KINDS.items():
+        if (folder / name).exists() or name in needed:
+            yield _judged(folder / name, kind)
+    for path in sorted(folder.glob("step-*.npz")):
+        finding = _judged(path, _checkpoint)
+        if path.exists():  # else the run, still at work, has just pruned it
+            yield finding
+    for path in sorted(folder.glob(f".*{TEMPORARY}")):
+        yield Finding(NOTE, path, "left by a process that was killed; the next save removes it")
+    for hint in (folder / "latest", folder / "best"):
+        if folder.name == "checkpoints" and hint.is_file():
+            target = hint.read_text(encoding="utf-8", errors="replace").strip()
+            if not target or not (folder / target).is_file():
+                yield Finding(NOTE, hint, f"names {target!r}, which isn't here; only a hint")
+
+
+def _judged(path: Path, kind: Callable[[Path], str]) -> Finding:
+    try:
+        return Finding(SOUND, path, kind(path))
+    except CheckpointError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        reason = "damaged"
+    return Finding(DAMAGED, path, reason.split(";")[0].removeprefix("unusable checkpoint: "))
+
+
+def _checkpoint(path: Path) -> str:
+    checkpoint = load(path)
+    meta = checkpoint.meta
+    size = human(path.stat().st_size, "B", 1024)
+    return f"step {meta['step']} of {meta['stage']}, {len(checkpoint.arrays)} arrays, {size}"
+
+
+def _record(path: Path) -> str:
+    record = read_record(path.parent)
+    if not all(isinstance(text, str) for text in record["overrides"]):
+        raise ValueError
+    return f"phase {record['phase']}, {record['status']}"
+
+
+def _sweep(path: Path) -> str:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not all(isinstance(text, str) for text in record["overrides"]):
+        raise ValueError
+    return f"a sweep, {sum(1 for _ in path.parent.glob('*/run.json'))} jobs begun"
+
+
+def _result(path: Path) -> str:
+    return f"job {json.loads(path.read_text(encoding='utf-8'))['status']}"
+
+
+def _metrics(path: Path) -> str:
+    """Check the rows up to the newest checkpoint: a resume keeps these, and cuts the rest."""
+    data, offset = path.read_bytes(), _offset(path.parent)
+    if len(data) < offset:
+        raise CheckpointError(f"{len(data)} bytes long, {offset} at the newest checkpoint")
+    kept = data[:offset].splitlines(keepends=True)
+    before = 0
+    for number, line in enumerate(kept, 1):
+        try:
+            step = json.loads(line)["step"] if line.endswith(b"\n") else None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            step = None
+        if not isinstance(step, int) or step <= before:
+            raise CheckpointError(f"line {number} isn't the row of a step after {before}")
+        before = step
+    rest = data[offset:].count(b"\n")
+    return f"{len(kept)} rows" + (f", and {rest} after the newest checkpoint" if rest else "")
+
+
+def _offset(stage: Path) -> int:
+    """Return how much of the metrics the newest checkpoint relies on."""
+    offsets = [0]
+    for path in (stage / "checkpoints").glob("step-*.npz"):
+        try:
+            offsets.append(int(peek(path)["metrics_offset"]))
+        except (CheckpointError, KeyError, TypeError, ValueError):
+            continue  # it is reported as a checkpoint
+    return max(offsets)
+
+
+_KINDS: dict[str, Callable[[Path], str]] = {
+    "sweep.json": _sweep,
+    RECORD: _record,
+    "result.json": _result,
+    METRICS: _metrics,
+}
