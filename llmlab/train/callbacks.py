@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from llmlab.errors import Stopped
 from llmlab.train.checkpoint import CheckpointFolder
+from llmlab.train.durable import make_folder, refused
 from llmlab.train.fit import Callback, Progress
 from llmlab.train.signals import Signals
 from llmlab.train.trackers import Tracker
@@ -55,8 +57,11 @@ class Metrics(Callback):
 
     def __init__(self, path: Path, every: int, tracker: Tracker, offset: int = 0):
         self.path, self._every, self._tracker = path, every, tracker
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "ab")  # noqa: SIM115 - closed in on_end
+        make_folder(path.parent)
+        try:
+            self._file = open(path, "ab", opener=_not_following)  # noqa: SIM115 - see on_end
+        except OSError as error:
+            raise refused(path, error) from error
         if self._file.tell() < offset:
             log.warning("%s: shorter than at the checkpoint; rows before it are lost", path)
         else:
@@ -66,20 +71,28 @@ class Metrics(Callback):
         """Write the row, if it is its turn or something rare is in it."""
         if progress.step % self._every and "val_loss" not in row and not result.skipped:
             return
-        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise refused(self.path, error) from error
         numbers = {k: v for k, v in row.items() if isinstance(v, float)}
         self._tracker.log(progress.step, numbers)
 
     def sync(self) -> int:
         """Make the file durable and return its length in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise refused(self.path, error) from error
         return self._file.tell()
 
     def on_end(self, progress: Progress) -> None:
         """Close file and tracker."""
-        self._file.close()
+        # On a full disk closing flushes again and fails again: the first error is the story.
+        with suppress(OSError):
+            self._file.close()
         self._tracker.finish()
 
 
@@ -136,6 +149,11 @@ class Checkpoints(Callback):
         cursor = {"epoch": state.pop("epoch"), "index": state.pop("index")}
         meta = self._meta | state | {"cursor": cursor, "metrics_offset": self._metrics.sync()}
         return self._folder.save(progress.step, self._trainer.arrays(), meta, best)
+
+
+def _not_following(path: str, flags: int) -> int:
+    """Open for writing, but not through a symbolic link."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def progress_of(meta: dict[str, Any]) -> Progress:

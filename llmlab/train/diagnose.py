@@ -10,6 +10,7 @@ import numpy as np
 
 from llmlab.layers import Layer, Stack
 from llmlab.params import Arena
+from llmlab.train.durable import replace_file, replace_text
 from llmlab.train.fit import Callback, Progress
 from llmlab.train.shards import Tokens
 from llmlab.train.trainer import StepResult, Trainer
@@ -52,13 +53,13 @@ class Diagnosis(Callback):
             ],
         }
         path = self._folder / "diagnostics.json"
-        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        replace_text(path, json.dumps(found, indent=2) + "\n")
         arrays = {
             f"{name}.{index}": getattr(batch, name)
             for index, batch in enumerate(trainer.batches)
             for name in ("inputs", "targets", "weights")
         }
-        np.savez(self._folder / "diagnostics.npz", **arrays)
+        replace_file(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))
         log.error(
             "first layer whose output is not finite: %s; details in %s, the batch beside it",
             found["layer"] or "none, the backward pass",
