@@ -9,6 +9,7 @@ from llmlab import build
 from llmlab.config import Config
 from llmlab.phases.answering import Answerer
 from llmlab.phases.chat import converse, known_questions
+from llmlab.phases.chat_terminal import be_lenient, shown
 from llmlab.phases.fit import stage_model, train_stage
 from llmlab.phases.summary import describe
 from llmlab.runs import Run
@@ -20,6 +21,7 @@ BEFORE = 12  # tokens of noise that an untrained model may show
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """Run both stages in subfolders of the run, each from where it stands."""
+    be_lenient(sys.stdout, sys.stderr)
     first, second = config.for_stage("pretrain"), config.for_stage("tune")
     before = _newest(config, run, "pretrain")
     model = stage_model(first, None if before is None else load(before), None)
@@ -50,7 +52,5 @@ def _question(config: Config, model: build.Model) -> str:
 
 
 def _show(when: str, config: Config, model: build.Model, question: str) -> None:
-    print(
-        f"\n{when}\n  you> {question}\n  llm> {Answerer(config, model).reply(question)}\n",
-        flush=True,
-    )
+    answer = shown(Answerer(config, model).reply(question), sys.stdout)
+    print(f"\n{when}\n  you> {question}\n  llm> {answer}\n", flush=True)
