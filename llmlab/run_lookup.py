@@ -13,6 +13,7 @@ from llmlab.train.checkpoint import CheckpointFolder
 log = logging.getLogger("llmlab")
 
 TRAINING = ("full", "pretrain", "tune")
+_MODELS = (*TRAINING, "import")  # whose runs hold a model
 CHECKPOINTS = "checkpoints"
 _STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
 _DEPTH = 4  # runs/sweeps/<sweep>/<job>, and one for who arranges them otherwise
@@ -33,8 +34,8 @@ def latest_run(root: Path | str = "runs", phases: Iterable[str] = TRAINING) -> P
 
 
 def latest_checkpoint(root: Path | str = "runs") -> Path:
-    """Return the newest sound checkpoint of the newest training run that has one."""
-    for folder in _newest_first(Path(root), TRAINING):
+    """Return the newest sound checkpoint of the newest training run, or import, that has one."""
+    for folder in _newest_first(Path(root), _MODELS):
         found = newest_of(folder)
         if found is not None:
             return found

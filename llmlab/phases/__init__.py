@@ -19,7 +19,7 @@ class Phase:
     meaning
         One line for the help.
     trains
-        Whether it has a folder in runs/, and a `Run` to write to.
+        Whether it has a folder in runs/, and a `Run` to write to; so has an import.
     wants_checkpoint
         Whether it takes the latest checkpoint when none is named.
     """
@@ -56,6 +56,14 @@ PHASES: dict[str, Phase] = {
         "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"
     ),
     "profile": Phase("llmlab.phases.profile", "where the time of a training step goes"),
+    "import": Phase(
+        "llmlab.phases.import_", "read a Hugging Face folder, source=, as a checkpoint", trains=True
+    ),
+    "export": Phase(
+        "llmlab.phases.export",
+        "write a checkpoint for Hugging Face, target=",
+        wants_checkpoint=True,
+    ),
 }
 
 

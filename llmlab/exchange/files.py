@@ -1,0 +1,62 @@
+"""Files of a folder that somebody else made: opened and read without believing anything."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llmlab.errors import CheckpointError
+
+_MOST = 256 * 2**20  # the largest tokenizer.json in use is a tenth of it
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file for reading bytes; give it with its size.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, it is something else (a pipe would wait forever), or it can't be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise CheckpointError(f"{path}: not a regular file")
+            yield file, status.st_size
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file."""
+    with opened(path) as (file, size):
+        if size > _MOST:
+            raise CheckpointError(f"{path}: {size:,} bytes, no such file has more than {_MOST:,}")
+        data = file.read(size)
+    return parse_object(data, path)
+
+
+def parse_object(data: bytes, where: object) -> dict[str, Any]:
+    """Return the JSON object in `data`; a key that is there twice is an error."""
+    try:
+        content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{where}: not JSON: {reason}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{where}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"the key {twice[:40]!r} is there twice")
+    return found

@@ -1,0 +1,196 @@
+"""A Hugging Face folder as a whole: read it, write it."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmlab.errors import CheckpointError, ResourceError
+from llmlab.exchange import names as naming
+from llmlab.exchange.chat_template import chat_template
+from llmlab.exchange.config_json import read_config, write_config
+from llmlab.exchange.files import read_object
+from llmlab.exchange.network import Names, Network
+from llmlab.exchange.recognise import recognise
+from llmlab.exchange.safetensors_files import INDEX, Tensors, find_tensors, write_tensors
+from llmlab.exchange.spec import model_spec
+from llmlab.exchange.tokenizer_import import FILE, SETTINGS, read_tokenizer
+from llmlab.exchange.tokenizer_json import tokenizer_json
+from llmlab.text import Tokenizer
+
+SHARD_BYTES = 5 * 10**9
+_CONFIG = "config.json"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a folder held.
+
+    Attributes
+    ----------
+    model
+        The keys of `model`.
+    arrays
+        Parameters by llmlab's names.
+    """
+
+    network: Network
+    model: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    tokenizer: Tokenizer
+
+
+def read_folder(source: Path) -> Imported:
+    """Read a folder of GPT-2, Llama or Mistral.
+
+    Raises
+    ------
+    CheckpointError
+        In one line: something is missing, damaged, contradicts itself, or is unknown to llmlab.
+    ResourceError
+        The extra `hf` isn't installed.
+    """
+    if not source.is_dir():
+        raise CheckpointError(
+            f"source={source}: no folder; name one with {_CONFIG}, model.safetensors and {FILE}"
+        )
+    config = read_object(source / _CONFIG)
+    try:
+        network = read_config(config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source / _CONFIG}: {error}") from None
+    arrays = read_arrays(source, network)
+    tokenizer = read_tokenizer(source, network.vocab_size, config.get("eos_token_id"))
+    return Imported(network, model_spec(network), arrays, tokenizer)
+
+
+def read_arrays(source: Path, network: Network) -> dict[str, np.ndarray]:
+    """Return the parameters in a folder; every tensor must be there and have its shape."""
+    tensors = _renamed(source, find_tensors(source), network)
+    every = naming.pieces(network, Names.usual(network.num_blocks))
+    wanted = {piece.theirs: piece.shape for piece in every}
+    found = {name: entry.shape for name, entry in tensors.entries.items()}
+    _refuse(source, "missing tensors", wanted.keys() - found.keys())
+    spare = found.keys() - wanted.keys()
+    if network.tied and naming.HEAD in spare:
+        wanted[naming.HEAD] = wanted[naming.embedding(network)]
+        spare -= {naming.HEAD}
+    _refuse(source, "tensors that such a model doesn't have", spare)
+    bad = [
+        f"{n} is {found[n]}, expected {shape}" for n, shape in wanted.items() if found[n] != shape
+    ]
+    _refuse(source, "shapes", bad)
+    if network.tied and naming.HEAD in found:
+        table = tensors[naming.embedding(network)]
+        if not np.array_equal(table, tensors[naming.HEAD]):
+            raise CheckpointError(
+                f"{source}: {_CONFIG} says that the head is tied to the embedding, but "
+                f"{naming.HEAD} differs from it; one of the two is wrong"
+            )
+    return naming.to_ours(every, tensors)
+
+
+def write_folder(
+    target: Path,
+    *,
+    model: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    tokenizer: Tokenizer,
+    template: Any,
+    stop_ids: Iterable[int],
+    shard_bytes: int = SHARD_BYTES,
+) -> Network:
+    """Write a folder that transformers loads, all of it or nothing.
+
+    Parameters
+    ----------
+    target
+        A folder that is empty or isn't there yet.
+    model
+        The keys of `model` that the arrays belong to.
+    template, stop_ids
+        How a chat is written, and what ends an answer.
+
+    Raises
+    ------
+    CheckpointError
+        The model or the tokenizer has no form there; the message says what would have to change.
+    ResourceError
+        The folder can't be written, or the extra `hf` isn't installed.
+    """
+    network, names = recognise(model, tokenizer.vocab_size)
+    every = naming.pieces(network, names)
+    owned = {piece.ours for piece in every}
+    lost = arrays.keys() - owned
+    lacking = {n for n in owned - arrays.keys() if not n.endswith(".bias")}
+    _refuse(target, "parameters without a place", lost | lacking)
+    dtype = str(next(iter(arrays.values())).dtype)
+    end = tokenizer.end_id
+    contents: dict[str, Any] = {
+        _CONFIG: write_config(network, dtype, end),
+        "generation_config.json": {
+            "eos_token_id": sorted({end, *stop_ids}),
+            "pad_token_id": end,
+            "max_length": network.max_seq_len,
+            "do_sample": False,
+        },
+        FILE: tokenizer_json(tokenizer),
+        SETTINGS: {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": tokenizer.token(end),
+            "model_max_length": network.max_seq_len,
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+    chat = chat_template(template)
+    if chat is not None:
+        contents[SETTINGS]["chat_template"] = chat
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ResourceError(f"target={target}: there is something already; name a new folder")
+        beside.mkdir()
+        index = write_tensors(beside, naming.to_theirs(every, arrays), shard_bytes)
+        if index is not None:
+            contents[INDEX] = index
+        for name, content in contents.items():
+            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            (beside / name).write_text(text, encoding="utf-8")
+        os.replace(beside, target)  # over an empty folder, too
+    except OSError as error:
+        raise ResourceError(
+            f"target={target}: cannot be written: {error.strerror or error}"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return network
+
+
+def _renamed(source: Path, tensors: Tensors, network: Network) -> Tensors:
+    """Return the tensors by their full names, without buffers."""
+    before = naming.prefix(network)
+    entries = {}
+    for name, entry in tensors.entries.items():
+        if f".{name}".endswith(naming.IGNORED):
+            continue
+        full = name if name.startswith((before, "lm_head.")) else before + name
+        if full in entries:
+            raise CheckpointError(f"{source}: {full} is there twice, with and without '{before}'")
+        entries[full] = entry
+    return Tensors(entries)
+
+
+def _refuse(where: Path, what: str, names: Iterable[str]) -> None:
+    """Raise a CheckpointError if there are any names."""
+    every = sorted(names)
+    if every:
+        more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+        raise CheckpointError(f"{where}: {what}: {', '.join(map(repr, every[:_SHOWN]))}{more}")

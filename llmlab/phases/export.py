@@ -1,0 +1,42 @@
+"""Phase `export`: a checkpoint becomes a folder that transformers loads."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from llmlab import build
+from llmlab.config import Config
+from llmlab.errors import CheckpointError, ConfigError
+from llmlab.exchange import write_folder
+from llmlab.train.checkpoint import load
+
+log = logging.getLogger("llmlab")
+
+
+def run(config: Config, run: None = None) -> dict[str, Any]:
+    """Write the folder `target`."""
+    if config.checkpoint is None:
+        raise CheckpointError("no checkpoint: name one with checkpoint=FILE")
+    if config.target is None:
+        raise ConfigError("target: missing; name the folder to write: target=DIR")
+    checkpoint = load(config.checkpoint)
+    model = build.load_model(config, checkpoint)
+    target = Path(config.target).expanduser().absolute()
+    # The stored arrays, not the model's, which have the dtype of this configuration.
+    arrays = {name: checkpoint.arrays[f"params/{name}"] for name in model.params}
+    network = write_folder(
+        target,
+        model=model.spec,
+        arrays=arrays,
+        tokenizer=model.tokenizer,
+        template=model.template_spec,
+        stop_ids=model.template.stop_ids(model.tokenizer),
+    )
+    if network.family != "gpt2" and (network.dropout or network.embedding_dropout):
+        log.warning(
+            "%s has no dropout but of attention's probabilities: the others, which only matter "
+            "in training, are left out",
+            network.family,
+        )
+    print(f"{network.family}: {target}", flush=True)
+    return {"target": str(target), "family": network.family}
