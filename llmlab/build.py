@@ -73,6 +73,8 @@ def new_stack(spec: Mapping[str, Any], tokenizer: Tokenizer) -> Stack:
 def load_model(config: Config, checkpoint: Checkpoint) -> Model:
     """Return a checkpoint's model, tokenizer and template with its parameters.
 
+    If it holds a running mean of the parameters (`ema`), that is what is returned.
+
     Raises
     ------
     CheckpointError
@@ -83,10 +85,12 @@ def load_model(config: Config, checkpoint: Checkpoint) -> Model:
     tokenizer = Tokenizer.from_dict(checkpoint.meta["tokenizer"])
     stack = new_stack(stored["model"], tokenizer)
     layout = Layout(stack)
+    averaged = any(name.startswith("ema/") for name in checkpoint.arrays)
+    prefix = "ema/" if averaged else "params/"
     found = {
-        name.removeprefix("params/"): array
+        name.removeprefix(prefix): array
         for name, array in checkpoint.arrays.items()
-        if name.startswith("params/")
+        if name.startswith(prefix)
     }
     shapes = {name: array.shape for name, array in found.items()}
     compare(layout.shapes, shapes, str(checkpoint.path))
@@ -140,6 +144,7 @@ def check_memory(config: Config, stack: Stack, layout: Layout, time: int, thread
         time=time,
         threads=threads,
         dtype=config.dtype,
+        average=config.ema is not None,
     )
     free = available_memory()
     if free is None or needed.total <= free:

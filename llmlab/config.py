@@ -4,45 +4,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
+from llmlab.config_model import MANY, Model, Spec, Stage
 from llmlab.config_specs import STAGES, check_specs, import_plugins
 from llmlab.config_stored import overlay, without_paths
 from llmlab.config_values import Key, check_fields, keys_of, plain
 from llmlab.errors import ConfigError
-
-Spec = dict[str, Any]
-_MANY = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Model:
-    """The keys of `model`."""
-
-    name: Annotated[str, Key("name of the preset")]
-    embedding_dim: Annotated[int, Key("width of the vectors between layers", low=1, high=65_536)]
-    hidden_dim: Annotated[int, Key("width inside the feed-forward layers", low=1, high=1_048_576)]
-    max_seq_len: Annotated[
-        int, Key("most tokens that the model can look at", low=1, high=1_048_576)
-    ]
-    num_blocks: Annotated[int, Key("transformer blocks", low=1, high=1_000)]
-    num_heads: Annotated[int, Key("attention heads", low=1, high=1_024)]
-    num_kv_heads: Annotated[
-        int | None, Key("key and value heads; null: as num_heads", low=1, high=1_024)
-    ]
-    dropout: Annotated[float, Key("share of activations dropped in training", low=0, below=1)]
-    bias: Annotated[bool, Key("whether maps and norms have biases", optional=True)]
-    attention: Annotated[Spec, Key("the blocks' attention layer", optional=True)]
-    feed_forward: Annotated[Spec, Key("the blocks' feed-forward layer", optional=True)]
-    stack: Annotated[list[Any], Key("the layers, in order")]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The keys of `stages.pretrain` and `stages.tune`."""
-
-    phase: Annotated[str, Key("the stage's name")]
-    lr: Annotated[float | None, Key("learning rate", above=0)]
-    epochs: Annotated[int | None, Key("passes over the data", low=1, high=_MANY)]
-    steps: Annotated[int | None, Key("updates, instead of epochs", low=1, high=_MANY)]
 
 
 @dataclass(frozen=True)
@@ -59,13 +25,23 @@ class Config:
     phase: Annotated[str, Key("what to do", group=True)]
     lr: Annotated[float | None, Key("learning rate; null: the phase's own", kept=True, above=0)]
     epochs: Annotated[
-        int | None, Key("passes over the data; null: the phase's own", kept=True, low=1, high=_MANY)
+        int | None, Key("passes over the data; null: the phase's own", kept=True, low=1, high=MANY)
     ]
-    steps: Annotated[int | None, Key("updates, instead of epochs", kept=True, low=1, high=_MANY)]
+    steps: Annotated[int | None, Key("updates, instead of epochs", kept=True, low=1, high=MANY)]
     batch_size: Annotated[int, Key("lines in a batch", kept=True, low=1, high=1_000_000)]
     accumulate: Annotated[int, Key("batches in an update", kept=True, low=1, high=1_000_000)]
     clip_norm: Annotated[
         float | None, Key("largest norm of the whole gradient; null: off", kept=True, above=0)
+    ]
+    label_smoothing: Annotated[
+        float, Key("share of each target given to all tokens alike", kept=True, low=0, below=1)
+    ]
+    ema: Annotated[
+        float | None,
+        Key("decay of a running mean of the weights, to use and save", kept=True, above=0, below=1),
+    ]
+    patience: Annotated[
+        int | None, Key("validations without a new best that end a run", kept=True, low=1)
     ]
     seed: Annotated[int, Key("where all randomness comes from", kept=True, low=0, high=2**63 - 1)]
     checkpoint: Annotated[str | None, Key("start from these weights: a file, a run, or latest")]
@@ -194,6 +170,7 @@ def load(
         problems += import_plugins(values["plugins"])
     values |= {"model": model, "stages": stages}
     check_specs(values, problems)
+    _check_patience(values, problems)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return Config(**values, typed=frozenset(typed))
@@ -238,6 +215,20 @@ def _check_lengths(
             problems.append(f"{where}epochs: null, and so is {where}steps; set one of them")
         if needed and group.get("lr", 1) is None:
             problems.append(f"{where}lr: null; the phase {group.get('phase')} needs a number")
+
+
+def _check_patience(values: Mapping[str, Any], problems: list[str]) -> None:
+    """Refuse `patience` where no stage that is to run keeps text back for validation."""
+    phase, patience = values.get("phase"), values.get("patience")
+    running = STAGES if phase == "full" else [name for name in STAGES if name == phase]
+    data = values["data"] if isinstance(values.get("data"), Mapping) else {}
+    specs = {name: data[name] for name in running if isinstance(data.get(name), Mapping)}
+    without = [name for name, spec in specs.items() if spec.get("val_fraction") == 0]
+    if patience is not None and running and len(without) == len(running):
+        problems.append(
+            f"patience={patience}: counts validations, and there are none; set "
+            f"data.{running[0]}.val_fraction=0.1"
+        )
 
 
 def _copied(value: Any) -> Any:

@@ -42,11 +42,12 @@ def choose(probabilities: np.ndarray, top_k: int, normalize: bool, ctx: Any) -> 
     total, chosen = ctx.empty((n,)), ctx.empty((top_k, n), np.intp)
     flat = probabilities.reshape(-1)
     with ctx.scratch():
-        rest = ctx.empty(probabilities.shape)
+        rest, first = ctx.empty(probabilities.shape), ctx.empty((n,), np.intp)
         np.copyto(rest, probabilities)
+        np.multiply(ctx.counting(n), experts, out=first)
         for k in range(top_k):
             np.argmax(rest, axis=1, out=chosen[k])
-            np.add(chosen[k], _first_items(n, experts, ctx), out=index[k])
+            np.add(chosen[k], first, out=index[k])
             np.take(flat, index[k], out=gates[k], mode="clip")
             rest.reshape(-1)[index[k]] = -1
     np.add.reduce(gates, axis=0, out=total)
@@ -119,12 +120,3 @@ def balance_loss(probabilities: np.ndarray, choice: Choice, balance: float, ctx:
         np.multiply(w, counts[:, None], out=pull.reshape(shape))
     ctx.add_loss(loss)
     return pull
-
-
-def _first_items(n: int, experts: int, ctx: Any) -> np.ndarray:
-    """Return the place of each row's first item, kept in the context."""
-    size = max(64, 1 << (n - 1).bit_length())
-    known = ctx.memo.get(("first", size, experts))
-    if known is None:
-        known = ctx.memo["first", size, experts] = np.arange(size) * experts
-    return known[:n]

@@ -16,6 +16,7 @@ from llmlab.text import Dataset
 from llmlab.train.callbacks import Checkpoints, Metrics, ProgressBar, Validation, progress_of
 from llmlab.train.checkpoint import Checkpoint, CheckpointFolder, compare, load
 from llmlab.train.diagnose import Diagnosis
+from llmlab.train.early_stopping import EarlyStopping
 from llmlab.train.fit import Callback, Progress, fit, total_steps
 from llmlab.train.signals import Signals
 from llmlab.train.trainer import Trainer
@@ -44,6 +45,8 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         state = load(config.resume)
     model = stage_model(config, state, begin)
     training, validation = stage_data(config, model, config.phase)
+    if config.patience is not None and validation is None:
+        log.warning("patience=%d: %s", config.patience, f"data.{config.phase} has no validation")
     progress = _continued(config, state, training, model)
     steps = total_steps(
         training,
@@ -52,7 +55,8 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         epochs=config.epochs,
         steps=config.steps,
     )
-    if state is not None and progress.step >= steps:
+    progress.patience = config.patience
+    if state is not None and (progress.step >= steps or progress.is_stale):
         log.info("%s: finished, %d steps are done", config.phase, progress.step)
         return _results(config, folder, progress)
     threads = build.resolve_threads(config.threads, config.batch_size)
@@ -66,6 +70,8 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         schedule=build.new_schedule(config, steps),
         clip_norm=config.clip_norm,
         seed=config.seed,
+        label_smoothing=config.label_smoothing,
+        ema=config.ema,
         threads=threads,
         kernels=config.kernels,
     )
@@ -92,6 +98,8 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
                 training.num_batches(config.batch_size) / config.accumulate
             )
             callbacks.append(Validation(_measure(config, trainer, validation), every, steps))
+        if config.patience is not None:
+            callbacks.append(EarlyStopping(config.patience))
         callbacks += [metrics, saving, ProgressBar(config.phase, steps, run.show_progress)]
         fit(
             trainer,
@@ -172,7 +180,7 @@ def _restore(trainer: Trainer, state: Checkpoint) -> None:
 
 
 def _measure(config: Config, trainer: Trainer, validation: Dataset) -> Callable[[], float]:
-    evaluator = Evaluator(trainer.stack, trainer.params, trainer.kernels)
+    evaluator = Evaluator(trainer.stack, trainer.averaged, trainer.kernels)
     batches = list(validation.batches(config.batch_size, config.seed, 0))
     return lambda: evaluator.measure(batches).loss
 

@@ -55,6 +55,7 @@ def describe(config: Config, model: build.Model) -> str:
         time=time,
         threads=threads,
         dtype=config.dtype,
+        average=config.ema is not None,
     )
     work = model.stack.flops(batch, time)
     parts = (

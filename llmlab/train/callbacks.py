@@ -130,9 +130,10 @@ class Checkpoints(Callback):
 
     def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
         """Save when it is time; raise `Stopped` if a signal asked for the end."""
-        stopping = self._signals.received is not None and progress.step < self._last
+        ended = progress.step == self._last or progress.is_stale
+        stopping = self._signals.received is not None and not ended
         best = "val_loss" in row and progress.best_step == progress.step
-        due = progress.step % self._every == 0 or progress.step == self._last
+        due = progress.step % self._every == 0 or ended
         if due or best or stopping:
             self.save(progress, best)
         if stopping:

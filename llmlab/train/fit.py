@@ -28,6 +28,8 @@ class Progress:
         Skipped steps, all and the last in a row.
     best, best_step
         Lowest validation loss and its step; None without validation.
+    stale, patience
+        Validations since the best, and how many of them end the run; None: no number.
     """
 
     step: int = 0
@@ -39,6 +41,13 @@ class Progress:
     bad: int = 0
     best: float | None = None
     best_step: int | None = None
+    stale: int = 0
+    patience: int | None = None
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the validation loss hasn't fallen for so long that the run is over."""
+        return self.patience is not None and self.stale >= self.patience
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -92,7 +101,7 @@ def fit(
     progress: Progress | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Progress:
-    """Train until `steps` steps are done.
+    """Train until `steps` steps are done, or `progress` is stale.
 
     A step takes `accumulate` batches, fewer at an epoch's end. The order of batches derives
     from the seed and the epoch, so that a run continued at `progress` is the same run.
@@ -107,7 +116,7 @@ def fit(
     for callback in callbacks:
         callback.on_start(progress)
     try:
-        while progress.step < steps:
+        while progress.step < steps and not progress.is_stale:
             before = progress.step
             batches = dataset.batches(batch_size, seed, progress.epoch, progress.index)
             for group in _groups(batches, accumulate):
@@ -122,7 +131,7 @@ def fit(
                         f"last at step {progress.step}; nothing of them reached the parameters. "
                         f"Try a lower lr (now {result.lr:g}) or a lower clip_norm"
                     )
-                if progress.step >= steps:
+                if progress.step >= steps or progress.is_stale:
                     break
             if progress.step == before:
                 raise TrainingError(

@@ -34,18 +34,20 @@ def training_memory(
     time: int,
     threads: int = 1,
     dtype: str = "float32",
+    average: bool = False,
 ) -> Memory:
     """Return what a step on (batch, time) tokens needs; nothing is allocated.
 
     Activations are what forward keeps plus what backward makes. `threads` shards share the
-    rows of the batch, and each has gradients of its own.
+    rows of the batch, and each has gradients of its own. With `average` a running mean of the
+    parameters counts as the optimizer's.
     """
     item = np.dtype(dtype).itemsize
     rows = -(-batch // threads)
     return Memory(
         parameters=layout.size * item,
         gradients=layout.size * item * threads,
-        optimizer=layout.size * item * len(optimizer.slots),
+        optimizer=layout.size * item * (len(optimizer.slots) + average),
         activations=stack.elements(rows, time) * item * threads,
     )
 

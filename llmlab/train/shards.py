@@ -123,6 +123,8 @@ class Shard:
         One arena for each shard; this one writes to `grads[rank]`.
     seed
         Of dropout's streams; None for no randomness.
+    label_smoothing
+        Share of each target that all tokens get alike.
     """
 
     def __init__(
@@ -135,10 +137,11 @@ class Shard:
         kernels: Any,
         rank: int,
         seed: int | None,
+        label_smoothing: float = 0.0,
     ):
         self.stack, self.params, self.grads, self.state = stack, params, grads, state
         self.optimizer, self.rank, self.seed = optimizer, rank, seed
-        self.kernels = kernels
+        self.kernels, self.label_smoothing = kernels, label_smoothing
         self.ctx = Context(kernels, params.flat.dtype)
 
     def gradients(self, pieces: Sequence[Piece], scale: float, step: int) -> float:
@@ -162,6 +165,10 @@ class Shard:
             )
             logits, cache = self.stack.forward(self.params.tree, piece.inputs, ctx)
             part, dlogits = self.kernels.cross_entropy(ctx, logits, piece.targets, weights, scale)
+            if self.label_smoothing:
+                part += self.kernels.smooth_labels(
+                    ctx, logits, piece.targets, weights, scale, self.label_smoothing, dlogits
+                )
             self.stack.backward(self.params.tree, own.tree, dlogits, cache, ctx)
             loss += part + ctx.extra_loss()
         if ctx.fresh:

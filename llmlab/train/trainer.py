@@ -13,6 +13,7 @@ from llmlab import kernels as kernel_sets
 from llmlab.layers import Layer
 from llmlab.optim import Optimizer, Schedule
 from llmlab.params import Arena, Layout
+from llmlab.train.ema import WeightAverage
 from llmlab.train.shards import Shard, Tokens, cut
 from llmlab.train.team import Team, can_fork, shared
 
@@ -57,6 +58,10 @@ class Trainer:
         Greatest L2 norm of the whole gradient; None for no clipping.
     seed
         Of dropout; None turns it off.
+    label_smoothing
+        Share of each target that all tokens get alike; the loss is then that of these targets.
+    ema
+        Decay of a running mean of the parameters, see `averaged`; None for none.
     threads
         Number of shards that a batch is divided into, one processor core each.
     kernels
@@ -77,11 +82,14 @@ class Trainer:
         schedule: Schedule | None = None,
         clip_norm: float | None = 5.0,
         seed: int | None = 0,
+        label_smoothing: float = 0.0,
+        ema: float | None = None,
         threads: int = 1,
         kernels: Any = "numpy",
     ):
         self.stack, self.optimizer, self.schedule = stack, optimizer, schedule
         self.lr, self.clip_norm, self.seed = lr, clip_norm, seed
+        self.label_smoothing = label_smoothing
         self.kernels = kernel_sets.load(kernels) if isinstance(kernels, str) else kernels
         self.threads = threads if can_fork() else 1
         self.layout: Layout = params.layout
@@ -89,6 +97,7 @@ class Trainer:
         self.params = self._arena(dtype)
         self.params.flat[:] = params.flat
         self.state = {slot: self._arena(dtype) for slot in optimizer.slots}
+        self._average = None if ema is None else WeightAverage(self.params, ema)
         self._grads = [self._arena(dtype) for _ in range(self.threads)]
         self.steps = self.updates = 0
         self.batches: Sequence[Tokens] = ()  # of the last step
@@ -99,6 +108,11 @@ class Trainer:
     def grads(self) -> Arena:
         """The gradient of the last step, before clipping."""
         return self._grads[0]
+
+    @property
+    def averaged(self) -> Arena:
+        """The parameters to use: their running mean if there is one."""
+        return self.params if self._average is None else self._average.arena
 
     def step(self, batches: Sequence[Tokens]) -> StepResult:
         """Do one update with the mean loss over the target tokens of all `batches`.
@@ -115,6 +129,8 @@ class Trainer:
                 scale = 1.0 if clip is None or norm <= clip else clip / norm
                 self._team.update(lr, self.updates + 1, scale)
                 self.updates += 1
+                if self._average is not None:
+                    self._average.update(self.params, self.updates, self._team.shard.ctx)
         self.steps += 1
         return StepResult(loss, norm, lr, tokens, not fine)
 
@@ -136,6 +152,8 @@ class Trainer:
         arrays = {f"params/{name}": view for name, view in self.params.items()}
         for slot, arena in self.state.items():
             arrays |= {f"optimizer/{slot}/{name}": view for name, view in arena.items()}
+        if self._average is not None:
+            arrays |= {f"ema/{name}": view for name, view in self._average.arena.items()}
         return arrays
 
     def load(self, arrays: Mapping[str, np.ndarray], steps: int, updates: int) -> None:
@@ -176,4 +194,5 @@ class Trainer:
             self.kernels,
             rank,
             self.seed,
+            self.label_smoothing,
         )

@@ -23,7 +23,13 @@ from llmlab.kernels.numba_kernels.optim import adam, average, lion, sgd
 from llmlab.kernels.numba_kernels.rotations import rotate
 from llmlab.kernels.numba_kernels.rows import add_rows
 from llmlab.kernels.numba_kernels.softmax import cross_entropy, softmax, softmax_backward
-from llmlab.kernels.numpy_kernels import dropout, dropout_backward, dropout_mask, product
+from llmlab.kernels.numpy_kernels import (
+    dropout,
+    dropout_backward,
+    dropout_mask,
+    product,
+    smooth_labels,
+)
 
 __all__ = [
     "adam",
@@ -48,6 +54,7 @@ __all__ = [
     "rotate",
     "sgd",
     "silu",
+    "smooth_labels",
     "softmax",
     "softmax_backward",
 ]

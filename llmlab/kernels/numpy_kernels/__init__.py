@@ -27,6 +27,7 @@ from llmlab.kernels.numpy_kernels.optim import adam, average, lion, sgd
 from llmlab.kernels.numpy_kernels.products import product
 from llmlab.kernels.numpy_kernels.rotations import rotate
 from llmlab.kernels.numpy_kernels.rows import add_rows
+from llmlab.kernels.numpy_kernels.smoothing import smooth_labels
 from llmlab.kernels.numpy_kernels.softmax import cross_entropy, softmax, softmax_backward
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "rotate",
     "sgd",
     "silu",
+    "smooth_labels",
     "softmax",
     "softmax_backward",
 ]

@@ -1,0 +1,36 @@
+"""The end of a run whose validation loss no longer falls."""
+
+import logging
+from typing import Any
+
+from llmlab.train.fit import Callback, Progress
+from llmlab.train.trainer import StepResult
+
+log = logging.getLogger("llmlab")
+
+
+class EarlyStopping(Callback):
+    """End training after `patience` validations in a row without a new best.
+
+    Goes after the validation and before what saves. How many there were is in the progress, so
+    that a run that is continued ends where it would have.
+    """
+
+    def __init__(self, patience: int):
+        self._patience = patience
+
+    def on_start(self, progress: Progress) -> None:
+        """Tell the progress what its limit is: a run may be continued with another."""
+        progress.patience = self._patience
+
+    def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
+        """Count a validation; one that isn't finite is none that was better."""
+        if "val_loss" not in row:
+            return
+        progress.stale = 0 if progress.best_step == progress.step else progress.stale + 1
+        if progress.is_stale:
+            best = ""
+            if progress.best is not None:
+                best = f"; the best was {progress.best:.4f} at step {progress.best_step}"
+            ended = f"ended at step {progress.step}{best}"
+            log.info("no lower validation loss in %d validations: %s", progress.stale, ended)
