@@ -1,6 +1,17 @@
 """What a model is worth, and what it could be worth on its data."""
 
+from llmlab.measure.baselines import Baseline, baselines
+from llmlab.measure.compression import compressed_bits
 from llmlab.measure.floors import memorisation_floor
 from llmlab.measure.losses import Evaluator, Losses
+from llmlab.measure.ngrams import ngram_losses
 
-__all__ = ["Evaluator", "Losses", "memorisation_floor"]
+__all__ = [
+    "Baseline",
+    "Evaluator",
+    "Losses",
+    "baselines",
+    "compressed_bits",
+    "memorisation_floor",
+    "ngram_losses",
+]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import exp, inf
+from math import exp, inf, log, nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,20 @@ class Losses:
         Share of targets that are the most probable token.
     tokens
         Weight of the targets.
+    loss_error, accuracy_error
+        Standard errors, from how the rows of the batches differ; nan for a single row. Tokens
+        of one row hang together, so rows are what is independent.
+    bits_per_byte
+        Bits for each byte of the targets' text, which doesn't hang on the tokenizer; None if
+        the bytes weren't given.
     """
 
     loss: float
     accuracy: float
     tokens: float
+    loss_error: float = nan
+    accuracy_error: float = nan
+    bits_per_byte: float | None = None
 
     @property
     def perplexity(self) -> float:
@@ -45,20 +54,66 @@ class Evaluator:
         loaded = kernel_sets.load(kernels) if isinstance(kernels, str) else kernels
         self._ctx = Context(loaded, params.flat.dtype)
 
-    def measure(self, batches: Iterable[Any]) -> Losses:
-        """Return the means over all batches (inputs, targets, weights (B, T))."""
-        loss = right = tokens = 0.0
-        ctx = self._ctx
+    def measure(self, batches: Iterable[Any], byte_lengths: np.ndarray | None = None) -> Losses:
+        """Return the means over all batches (inputs, targets, weights (B, T)).
+
+        `byte_lengths` (V,) says how many bytes of text each token stands for.
+        """
+        losses, hits = _Ratio(), _Ratio()
+        size = 0.0
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for batch in batches:
-                ctx.begin(*batch.inputs.shape, segments=batch.segments, positions=batch.positions)
-                logits, _ = self.stack.forward(
-                    self.params.tree, np.ascontiguousarray(batch.inputs).reshape(-1), ctx
-                )
-                targets = np.ascontiguousarray(batch.targets).reshape(-1)
-                weights = batch.weights.reshape(-1).astype(ctx.dtype)
-                part, _ = ctx.kernels.cross_entropy(ctx, logits, targets, weights, 1.0)
-                loss += part
-                right += float(weights[np.argmax(logits, axis=1) == targets].sum(dtype=float))
-                tokens += float(weights.sum(dtype=float))
-        return Losses(loss / tokens, right / tokens, tokens)
+                weights = batch.weights.astype(float)
+                nats, right = self._tokens(batch)
+                losses.add((nats * weights).sum(axis=1), weights.sum(axis=1))
+                hits.add((right * weights).sum(axis=1), weights.sum(axis=1))
+                if byte_lengths is not None:
+                    size += float((byte_lengths[batch.targets] * weights).sum())
+        bits = None if byte_lengths is None or not size else losses.total / log(2) / size
+        return Losses(losses.mean, hits.mean, losses.weight, losses.error, hits.error, bits)
+
+    def _tokens(self, batch: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nats of each target (B, T), and whether it is the most probable token."""
+        ctx, shape = self._ctx, batch.inputs.shape
+        ctx.begin(*shape, segments=batch.segments, positions=batch.positions)
+        inputs = np.ascontiguousarray(batch.inputs).reshape(-1)
+        targets = np.ascontiguousarray(batch.targets).reshape(-1)
+        logits, _ = self.stack.forward(self.params.tree, inputs, ctx)
+        right = np.argmax(logits, axis=1) == targets
+        with ctx.scratch():
+            shifted = ctx.empty(logits.shape)
+            np.subtract(logits, logits.max(axis=1, keepdims=True), out=shifted)
+            nats = -shifted[np.arange(len(targets)), targets].astype(float)
+            np.exp(shifted, out=shifted)
+            nats += np.log(shifted.sum(axis=1, dtype=float))
+        return nats.reshape(shape), right.reshape(shape)
+
+
+class _Ratio:
+    """Sums over rows that give a ratio of two of them, and its standard error."""
+
+    def __init__(self) -> None:
+        self.total = self.weight = 0.0
+        self._squares = np.zeros(3)
+        self._rows = 0
+
+    def add(self, totals: np.ndarray, weights: np.ndarray) -> None:
+        """Take the sums of some rows, (B,) each."""
+        self.total += float(totals.sum())
+        self.weight += float(weights.sum())
+        self._squares += (totals @ totals, totals @ weights, weights @ weights)
+        self._rows += int(np.count_nonzero(weights))
+
+    @property
+    def mean(self) -> float:
+        """The ratio; nan without any weight."""
+        return self.total / self.weight if self.weight else nan
+
+    @property
+    def error(self) -> float:
+        """Standard error of the ratio, by the deviations of the rows from it."""
+        if self._rows < 2:
+            return nan
+        own, cross, other = self._squares
+        square = own - 2 * self.mean * cross + self.mean**2 * other
+        return sqrt(max(square, 0.0) * self._rows / (self._rows - 1)) / self.weight

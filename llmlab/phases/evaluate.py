@@ -1,72 +1,194 @@
 """Phase `evaluate`: how well a checkpoint does on text, beside what is possible there."""
 
+import logging
+from dataclasses import dataclass
+from math import isfinite, log, sqrt
 from typing import Any
+
+import numpy as np
 
 from llmlab import build
 from llmlab.config import Config
-from llmlab.errors import CheckpointError
-from llmlab.measure import Evaluator, memorisation_floor
+from llmlab.config_stored import PATH_KEYS
+from llmlab.errors import CheckpointError, DataError
+from llmlab.measure import Baseline, Evaluator, Losses, baselines, memorisation_floor
 from llmlab.phases.answering import Answerer
-from llmlab.text import Dataset
-from llmlab.train.checkpoint import load
+from llmlab.text import Dataset, Windows
+from llmlab.train.checkpoint import Checkpoint, load
+
+logger = logging.getLogger("llmlab")
 
 BATCH = 64  # chats that are answered at once
+# Simple methods see no more than this, the nearest: some seconds, and a few hundred megabytes.
+TRAINING_TOKENS, TEXT_TOKENS = 2_000_000, 500_000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured on.
+
+    Attributes
+    ----------
+    name
+        What `on` says, and which part of it.
+    dataset
+        The text, each target once.
+    training
+        The part that was trained on, where `dataset` is the other part.
+    """
+
+    name: str
+    dataset: Dataset
+    training: Dataset | None = None
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
-    """Print loss, perplexity, accuracy, the data's floor, and the recall of chats."""
+    """Print loss, perplexity, accuracy, and what to compare them with; the recall of chats.
+
+    Text with a part for validation is measured there; all other text as a whole.
+    """
     if config.checkpoint is None:
         raise CheckpointError("no checkpoint: name one with checkpoint=FILE")
     checkpoint = load(config.checkpoint)
     model = build.load_model(config, checkpoint)
-    where, dataset = _data(config, model, str(checkpoint.meta["stage"]))
+    measured = _data(config, model, checkpoint)
+    dataset, lengths = measured.dataset, model.tokenizer.byte_lengths()
     losses = Evaluator(model.stack, model.params, config.kernels).measure(
-        dataset.batches(config.batch_size, config.seed, 0)
+        dataset.batches(config.batch_size, config.seed, 0), lengths
     )
-    floor = memorisation_floor(dataset.samples())
     results: dict[str, Any] = {
         "loss": losses.loss,
+        "loss_error": losses.loss_error if isfinite(losses.loss_error) else None,
         "perplexity": losses.perplexity,
         "accuracy": losses.accuracy,
+        "bits_per_byte": losses.bits_per_byte,
         "tokens": round(losses.tokens),
-        "floor": floor,
-        "excess": losses.loss - floor,
     }
+    kind = "windows" if isinstance(dataset, Windows) else "samples"
     lines = [
         f"checkpoint   {checkpoint.path}",
-        f"text         {where}: {len(dataset)} samples, {losses.tokens:,.0f} target tokens",
-        f"loss         {losses.loss:.4f} nats per token (perplexity {losses.perplexity:.4f})",
-        f"floor        {floor:.4f} nats per token, what equal beginnings leave open",
-        f"excess       {losses.loss - floor:.4f} nats per token",
-        f"accuracy     {losses.accuracy:.2%} of the tokens are the first guess",
+        f"text         {measured.name}: {len(dataset)} {kind}, {losses.tokens:,.0f} target tokens",
+        f"loss         {losses.loss:.4f}{_error(losses.loss_error)} nats per token "
+        f"(perplexity {losses.perplexity:.4f})",
     ]
-    if dataset.pairs:
-        right = recall(Answerer(config, model), dataset)
-        results |= {"recall": right, "chats": len(dataset.pairs)}
-        lines.append(f"recall       {right} of {len(dataset.pairs)} answers word for word")
+    if losses.bits_per_byte is not None:
+        lines.append(f"bits         {losses.bits_per_byte:.4f} per byte of text")
+    if not isinstance(dataset, Windows):
+        floor = memorisation_floor(dataset.samples())
+        results |= {"floor": floor, "excess": losses.loss - floor}
+        lines += [
+            f"floor        {floor:.4f} nats per token, what equal beginnings leave open",
+            f"excess       {losses.loss - floor:.4f} nats per token",
+        ]
+    lines.append(
+        f"accuracy     {losses.accuracy:.2%}{_error(losses.accuracy_error, percent=True)} of the "
+        "tokens are the first guess"
+    )
+    if dataset.chats:
+        right, count = recall(Answerer(config, model), dataset)
+        results |= {"recall": right, "answers": count, "chats": len(dataset.chats)}
+        share = right / count if count else 0.0
+        error = sqrt(share * (1 - share) / count) if count else 0.0
+        lines.append(
+            f"recall       {right} of {count} answers word for word "
+            f"({share:.1%}{_error(error, percent=True)})"
+        )
+    if isinstance(dataset, Windows) and isinstance(measured.training, Windows):
+        simple, table = _compare(model, losses, dataset, measured.training)
+        results["baselines"] = {row.name: row.loss for row in simple}
+        lines += ["", *table]
     print("\n".join(lines), flush=True)
     return results
 
 
-def recall(answerer: Answerer, dataset: Dataset) -> int:
-    """Return how many chats are answered exactly as in the data, up to the end token."""
+def recall(answerer: Answerer, dataset: Dataset) -> tuple[int, int]:
+    """Return how many answers come exactly as in the data, and how many there are.
+
+    Each is asked for after the true turns before it, and has to end where it ends there.
+    """
+    asked: list[tuple[list[int], list[int]]] = []
+    for chat in dataset.chats:
+        ids, answers = answerer.template.encode_messages(answerer.tokenizer, chat)
+        edges = np.flatnonzero(np.diff([False, *answers, False]))
+        asked += [(ids[:a], ids[a:b]) for a, b in edges.reshape(-1, 2).tolist()]
+    fitting = [pair for pair in asked if len(pair[0]) <= answerer.model.max_seq_len]
     right = 0
-    for start in range(0, len(dataset.pairs), BATCH):
-        coded = [
-            answerer.template.encode(answerer.tokenizer, *pair)
-            for pair in dataset.pairs[start : start + BATCH]
-        ]
-        fitting = [(p, a) for p, a in coded if len(p) <= answerer.model.max_seq_len]
-        replies = answerer.replies([prompt for prompt, _ in fitting])
-        for (_, answer), reply in zip(fitting, replies, strict=True):
+    for start in range(0, len(fitting), BATCH):
+        part = fitting[start : start + BATCH]
+        replies = answerer.replies([prompt for prompt, _ in part])
+        for (_, answer), reply in zip(part, replies, strict=True):
             right += reply.reason == "stop" and reply.ids == answer[:-1]
-    return right
+    return right, len(asked)
 
 
-def _data(config: Config, model: build.Model, stage: str) -> tuple[str, Dataset]:
-    """Return name and dataset of `on`: a stage's, or the checkpoint's stage's on another file."""
+def _data(config: Config, model: build.Model, checkpoint: Checkpoint) -> Measured:
+    """Return what `on` means: a stage's text, or a file read as the checkpoint's stage reads."""
+    stage = str(checkpoint.meta["stage"])
     on = config.on or stage
-    if on in config.data:
-        return on, build.new_dataset(config.data[on], f"data.{on}", model)
-    spec = {**config.data[stage], "path": on}
-    return on, build.new_dataset(spec, "on", model)
+    if on not in config.data:
+        spec = {**_spec(config, checkpoint, stage), "path": on, "val_fraction": 0.0}
+        return Measured(on, build.new_dataset(spec, "on", model).once())
+    whole = build.new_dataset(_spec(config, checkpoint, on), f"data.{on}", model)
+    seed = config.seed if config.is_typed("seed") else checkpoint.meta["config"]["seed"]
+    training, validation = whole.split(whole.val_fraction, seed)
+    if on == stage and training.sha256 != checkpoint.meta["hashes"]["data"]:
+        logger.warning("data.%s: not the text that the checkpoint was trained on", on)
+    if validation is None:
+        return Measured(on, whole.once())
+    return Measured(f"{on}, the part for validation", validation, training)
+
+
+def _spec(config: Config, checkpoint: Checkpoint, stage: str) -> dict[str, Any]:
+    """Return the dataset of a stage: as typed, else as the checkpoint has it."""
+    composed = config.data[stage]
+    stored = checkpoint.meta["config"]["data"].get(stage, composed)
+    if {"data", "experiment"} & config.typed:
+        return composed
+    typed = {k: v for k, v in composed.items() if config.is_typed(f"data.{stage}.{k}")}
+    if stored["type"] != composed["type"] and "path" not in typed and config.on is None:
+        raise DataError(
+            f"data.{stage}.path: a checkpoint doesn't say which file it was trained on, and this "
+            f"one read it as type={stored['type']}; name it: data.{stage}.path=FILE, or repeat "
+            "the experiment= or data= that it was trained with"
+        )
+    return {k: v for k, v in composed.items() if k in PATH_KEYS} | stored | typed
+
+
+def _compare(
+    model: build.Model, losses: Losses, text: Windows, training: Windows
+) -> tuple[list[Baseline], list[str]]:
+    """Return what simple methods reach, and a table of all with the model first."""
+    tokenizer = model.tokenizer
+    seen = _ids(training, max(0, training.length - TRAINING_TOKENS), training.length)
+    ids = _ids(text, 0, min(text.length, TEXT_TOKENS))
+    lengths = tokenizer.byte_lengths()
+    raw = [tokenizer.decode(part.tolist()) for part in (seen, ids)] if lengths is not None else []
+    found = baselines(seen, ids, tokenizer.vocab_size, *(part.encode() for part in raw))
+    units = [1.0]
+    if lengths is not None:
+        size = float(lengths[ids[1:]].sum())
+        characters = len(tokenizer.decode(ids[1:].tolist()))
+        units += [(len(ids) - 1) / log(2) / each if each else 0.0 for each in (size, characters)]
+    heads = ("nats per token", "bits per byte", "bits per character")[: len(units)]
+    table = [" " * 13 + "  ".join(f"{head:>18}" for head in heads)]
+    for row in (Baseline("this model", losses.loss), *found):
+        values = (f"{row.loss * unit:>18.4f}" for unit in units)
+        table.append(f"{row.name:<13}" + "  ".join(values))
+    if len(seen) < training.length or len(ids) < text.length:
+        table.append(
+            f"All but the model: of the last {len(seen):,} tokens for training and the first "
+            f"{len(ids):,} for validation."
+        )
+    return found, table
+
+
+def _ids(part: Windows, begin: int, end: int) -> np.ndarray:
+    ids = np.empty(end - begin, dtype=np.intp)
+    part.read(begin, ids)
+    return ids
+
+
+def _error(value: float, percent: bool = False) -> str:
+    if not isfinite(value):
+        return ""
+    return f" ± {value:.2%}" if percent else f" ± {value:.4f}"

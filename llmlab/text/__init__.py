@@ -3,6 +3,7 @@
 from llmlab.text.batch import Batch
 from llmlab.text.corpus import corpus_texts, train_tokenizer
 from llmlab.text.datasets import DATASETS, Dataset
+from llmlab.text.datasets.windows import Windows
 from llmlab.text.reading import read_chats, read_texts
 from llmlab.text.templates import TEMPLATES, Message, Template
 from llmlab.text.tokenizers import TOKENIZERS, Tokenizer
@@ -16,6 +17,7 @@ __all__ = [
     "Message",
     "Template",
     "Tokenizer",
+    "Windows",
     "corpus_texts",
     "read_chats",
     "read_texts",
