@@ -11,6 +11,7 @@ from timing import memory, serve
 from workloads import LR, Task, Workload
 
 MEGABYTE = 1e6
+WARM = 3  # turns
 
 
 class Training:
@@ -40,6 +41,11 @@ class Training:
     def epoch(self, number: int, stage: str | None) -> float:
         """Do the steps of a turn and return their seconds."""
         raise NotImplementedError
+
+    def warm(self) -> None:
+        """Let compilers and buffers settle: ours have their final size after two steps."""
+        for _ in range(WARM):
+            self.epoch(0, None)
 
     def turn(self, number: int, stage: str | None = None) -> dict[str, Any]:
         """Do the steps of turn `number`; return seconds, steps and target tokens."""
@@ -88,7 +94,7 @@ class Llmlab(Training):
         self.info = {"summary": summary.total / MEGABYTE}
         if self.task.workload.kind == "rustgpt":
             self.info["epoch_tokens"] = self.task.epoch_tokens
-        self.epoch(0, None)
+        self.warm()
 
     def restart(self) -> None:
         """Take the first parameters again."""
@@ -160,7 +166,7 @@ class Torch(Training):
             # In place: parameters keep their names.
             self.net.compile(dynamic=len(lengths) > 1)
         self.begin(LR["pretrain"])
-        self.epoch(0, None)
+        self.warm()
 
     def restart(self) -> None:
         """Take the first parameters again."""
