@@ -1,15 +1,18 @@
 """The presets: their sizes and first values, text to train on, and the same networks in PyTorch."""
 
+import re
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llmlab import kernels
 from llmlab.build import new_model, new_tokenizer
+from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
 from llmlab.generate import Engine
-from llmlab.layers import build_stack
+from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, POSITIONS, build_stack
 from llmlab.optim.adam import AdamW
 from llmlab.params import Layout
 from llmlab.streams import stream
@@ -218,3 +221,14 @@ def test_one_step_is_that_of_pytorch(name):
 def close(name, found, wanted, limit=1e-10):
     error = np.abs(found - wanted).max()
     assert error <= limit * max(1.0, np.abs(wanted).max()), f"{name}: {error:.3g}"
+
+
+def test_every_part_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "layers.md").read_text(encoding="utf-8")
+    titles = [line for line in text.splitlines() if line.startswith("###")]
+    named = {name for line in titles for name in re.findall(r"`(\w+)`", line)}
+    for registry in (LAYERS, ACTIVATIONS, POSITIONS, INITIALISATIONS):
+        own = {n for n, f in registry._factories.items() if f.__module__.startswith("llmlab.")}
+        assert own <= named, (registry.kind, own - named)
+    presets = {path.stem for path in (conf_folder() / "model").glob("*.yaml")}
+    assert presets == set(re.findall(r"^\| `(\w+)` \|", text.split("## Presets")[1], re.MULTILINE))
