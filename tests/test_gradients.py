@@ -149,9 +149,7 @@ class UnscaledAttention(Attention):
         class Wrong:
             def backward(_, dy, qkv, heads, kept, dqkv, ctx):
                 right.backward(dy, qkv, heads, kept, dqkv, ctx)
-                # Queries lose the factor that the layer is about to apply, keys the one that
-                # they have from the scaled queries.
-                dqkv[:, :turned] /= self.scale
+                dqkv[:, :turned] /= right.scale
 
         self.core = Wrong()
         try:

@@ -1,9 +1,6 @@
 """Causal self-attention: the maps, and what is done to queries and keys between them."""
 
-from math import sqrt
 from typing import Any
-
-import numpy as np
 
 from llmlab.errors import ConfigError
 from llmlab.layers.attention_core import AttentionCore
@@ -75,7 +72,7 @@ class Attention(Layer):
             raise ConfigError(f"logit_softcap={logit_softcap}: must be positive, or null")
         self.embedding_dim, self.num_heads, self.num_kv_heads = embedding_dim, num_heads, kv_heads
         self.head_dim = d = embedding_dim // num_heads
-        self.scale, self.dropout, self.window = 1 / sqrt(d), dropout, window
+        self.dropout, self.window = dropout, window
         where = build_positions(positions, d, num_heads, kv_heads)
         self.rotation = where if isinstance(where, Rotation) else None
         self.turned = num_heads + kv_heads  # the heads of queries and keys
@@ -117,8 +114,6 @@ class Attention(Layer):
             qkv, norm_cache = self.qk_norm.forward(p["qk_norm"], qkv, ctx)
         if self.rotation is not None:
             self.rotation.rotate(qkv, self.turned, ctx)
-        queries = qkv[:, : self.embedding_dim]
-        np.multiply(queries, self.scale, out=queries)
         heads = y = ctx.empty((len(x), self.embedding_dim))
         if ctx.kv_cache is not None:
             self.core.decode(self, qkv, heads, ctx)
@@ -135,8 +130,6 @@ class Attention(Layer):
             dy = self.out.backward(p["out"], g["out"], dy, out_cache, ctx)
         dqkv = ctx.empty(qkv.shape)
         self.core.backward(dy, qkv, heads, kept, dqkv, ctx)
-        dqueries = dqkv[:, : self.embedding_dim]
-        np.multiply(dqueries, self.scale, out=dqueries)
         if self.rotation is not None:
             self.rotation.rotate(dqkv, self.turned, ctx, back=True)
         if self.qk_norm is not None:

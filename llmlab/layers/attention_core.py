@@ -1,6 +1,7 @@
 """Causal attention by blocks of queries: what happens between the maps of the layer."""
 
 from collections.abc import Iterator
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ BLOCK = 64  # queries at a time; keys that a whole block can't see are never loo
 
 
 class AttentionCore:
-    """softmax(cap(q kᵀ) + bias + mask) v for each head; q is scaled already.
+    """softmax(cap(q kᵀ / √D) + bias + mask) v for each head.
+
+    The factor 1 / √D goes into the transposed copies that the products need anyway: of k in
+    forward, of v in backward, where it scales the scores' gradients for both q and k.
 
     Shapes: q (B, K, G, T, D), k and v (B, K, 1, T, D) are views of the rows (B·T, …) that the
     maps take and give, in which the heads lie in the order queries, keys, values.
@@ -31,6 +35,7 @@ class AttentionCore:
     ):
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.dropout, self.window, self.softcap, self.bias = dropout, window, softcap, bias
+        self.scale = 1 / sqrt(head_dim)
 
     def split(self, qkv: np.ndarray, ctx: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return views q (B, K, G, T, D), k and v (B, K, 1, T, D) of the rows."""
@@ -63,6 +68,7 @@ class AttentionCore:
             drops = attention_masks(ctx, self.dropout, self.num_heads, BLOCK, widths)
         kt = ctx.empty((batch, kv_heads, 1, d, time))
         np.copyto(kt, k.swapaxes(-1, -2))
+        kt *= self.scale
         for start, stop, low in self.blocks(time):
             scores = ctx.empty((batch, kv_heads, groups, stop - start, stop - low))
             ctx.kernels.product(q[..., start:stop, :], kt[..., low:stop], scores)
@@ -82,7 +88,7 @@ class AttentionCore:
     def backward(
         self, dy: np.ndarray, qkv: np.ndarray, heads: np.ndarray, kept: Any, dqkv: Any, ctx: Any
     ) -> None:
-        """Write the gradient of the scaled queries, the keys and the values to `dqkv`."""
+        """Write the gradients of queries, keys and values to `dqkv`."""
         q, k, v = self.split(qkv, ctx)
         dq, dk, dv = self.split(dqkv, ctx)
         do, time = self.heads(dy, ctx), ctx.time
@@ -92,10 +98,12 @@ class AttentionCore:
         with ctx.scratch():
             vt = ctx.empty((*v.shape[:-2], self.head_dim, time))
             np.copyto(vt, v.swapaxes(-1, -2))
+            vt *= self.scale
             # The row sums of dp · p are those of do · o: no pass over the probabilities.
             dots = ctx.empty((len(dy), self.num_heads))
             per_head = (len(dy), self.num_heads, self.head_dim)
             np.einsum("nhd,nhd->nh", dy.reshape(per_head), heads.reshape(per_head), out=dots)
+            dots *= self.scale
             rows = self._dots(dots, ctx)
             for start, stop, low, probabilities, used, drop, capped in reversed(kept):
                 with ctx.scratch():
@@ -125,6 +133,7 @@ class AttentionCore:
         with ctx.scratch():
             scores = ctx.empty((*q.shape[:-1], kt.shape[-1]))
             ctx.kernels.product(q, kt[:, :, None], scores)
+            scores *= self.scale
             if self.softcap is not None:
                 _cap(scores, self.softcap, ctx)
             if self.bias is not None:

@@ -1,6 +1,7 @@
 """What a training step takes: token ids, targets and how much each target counts."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class Batch:
     segments: NDArray[np.intp] | None = None
     positions: NDArray[np.intp] | None = None
 
-    @property
+    @cached_property
     def tokens(self) -> float:
         """Return the sum of the weights: the number of targets that count."""
         return float(self.weights.sum(dtype=np.float64))

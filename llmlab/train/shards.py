@@ -23,6 +23,11 @@ class Tokens(Protocol):
     segments: np.ndarray | None
     positions: np.ndarray | None
 
+    @property
+    def tokens(self) -> float:
+        """The sum of the weights."""
+        ...
+
 
 @dataclass(frozen=True)
 class Piece:

@@ -136,7 +136,7 @@ class Trainer:
 
     def _gradients(self, batches: Sequence[Tokens]) -> tuple[float, float, float]:
         """Return mean loss, norm of the gradient and weight of the targets."""
-        tokens = sum(float(batch.weights.sum(dtype=np.float64)) for batch in batches)
+        tokens = sum(batch.tokens for batch in batches)
         pieces: list[list[Any]] = [[] for _ in range(self.threads)]
         row = 0
         for batch in batches:

@@ -73,7 +73,7 @@ def cross_entropy(
     n = len(logits)
     dlogits = ctx.empty(logits.shape)
     with ctx.scratch():
-        row, picked = ctx.empty((n, 1)), ctx.empty((n,))
+        row, picked, target = ctx.empty((n, 1)), ctx.empty((n,)), ctx.empty((n,))
         index = ctx.empty((n,), np.intp)
         np.multiply(ctx.counting(n), logits.shape[1], out=index)
         index += targets
@@ -85,7 +85,9 @@ def cross_entropy(
         np.matmul(dlogits, ctx.ones(logits.shape[1]), out=sums)
         factor = ctx.empty((n, 1))
         np.multiply(weights, scale, out=factor[:, 0])
-        dlogits.reshape(-1)[index] -= sums
+        np.take(dlogits.reshape(-1), index, out=target, mode="clip")
+        target -= sums
+        dlogits.reshape(-1)[index] = target
         np.divide(factor, row, out=factor)
         dlogits *= factor
         np.log(sums, out=sums)
