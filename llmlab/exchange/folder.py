@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.errors import CheckpointError, ResourceError
+from llmlab.errors import CheckpointError, ConfigError, ResourceError
 from llmlab.exchange import names as naming
 from llmlab.exchange.chat_template import chat_template
 from llmlab.exchange.config_json import read_config, write_config
@@ -122,6 +122,8 @@ def write_folder(
     ------
     CheckpointError
         The model or the tokenizer has no form there; the message says what would have to change.
+    ConfigError
+        There is something in the folder.
     ResourceError
         The folder can't be written, or the extra `hf` isn't installed.
     """
@@ -156,7 +158,7 @@ def write_folder(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ResourceError(f"target={target}: there is something already; name a new folder")
+            raise ConfigError(f"target={target}: there is something already; name a new folder")
         beside.mkdir()
         index = write_tensors(beside, naming.to_theirs(every, arrays), shard_bytes)
         if index is not None:

@@ -91,9 +91,11 @@ def _end(folder: Path, content: Mapping[str, Any], end_ids: Any) -> str | None:
         if isinstance(said, str) and said:
             return said
     wanted = end_ids[:1] if isinstance(end_ids, list) else [end_ids]
-    for token in content.get("added_tokens") or ():
+    added = content.get("added_tokens")
+    for token in added if isinstance(added, list) else ():
         if isinstance(token, dict) and token.get("id") in wanted:
-            return token.get("content")
+            name = token.get("content")
+            return name if isinstance(name, str) else None
     return None
 
 

@@ -124,6 +124,7 @@ def recall(answerer: Answerer, dataset: Dataset) -> tuple[int, int]:
 def _data(config: Config, model: build.Model, checkpoint: Checkpoint) -> Measured:
     """Return what `on` means: a stage's text, or a file read as the checkpoint's stage reads."""
     stage = str(checkpoint.meta["stage"])
+    stage = stage if stage in config.data else "pretrain"  # an imported model has seen neither
     on = config.on or stage
     if on not in config.data:
         spec = {**_spec(config, checkpoint, stage), "path": on, "val_fraction": 0.0}
@@ -131,7 +132,7 @@ def _data(config: Config, model: build.Model, checkpoint: Checkpoint) -> Measure
     whole = build.new_dataset(_spec(config, checkpoint, on), f"data.{on}", model)
     seed = config.seed if config.is_typed("seed") else checkpoint.meta["config"]["seed"]
     training, validation = whole.split(whole.val_fraction, seed)
-    if on == stage and training.sha256 != checkpoint.meta["hashes"]["data"]:
+    if on == stage and training.sha256 != checkpoint.meta["hashes"].get("data"):
         logger.warning("data.%s: not the text that the checkpoint was trained on", on)
     if validation is None:
         return Measured(on, whole.once())

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmlab import build
 from llmlab.config import Config
-from llmlab.errors import CheckpointError, ConfigError
+from llmlab.errors import ConfigError
 from llmlab.exchange import Imported, read_folder
 from llmlab.params import Layout
 from llmlab.phases.fit import checkpoint_meta
@@ -112,7 +112,7 @@ def _target(config: Config) -> Path | None:
     if target.suffix != ".npz":
         raise ConfigError(f"target={config.target}: a checkpoint is a file *.npz")
     if target.exists():
-        raise CheckpointError(f"target={config.target}: it is there already; name a new file")
+        raise ConfigError(f"target={config.target}: it is there already; name a new file")
     return target
 
 
