@@ -108,7 +108,20 @@ def _check_stack(model: dict[str, Any], known: Mapping[str, Registry], problems:
         build_stack(stack, "model.stack", vocab_size=_PROBE_VOCABULARY, **sizes)
     except ConfigError as error:
         # As one types it: model.stack.2.layers.0, not model.stack[2].layers[0].
-        problems += [re.sub(r"\[(\d+)\]", r".\1", problem) for problem in error.problems]
+        told = [re.sub(r"\[(\d+)\]", r".\1", problem) for problem in error.problems]
+        problems += [_by_name(problem, model) for problem in told]
+
+
+def _by_name(problem: str, model: Mapping[str, Any]) -> str:
+    """Say how to change a layer that a preset keeps under a name, if that is the problem."""
+    named = [f"model.{key}" for key in ("attention", "feed_forward") if key in model]
+    if ".layer: no 'type'" not in problem or not named:
+        return problem
+    where = problem.split(":")[0]
+    return (
+        f"{where}: no 'type'; this preset's layers are changed by name: {named[0]}.<argument>=... "
+        f"(it has {' and '.join(named)})"
+    )
 
 
 def _check_heads(model: Mapping[str, Any]) -> list[str]:

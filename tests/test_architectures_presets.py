@@ -11,6 +11,7 @@ from llmlab import kernels
 from llmlab.build import new_model, new_tokenizer
 from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
+from llmlab.errors import ConfigError
 from llmlab.generate import Engine
 from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, POSITIONS, build_stack
 from llmlab.optim.adam import AdamW
@@ -232,3 +233,21 @@ def test_every_part_is_documented():
         assert own <= named, (registry.kind, own - named)
     presets = {path.stem for path in (conf_folder() / "model").glob("*.yaml")}
     assert presets == set(re.findall(r"^\| `(\w+)` \|", text.split("## Presets")[1], re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("model.attention.num_heads=7",), "num_heads=7: must divide embedding_dim=288"),
+        (("model.num_kv_heads=4",), "model.num_kv_heads=4: must divide model.num_heads=6"),
+        (("model.num_heads=32",), "embedding_dim / num_heads=9, must be even; nearest: 8 or 10"),
+        (("model.attention.window=0",), "window=0: must be at least 1"),
+        (("model.attention.windw=5",), "did you mean 'window'"),
+        (("model.stack.1.layers.0.layer.window=5",), "by name: model.attention.<argument>"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(overrides, said):
+    with pytest.raises(ConfigError) as error:
+        compose("model=llama", *overrides)
+    (problem,) = error.value.problems
+    assert said in problem

@@ -61,9 +61,15 @@ class Attention(Layer):
     ):
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if num_heads < 1 or embedding_dim % num_heads:
-            raise ConfigError(f"num_heads={num_heads}: must divide embedding_dim={embedding_dim}")
+            raise ConfigError(
+                f"num_heads={num_heads}: must divide embedding_dim={embedding_dim}, into heads of "
+                f"one width; nearest: {_nearest(num_heads, embedding_dim)}"
+            )
         if kv_heads < 1 or num_heads % kv_heads:
-            raise ConfigError(f"num_kv_heads={kv_heads}: must divide num_heads={num_heads}")
+            raise ConfigError(
+                f"num_kv_heads={kv_heads}: must divide num_heads={num_heads}, so that each serves "
+                f"as many; nearest: {_nearest(kv_heads, num_heads)}"
+            )
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout}: must be in [0, 1)")
         if window is not None and window < 1:
@@ -146,3 +152,10 @@ class Attention(Layer):
         """Add outputs, transposed keys, probabilities and dqkv to what the maps keep."""
         kept = time * (self.embedding_dim + self.num_kv_heads * self.head_dim + self.qkv.d_out)
         return super().elements(batch, time) + batch * (kept + self.core.elements(time))
+
+
+def _nearest(value: int, whole: int) -> str:
+    """Return the divisors of `whole` on both sides of `value`."""
+    fitting = [n for n in range(1, whole + 1) if whole % n == 0]
+    below = [n for n in fitting if n < value][-1:]
+    return " or ".join(map(str, below + [n for n in fitting if n > value][:1]))
