@@ -59,42 +59,18 @@ def test_a_resumed_run_is_the_unbroken_one(inside):
     assert parts == whole
 
 
-@pytest.mark.parametrize("where", ["runs", "moved"])
-def test_measuring_asks_for_the_text(inside, capsys, where):
+def test_measuring_on_another_text(inside, capsys):
     assert main(BYTES) == 0
-    (run,) = (inside / "runs/pretrain").iterdir()
-    checkpoint = run / "checkpoints/step-000006.npz"
-    if where == "moved":
-        checkpoint = checkpoint.rename(inside / "mine.npz")
     (inside / "own.txt").write_text("This is some other text. " * 20)
-    assert main(["phase=evaluate", f"checkpoint={checkpoint}", "on=own.txt"]) == 0
+    assert main(["phase=evaluate", "on=own.txt"]) == 0
     assert "16 windows, 499 target tokens" in capsys.readouterr().out
-    assert (
-        main(
-            [
-                "phase=evaluate",
-                f"checkpoint={checkpoint}",
-                "data=text",
-                "data.pretrain.path=small.txt",
-                "seed=1",
-            ]
-        )
-        == 0
-    )
-    assert "nats per token" in capsys.readouterr().out
 
 
 def test_sliding_windows_see_more(inside, capsys):
     assert main(BYTES) == 0
-    capsys.readouterr()
-    tokens = []
-    for stride in ("null", "8"):
-        options = ["data=text", "data.pretrain.path=small.txt", f"data.pretrain.stride={stride}"]
-        assert main(["phase=evaluate", *options]) == 0
-        out = capsys.readouterr().out
-        tokens.append([line for line in out.splitlines() if line.startswith("text ")])
-    assert "7 windows, 223 target tokens" in tokens[0][0]
-    assert "25 windows, 223 target tokens" in tokens[1][0]
+    options = ["data=text", "data.pretrain.path=small.txt", "data.pretrain.stride=8"]
+    assert main(["phase=evaluate", *options]) == 0
+    assert "25 windows, 223 target tokens" in capsys.readouterr().out
 
 
 def test_messages_are_tuned_on_and_recalled(inside, capsys):
@@ -170,8 +146,6 @@ def test_chats_without_answers(inside, capsys):  # 20
 @pytest.mark.parametrize(
     "argument, message",
     [
-        ("data.pretrain.path=missing.txt", "missing.txt: no such file"),
-        ("data.pretrain.path=*.md", "*.md: no file matches"),
         ("data.pretrain.path=empty.txt", "empty.txt: 0 tokens; at least 2 are needed"),
         ("data.pretrain.val_fraction=1e-6", "1 for validation; at least 2 each are needed"),
     ],
