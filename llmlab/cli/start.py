@@ -72,7 +72,7 @@ def start(command: CommandLine) -> int:
     decorate = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
     run: Callable[[], None] = decorate(task)
     argv = [*command.flags, *tokens]
-    with _as_program(argv), _logging_restored(), sweeping(folder):
+    with _as_program(argv), _logging_restored(), _mode(command), sweeping(folder):
         try:
             run()
         except Exception as error:
@@ -133,6 +133,25 @@ def _as_program(argv: list[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
+
+
+@contextmanager
+def _mode(command: CommandLine) -> Iterator[None]:
+    """Tell Hydra whether it is to sweep, for which it would compose everything once more.
+
+    None means as the flags say; a launcher sweeps without a flag.
+    """
+    from hydra._internal.hydra import Hydra
+    from hydra.types import RunMode
+
+    ask = Hydra.get_mode
+    flagged = not {"-m", "--multirun"}.isdisjoint(command.flags)
+    mode = RunMode.MULTIRUN if command.sweep and not flagged else None
+    Hydra.get_mode = lambda self, config_name, overrides: mode  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = ask  # type: ignore[method-assign]
 
 
 @contextmanager
