@@ -10,6 +10,7 @@ from typing import Any
 
 from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError, Stopped
 from llmlab.run_lock import RunLock
+from llmlab.run_log import log_file, log_traceback, status_of, warn_of_bits
 from llmlab.run_lookup import (
     TRAINING,
     find_runs,
@@ -31,7 +32,7 @@ from llmlab.run_record import (
     write_config,
     write_record,
 )
-from llmlab.train.durable import make_folder, refused
+from llmlab.train.durable import make_folder
 
 __all__ = [
     "TRAINING",
@@ -48,8 +49,6 @@ __all__ = [
 
 log = logging.getLogger("llmlab")
 
-_FORMAT = "%(asctime)s %(levelname)s %(message)s"
-_PREEMPTED = (138, 140)  # SIGUSR1 and SIGUSR2, by which SLURM announces the end
 _REFUSALS = (ConfigError, DataError, CheckpointError, ResourceError)
 
 
@@ -81,7 +80,7 @@ class Run:
         self._began = time.monotonic()
         self._ended = False
         self._level = log.level
-        self._handler = _log_file(folder / "log")
+        self._handler = log_file(folder / "log")
         log.addHandler(self._handler)
         if log.getEffectiveLevel() > logging.INFO:
             log.setLevel(logging.INFO)
@@ -177,7 +176,7 @@ class Run:
             lock.release()
             raise
         for what, (then, today) in changed.items():
-            _warn_of_bits(what, then, today)
+            warn_of_bits(what, then, today)
         return run
 
     @property
@@ -201,7 +200,7 @@ class Run:
         self._begun = True
         then, today = self.record.get("threads"), values.get("threads")
         if then is not None and today is not None and then != today:
-            _warn_of_bits("the number of threads", then, today)
+            warn_of_bits("the number of threads", then, today)
         self.record |= values
         write_record(self.folder, self.record)
 
@@ -237,42 +236,14 @@ class Run:
             return
         try:
             if error is not None and not isinstance(error, Stopped):
-                self._log_traceback(error)
+                log_traceback(self._handler, error)
             if error is None and not self._ended:
                 self.finish("finished")
             elif error is not None:
-                self.finish(_status(error), error=" ".join(f"{error}".split()) or repr(error))
+                self.finish(status_of(error), error=" ".join(f"{error}".split()) or repr(error))
         except ResourceError as refusal:  # the disk is full, say: what came first matters more
             if error is None:
                 raise
             log.warning("%s", refusal)
         finally:
             self.close()
-
-    def _log_traceback(self, error: BaseException) -> None:
-        """Put the traceback into the log file alone: the terminal gets one line, from the cli."""
-        trace = (type(error), error, error.__traceback__)
-        self._handler.handle(
-            log.makeRecord(log.name, logging.ERROR, __file__, 0, "the run failed", (), trace)
-        )
-
-
-def _log_file(path: Path) -> logging.Handler:
-    try:
-        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise refused(path, error) from error
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    return handler
-
-
-def _status(error: BaseException) -> str:
-    if isinstance(error, Stopped | KeyboardInterrupt):
-        return "preempted" if getattr(error, "exit_code", 130) in _PREEMPTED else "stopped"
-    return "failed"
-
-
-def _warn_of_bits(what: str, then: Any, now: Any) -> None:
-    log.warning(
-        "%s was %s and is %s: the last bits may differ from an unbroken run", what, then, now
-    )

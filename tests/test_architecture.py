@@ -24,12 +24,14 @@ FLOORS = {
 }
 # Parts of a room that have files of their own.
 PARTS = {
+    "config_model": "config",
     "config_specs": "config",
     "config_stored": "config",
     "config_values": "config",
     "provenance": "runs",
     "report": "runs",
     "run_lock": "runs",
+    "run_log": "runs",
     "run_lookup": "runs",
     "run_record": "runs",
     "svg": "runs",

@@ -1,0 +1,45 @@
+"""A run's log file, and what it says of the run's end."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from llmlab.errors import Stopped
+from llmlab.train.durable import refused
+
+log = logging.getLogger("llmlab")
+
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_PREEMPTED = (138, 140)  # SIGUSR1 and SIGUSR2, by which SLURM announces the end
+
+
+def log_file(path: Path) -> logging.Handler:
+    """Return a handler that appends to `path`; raise ResourceError if it can't be written."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise refused(path, error) from error
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    return handler
+
+
+def log_traceback(handler: logging.Handler, error: BaseException) -> None:
+    """Put the traceback into the log file alone: the terminal gets one line, from the cli."""
+    trace = (type(error), error, error.__traceback__)
+    handler.handle(
+        log.makeRecord(log.name, logging.ERROR, __file__, 0, "the run failed", (), trace)
+    )
+
+
+def status_of(error: BaseException) -> str:
+    """Return the status of a run that `error` ended."""
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        return "preempted" if getattr(error, "exit_code", 130) in _PREEMPTED else "stopped"
+    return "failed"
+
+
+def warn_of_bits(what: str, then: Any, now: Any) -> None:
+    """Warn that a continued run isn't on what it began on."""
+    log.warning(
+        "%s was %s and is %s: the last bits may differ from an unbroken run", what, then, now
+    )
