@@ -1,7 +1,6 @@
 """What a training step takes: token ids, targets and how much each target counts."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,11 @@ class Batch:
         (B, T) number of the sample within its row, when several are packed into one.
     positions
         (B, T) position of each input within its sample, when that is not its column.
+
+    Attributes
+    ----------
+    tokens
+        The sum of the weights: how many targets count.
     """
 
     inputs: NDArray[np.intp]
@@ -32,8 +36,7 @@ class Batch:
     weights: NDArray[np.float32]
     segments: NDArray[np.intp] | None = None
     positions: NDArray[np.intp] | None = None
+    tokens: float = field(init=False)
 
-    @cached_property
-    def tokens(self) -> float:
-        """Return the sum of the weights: the number of targets that count."""
-        return float(self.weights.sum(dtype=np.float64))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", float(self.weights.sum(dtype=np.float64)))

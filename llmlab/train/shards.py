@@ -17,12 +17,16 @@ from llmlab.workspace import Context
 class Tokens(Protocol):
     """A batch: inputs, targets (B, T) ids, weights (B, T); segments, positions or None."""
 
-    inputs: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-    segments: np.ndarray | None
-    positions: np.ndarray | None
-
+    @property
+    def inputs(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def targets(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def weights(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def segments(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def positions(self) -> np.ndarray | None: ...  # noqa: D102
     @property
     def tokens(self) -> float:
         """The sum of the weights."""
