@@ -182,6 +182,7 @@ def test_commands_are_found_in_shell_blocks(tmp_path):
     assert shortened(["resume=latest"]) == ["resume=latest"]
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
     found = commands(ROOT / "README.md")
     assert [] in found, "README.md doesn't say: python -m llmlab"

@@ -10,6 +10,8 @@ from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS
 from llmlab.optim import OPTIMIZERS, SCHEDULES
 from llmlab.registry import Registry, load_package
 
+OWN = "; one of your own needs plugins=FILE.py"
+
 
 @pytest.fixture
 def things():
@@ -70,16 +72,22 @@ def test_every_problem_is_named_with_its_key(things):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("bxo", "model.box: unknown thing 'bxo' (did you mean 'box'?); known: box, fussy; one of your own needs plugins=FILE.py"),
+        (
+            "bxo",
+            "model.box: unknown thing 'bxo' (did you mean 'box'?); known: box, fussy" + OWN,
+        ),
         ({"width": 3}, "model.box: no 'type'; known things: box, fussy"),
         ({"type": None}, "model.box: no 'type'; known things: box, fussy"),
         (3, "model.box=3: expected a thing as a mapping with 'type'"),
         (None, "model.box=None: expected a thing as a mapping with 'type'"),
         ({"type": "fussy", "value": -1}, "model.box: value=-1: must not be negative"),
-        ({"type": 7}, "model.box: unknown thing '7'; known: box, fussy; one of your own needs plugins=FILE.py"),
+        (
+            {"type": 7},
+            "model.box: unknown thing '7'; known: box, fussy" + OWN,
+        ),
         (
             {"type": ["box"]},
-            "model.box: unknown thing '['box']' (did you mean 'box'?); known: box, fussy; one of your own needs plugins=FILE.py",
+            "model.box: unknown thing '['box']' (did you mean 'box'?); known: box, fussy" + OWN,
         ),
     ],
 )
