@@ -38,8 +38,9 @@ class Answer:
 
     @property
     def problems(self):
-        """The lines of stderr without those of a table, which are indented."""
-        return [line for line in self.err.splitlines() if not line.startswith("  ")]
+        """The lines of stderr without those of a table, which are indented, and a notice."""
+        lines = [line for line in self.err.splitlines() if not line.startswith("checkpoint: /")]
+        return [line for line in lines if not line.startswith("  ")]
 
 
 class Lab:
@@ -58,8 +59,8 @@ class Lab:
         return {str(p.relative_to(self.folder)): p.read_bytes() for p in files if p.is_file()}
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+@pytest.fixture(scope="session", name="finished")
+def finished_run(tmp_path_factory):
     """Return a folder with the text, and a finished run of two steps in `run`."""
     folder = tmp_path_factory.getbasetemp() / "small-run"
     if not folder.exists():
@@ -71,8 +72,8 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def lab(finished, tmp_path, monkeypatch, capsys):
+@pytest.fixture(name="lab")
+def small_lab(finished, tmp_path, monkeypatch, capsys):
     """Return a Lab in a copy of `finished`."""
     folder = tmp_path / "lab"
     shutil.copytree(finished, folder)

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from small_run import KEYS, finished, lab  # noqa: F401
+from small_run import KEYS, finished_run, small_lab  # noqa: F401
 
 from llmlab.phases.verify import DAMAGED, NOTE, SOUND, check
 
@@ -14,7 +14,7 @@ def states(path):
 
 
 @pytest.fixture
-def run(finished, tmp_path):  # noqa: F811
+def run(finished, tmp_path):
     return shutil.copytree(finished / "run", tmp_path / "run")
 
 
@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_doesnt_say_how_long_the_metrics_are(run):
 # through the command line
 
 
-def test_sound_files_are_listed_and_damaged_ones_are_an_error(lab):  # noqa: F811
+def test_sound_files_are_listed_and_damaged_ones_are_an_error(lab):
     before = lab.tree()
     answer = lab("phase=verify", "checkpoint=run")
     assert (answer.code, answer.err) == (0, "")
@@ -99,7 +99,7 @@ def test_sound_files_are_listed_and_damaged_ones_are_an_error(lab):  # noqa: F81
     assert lab("phase=verify", "checkpoint=run/checkpoints/step-000002.npz").code == 4
 
 
-def test_the_latest_run_is_meant_by_default_and_a_sweep_is_a_folder(lab):  # noqa: F811
+def test_the_latest_run_is_meant_by_default_and_a_sweep_is_a_folder(lab):
     assert lab(*KEYS, "steps=1").code == 0
     answer = lab("phase=verify")
     assert answer.code == 0 and "runs/pretrain/" in answer.out
@@ -112,7 +112,7 @@ def test_the_latest_run_is_meant_by_default_and_a_sweep_is_a_folder(lab):  # noq
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty", "good.txt"])
-def test_what_is_no_run_is_refused(lab, name):  # noqa: F811
+def test_what_is_no_run_is_refused(lab, name):
     (lab.folder / "empty").mkdir()
     answer = lab("phase=verify", f"checkpoint={name}")
     assert (answer.code, len(answer.problems)) == (4, 1)

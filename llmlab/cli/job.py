@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,8 @@ def run_sweep_job(composed: Any, typed: Sequence[str], sweep_tokens: Sequence[st
 
     The result is left in the job's folder, where a job that has one isn't run again.
     """
+    from llmlab.train.signals import orphaned
+
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     sweep.open_sweep(Path(settings.sweep.dir).absolute(), sweep_tokens)
@@ -53,6 +56,8 @@ def run_sweep_job(composed: Any, typed: Sequence[str], sweep_tokens: Sequence[st
     except (Stopped, KeyboardInterrupt) as error:
         code = getattr(error, "exit_code", 130)
         sweep.write_result(folder, {**result, "status": "stopped", "error": str(error)})
+        if orphaned():
+            os._exit(code)  # else it would go on with the next job
         if settings.runtime.choices.get("hydra/launcher") == "basic":
             raise sweep.SweepInterrupted(Path(settings.sweep.dir).absolute(), code) from error
         return math.nan

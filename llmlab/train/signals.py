@@ -1,5 +1,6 @@
 """Signals that ask a run to end: noted at once, obeyed after the step."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -46,14 +47,31 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def orphaned() -> bool:
+    """Return whether another process started this one to work for it, and has died."""
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid is None:
+        return False
+    try:
+        os.kill(parent.pid, 0)  # asks only whether it is there
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 class Signals:
     """While open, hold the first stopping signal in `received`; a second one ends at once.
 
     Outside the main thread signals can't be held, and this does nothing.
+
+    A job that a sweep has put into a process of its own also stops, as by SIGTERM, when the
+    sweep's process is gone: it would work on with nobody waiting, and hold the run's lock.
     """
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self._received: signal.Signals | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -75,6 +93,13 @@ class Signals:
         self._before.clear()
 
     @property
+    def received(self) -> signal.Signals | None:
+        """The first stopping signal."""
+        if self._received is None and orphaned():
+            self._received = signal.SIGTERM
+        return self._received
+
+    @property
     def exit_code(self) -> int:
         """128 plus the signal's number."""
         return 128 + (self.received or 0)
@@ -85,6 +110,6 @@ class Signals:
         return self.received is not None and self.received.name in PREEMPTING
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self._received is not None:
             os._exit(128 + number)
-        self.received = signal.Signals(number)
+        self._received = signal.Signals(number)
