@@ -83,8 +83,8 @@ def same(one, other):
     ("phase", "what", "status"),
     [
         ("tune", signal.SIGINT, "stopped"),
-        ("pretrain", signal.SIGTERM, "stopped"),
-        ("pretrain", signal.SIGUSR1, "preempted"),
+        pytest.param("pretrain", signal.SIGTERM, "stopped", marks=pytest.mark.slow),
+        pytest.param("pretrain", signal.SIGUSR1, "preempted", marks=pytest.mark.slow),
         ("pretrain", signal.SIGUSR2, "preempted"),
     ],
 )
@@ -162,6 +162,7 @@ def test_more_epochs_and_another_lr_may_be_given_on_resume(stopped, capsys):
     assert "finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_changed_data_are_refused_unless_allowed(here, capsys):
     text = here / "my.txt"
     lines = [f"the number {n} comes after the number {n - 1} ." for n in range(1, 13)]
@@ -174,6 +175,7 @@ def test_changed_data_are_refused_unless_allowed(here, capsys):
     assert main(["resume=run", "epochs=3", "allow_changed_data=true"]) == 0
 
 
+@pytest.mark.slow
 def test_full_equals_pretrain_then_tune(here):
     keys = [*SMALL, "epochs=2"]
     assert main(["hydra.run.dir=full", "chat=false", *keys]) == 0
