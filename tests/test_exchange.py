@@ -264,3 +264,23 @@ def test_ntk_scaling_goes_out_as_another_theta():
     wide = spec | {"embedding_dim": 16}
     net, _ = recognise(changed(wide, (*BLOCKS, 0, "layer", "positions"), rope), 11)
     assert net.theta == pytest.approx(100 * 2 ** (4 / 2)) and net.stretch == 1
+
+
+def test_configurations_as_they_are_published():
+    gpt2 = """{"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"],
+        "attn_pdrop": 0.1, "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256,
+        "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024,
+        "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "resid_pdrop": 0.1,
+        "summary_activation": null, "summary_first_dropout": 0.1, "summary_proj_to_labels": true,
+        "summary_type": "cls_index", "summary_use_proj": true, "task_specific_params":
+        {"text-generation": {"do_sample": true, "max_length": 50}}, "vocab_size": 50257}"""
+    net = read_config(json.loads(gpt2))
+    assert (net.hidden_dim, net.tied, net.activation, net.dropout) == (3072, True, "gelu_tanh", 0.1)
+    mistral = """{"architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2,
+        "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size":
+        14336, "max_position_embeddings": 32768, "model_type": "mistral", "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta":
+        10000.0, "sliding_window": 4096, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+        "transformers_version": "4.34.0.dev0", "use_cache": true, "vocab_size": 32000}"""
+    net = read_config(json.loads(mistral))
+    assert (net.window, net.num_kv_heads, net.theta, net.tied) == (4096, 8, 10_000, False)

@@ -204,3 +204,32 @@ def test_there_and_back_the_state_is_byte_identical(hf, tmp_path, name, shard_by
     np.testing.assert_array_equal(hf.their_logits(back, ids), hf.their_logits(model, ids))
     pieces = naming.pieces(network, Names.usual(network.num_blocks))
     assert {piece.theirs for piece in pieces} == {name for name, _ in model.named_parameters()}
+
+
+def test_the_page_does_what_it_says(hf, tmp_path, monkeypatch, capsys):
+    """Run the commands of docs/hugging-face.md, on a small GPT-2 and for two steps."""
+    from test_docs import FENCE, ROOT, commands
+
+    config = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 128, "vocab_size": 300}
+    model = hf.transformers.GPT2LMHeadModel(hf.transformers.GPT2Config(**config))
+    model.save_pretrained(tmp_path / "gpt2")
+    spec = {"type": "bpe", "vocab_size": 300}
+    texts = [(DATA / "statements.json").read_text()]
+    tokenizer = TOKENIZERS.build(spec, "tokenizer").train(texts)
+    (tmp_path / "gpt2" / "tokenizer.json").write_text(json.dumps(tokenizer.arguments()["json"]))
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "hugging-face.md"
+    found = commands(page)
+    assert [argv[0] for argv in found] == [
+        "phase=import",
+        "phase=generate",
+        "phase=tune",
+        "phase=export",
+    ]
+    for argv in found:
+        short = [word.replace("epochs=3", "steps=2") for word in argv]
+        assert main([*short, "threads=1"]) == 0
+    (code,) = [text for kind, text in FENCE.findall(page.read_text("utf-8")) if kind == "python"]
+    capsys.readouterr()
+    exec(compile(code, str(page), "exec"), {})
+    assert capsys.readouterr().out
