@@ -164,3 +164,27 @@ def test_the_template_follows_from_the_special_tokens(run, source, tokens, name)
     assert load("in.npz").meta["config"]["template"] == name
     assert run("phase=import", "source=source", "template=none", "target=raw.npz")[0] == 0
     assert load("raw.npz").meta["config"]["template"] == "none"
+
+
+def test_float64_and_running_means_go_out_as_they_are_used(run, source, tmp_path):
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("safetensors")
+    write(source, LLAMA, llama_tensors(), "F64")
+    assert run("phase=import", "source=source", "target=wide.npz")[0] == 0
+    assert load("wide.npz").arrays["params/norm.weight"].dtype == np.float64
+    assert run("phase=export", "checkpoint=wide.npz", "target=wide")[0] == 0
+    assert json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float64"
+    assert run("phase=import", "source=wide", "target=again.npz")[0] == 0
+    wide, again = load("wide.npz").arrays, load("again.npz").arrays
+    assert all(again[name].tobytes() == array.tobytes() for name, array in wide.items())
+
+    (tmp_path / "text.txt").write_text(TEXT)
+    data = ("data.pretrain.path=text.txt", "data.tune.path=text.txt", "threads=1", "steps=3")
+    more = ("phase=pretrain", "checkpoint=wide.npz", "ema=0.9", "lr=1e-2", "hydra.run.dir=more")
+    assert run(*more, *data)[0] == 0
+    arrays = load(tmp_path / "more" / "checkpoints" / "step-000003.npz").arrays
+    assert run("phase=export", "checkpoint=more", "target=mean")[0] == 0
+    assert run("phase=import", "source=mean", "target=mean.npz")[0] == 0
+    found = load("mean.npz").arrays["params/norm.weight"]
+    np.testing.assert_array_equal(found, arrays["ema/norm.weight"])
+    assert not np.array_equal(found, arrays["params/norm.weight"])

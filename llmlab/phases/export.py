@@ -1,8 +1,11 @@
 """Phase `export`: a checkpoint becomes a folder that transformers loads."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from llmlab import build
 from llmlab.config import Config
@@ -20,14 +23,14 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     if config.target is None:
         raise ConfigError("target: missing; name the folder to write: target=DIR")
     checkpoint = load(config.checkpoint)
-    model = build.load_model(config, checkpoint)
+    # As they are stored: the dtype of this configuration says how to compute.
+    stored = np.result_type(*(a for n, a in checkpoint.arrays.items() if n.startswith("params/")))
+    model = build.load_model(replace(config, dtype=str(stored)), checkpoint)
     target = Path(config.target).expanduser().absolute()
-    # The stored arrays, not the model's, which have the dtype of this configuration.
-    arrays = {name: checkpoint.arrays[f"params/{name}"] for name in model.params}
     network = write_folder(
         target,
         model=model.spec,
-        arrays=arrays,
+        arrays=dict(model.params.items()),
         tokenizer=model.tokenizer,
         template=model.template_spec,
         stop_ids=model.template.stop_ids(model.tokenizer),
