@@ -61,8 +61,8 @@ class Config:
         int | None, Key("longest answer; null: until the model is full", low=0)
     ]
     chat: Annotated[bool, Key("whether full opens the chat at its end")]
-    source: Annotated[str | None, Key("what import reads")]
-    target: Annotated[str | None, Key("what export writes")]
+    source: Annotated[str | None, Key("the folder that import reads")]
+    target: Annotated[str | None, Key("what export writes; import: a file of its own, too")]
     on: Annotated[str | None, Key("what evaluate measures on: pretrain, tune or a file")]
     save_every: Annotated[int | None, Key("steps between checkpoints; null: ten in a run", low=1)]
     eval_every: Annotated[
