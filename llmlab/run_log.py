@@ -1,5 +1,6 @@
 """A run's log file, and what it says of the run's end."""
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,22 @@ _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _PREEMPTED = (138, 140)  # SIGUSR1 and SIGUSR2, by which SLURM announces the end
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk leaves incomplete, without a word: what failed to save has one."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave the line out; logging's own way is a traceback on the terminal."""
+
+    def close(self) -> None:
+        """Close, even if what is left can't be written."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 def log_file(path: Path) -> logging.Handler:
     """Return a handler that appends to `path`; raise ResourceError if it can't be written."""
     try:
-        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise refused(path, error) from error
     handler.setFormatter(logging.Formatter(_FORMAT))
