@@ -51,7 +51,8 @@ def new_tokenizer(config: Config) -> Tokenizer:
     # The corpus is the data's files, and what replaces bytes there must do so here.
     lenient = any(each.get("invalid_utf8") == "replace" for each in config.data.values())
     policy = "replace" if lenient else "error"
-    return train_tokenizer(spec, config.tokenizer["corpus"], invalid_utf8=policy)
+    corpus = config.tokenizer["corpus"]
+    return train_tokenizer(spec, corpus, invalid_utf8=policy, template=config.template)
 
 
 def new_model(config: Config, tokenizer: Tokenizer) -> Model:

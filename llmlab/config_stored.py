@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 # A checkpoint holds no paths, so these arguments of its parts are always the composed ones.
-PATH_KEYS = frozenset({"path", "paths", "file", "files", "corpus"})
+PATH_KEYS = frozenset({"path", "paths", "file", "files", "corpus", "cache"})
 
 
 def without_paths(value: Any) -> Any:

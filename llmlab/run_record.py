@@ -134,6 +134,15 @@ def remove(folder: Path, root: Path, latest_before: str | None) -> None:
                 os.rmdir(each)
 
 
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """Return what `write_config` wrote; None if it isn't there or isn't readable."""
+    try:
+        values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
 def _next_order(root: Path) -> int:
     """Return a number greater than that of the run before, even if the clock was set back."""
     try:

@@ -66,6 +66,22 @@ def test_measuring_on_another_text(inside, capsys):
     assert "16 windows, 499 target tokens" in capsys.readouterr().out
 
 
+def test_a_run_knows_its_own_text(inside, capsys):
+    assert main([*BYTES, "data.pretrain.val_fraction=0.2"]) == 0
+    capsys.readouterr()
+    assert main(["phase=evaluate"]) == 0
+    out = capsys.readouterr().out
+    assert "the part for validation: 14 windows, 447 target tokens" in out and "5-gram" in out
+
+
+def test_an_older_state_goes_on_with_the_data_that_were_typed(inside):
+    options = ["data.pretrain.windows=shuffled", "save_every=2"]
+    assert main([*BYTES, *options, "hydra.run.dir=whole/run"]) == 0
+    older = inside / "whole/run/checkpoints/step-000004.npz"
+    assert main([f"resume={older}"]) == 0
+    assert rows(inside / "runs/pretrain")[1][-2:] == rows(inside / "whole")[1][-2:]
+
+
 def test_sliding_windows_see_more(inside, capsys):
     assert main(BYTES) == 0
     options = ["data=text", "data.pretrain.path=small.txt", "data.pretrain.stride=8"]
@@ -82,9 +98,8 @@ def test_messages_are_tuned_on_and_recalled(inside, capsys):
         json.dumps({"messages": [{"role": r, "content": c} for r, c in chat]}) for chat in chats
     ]
     (inside / "chats.jsonl").write_text("\n".join(lines))
-    specials = "tokenizer.specials=['<|im_start|>','<|im_end|>']"
     arguments = ["experiment=tiny", "threads=1", "phase=tune", "tokenizer=byte", "template=chatml"]
-    arguments += [specials, "data.tune.path=chats.jsonl", "data.tune.answer_only=true"]
+    arguments += ["data.tune.path=chats.jsonl", "data.tune.answer_only=true"]
     arguments += ["model.max_seq_len=128", "epochs=150", "lr=5e-3", "data.tune.packed=true"]
     assert main(arguments) == 0
     assert main(["phase=evaluate", "data.tune.path=chats.jsonl"]) == 0

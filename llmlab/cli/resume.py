@@ -193,7 +193,8 @@ def _in_checkpoint(name: str) -> bool:
     top, _, rest = name.partition(".")
     if top in ("phase", "stages", "checkpoint"):
         return True
-    return top in kept_keys() and name != "data" and rest.rpartition(".")[2] not in PATH_KEYS
+    # A group that was chosen counts as typed with all inside it, so that goes with it.
+    return top in kept_keys() and top != "data" and rest.rpartition(".")[2] not in PATH_KEYS
 
 
 def _merged(record: dict[str, Any], given: list[Override], sweep: bool = False) -> list[str]:

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from math import isfinite, log, sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from llmlab.config_stored import PATH_KEYS
 from llmlab.errors import CheckpointError, DataError
 from llmlab.measure import Baseline, Evaluator, Losses, baselines, memorisation_floor
 from llmlab.phases.answering import Answerer
+from llmlab.run_record import read_config
 from llmlab.text import Dataset, Windows
 from llmlab.train.checkpoint import Checkpoint, load
 
@@ -146,6 +148,9 @@ def _spec(config: Config, checkpoint: Checkpoint, stage: str) -> dict[str, Any]:
     if {"data", "experiment"} & config.typed:
         return composed
     typed = {k: v for k, v in composed.items() if config.is_typed(f"data.{stage}.{k}")}
+    told = _told(checkpoint.path, stage)
+    if told is not None and told["type"] == stored["type"]:
+        return told | typed
     if stored["type"] != composed["type"] and "path" not in typed and config.on is None:
         raise DataError(
             f"data.{stage}.path: a checkpoint doesn't say which file it was trained on, and this "
@@ -153,6 +158,16 @@ def _spec(config: Config, checkpoint: Checkpoint, stage: str) -> dict[str, Any]:
             "the experiment= or data= that it was trained with"
         )
     return {k: v for k, v in composed.items() if k in PATH_KEYS} | stored | typed
+
+
+def _told(checkpoint: Path, stage: str) -> dict[str, Any] | None:
+    """Return the dataset of the run that a checkpoint lies in, with its path."""
+    for folder in list(checkpoint.absolute().parents)[1:3]:
+        data = (read_config(folder) or {}).get("data")
+        spec = data.get(stage) if isinstance(data, dict) else None
+        if isinstance(spec, dict) and "type" in spec:
+            return spec
+    return None
 
 
 def _compare(

@@ -181,8 +181,12 @@ def _restore(trainer: Trainer, state: Checkpoint) -> None:
 
 def _measure(config: Config, trainer: Trainer, validation: Dataset) -> Callable[[], float]:
     evaluator = Evaluator(trainer.stack, trainer.averaged, trainer.kernels)
-    batches = list(validation.batches(config.batch_size, config.seed, 0))
-    return lambda: evaluator.measure(batches).loss
+
+    def measure() -> float:
+        # Made anew each time: kept, they would take many times the memory of the text.
+        return evaluator.measure(validation.batches(config.batch_size, config.seed, 0)).loss
+
+    return measure
 
 
 def _results(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
