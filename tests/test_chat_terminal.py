@@ -148,6 +148,7 @@ def test_ctrl_c(terminal, tmp_path):
     assert "Traceback" not in it.seen.decode()
 
 
+@pytest.mark.slow
 def test_an_ascii_terminal(terminal):
     it = terminal(PYTHONIOENCODING="ascii")
     it.wait_for("you>")

@@ -60,6 +60,7 @@ def test_every_single_bit_of_the_data_counts(tmp_path):
             assert outcome(tmp_path / "damaged.npz", bytes(damaged), original) == "refused"
 
 
+@pytest.mark.slow
 def test_a_mix_of_two_checkpoints_is_refused_at_every_seam(tmp_path):
     """Also where all but a checksum of the first member comes from the other file."""
     save(tmp_path / "sound.npz", *state(1))

@@ -118,6 +118,7 @@ def test_it_takes_anothers_place_without_a_file_and_from_another_folder(
     assert weight.shape == (32,) and 0 < abs(weight).max() < 0.1
 
 
+@pytest.mark.slow
 def test_an_optimizer_from_outside_trains(folder, capsys):
     *_, train = commands()
     code, _, err = lab(capsys, *train, "steps=3", "experiment=tiny")
@@ -143,6 +144,7 @@ def test_a_plugin_that_is_not_there_is_one_line(folder, capsys):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_recipes_own_test_passes_and_can_fail(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)

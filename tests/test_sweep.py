@@ -104,6 +104,7 @@ def test_what_the_schema_refuses_is_a_row(lab, quick):
     assert rows(the_sweep(lab))[1]["error"].startswith("batch_size=0: must be at least 1")
 
 
+@pytest.mark.slow
 def test_phases_can_be_swept(lab, quick):
     answer = lab("-m", "phase=pretrain,tune", "epochs=2")
     assert answer.code == 0

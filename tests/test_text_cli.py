@@ -82,6 +82,7 @@ def test_an_older_state_goes_on_with_the_data_that_were_typed(inside):
     assert rows(inside / "runs/pretrain")[1][-2:] == rows(inside / "whole")[1][-2:]
 
 
+@pytest.mark.slow
 def test_sliding_windows_see_more(inside, capsys):
     assert main(BYTES) == 0
     options = ["data=text", "data.pretrain.path=small.txt", "data.pretrain.stride=8"]
