@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 from llmlab.errors import ConfigError, suggest
@@ -115,7 +116,12 @@ class Registry:
 
     def signature(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the parameters of the factory, which are what its spec may say."""
-        return dict(inspect.signature(self._factories[name]).parameters)
+        return dict(_parameters(self._factories[name]))
+
+
+@cache
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(factory).parameters
 
 
 def _origin(factory: Callable[..., Any]) -> str:

@@ -39,7 +39,7 @@ def damage_many(tmp_path, count, seed):
 
 
 def test_no_damage_loads_silently(tmp_path):
-    damage_many(tmp_path, 2_000, seed=0)
+    damage_many(tmp_path, 500, seed=0)
 
 
 @pytest.mark.slow

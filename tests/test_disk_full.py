@@ -59,6 +59,7 @@ def assert_it_goes_on(lab, done, steps):
     assert rows == list(range(1, steps + 1))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_has_no_room_costs_nothing_that_was_saved(lab):
     run = lab.folder / "run"
     before = checkpoints(run)

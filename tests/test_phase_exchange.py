@@ -78,6 +78,7 @@ def test_an_imported_model_works_with_every_phase(run, source, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["deep"]
 
 
+@pytest.mark.slow
 def test_damaged_folders_end_with_4_and_one_line_and_leave_no_run(run, source, tmp_path):
     whole = source / "model.safetensors"
     sound, config = whole.read_bytes(), (source / "config.json").read_text()

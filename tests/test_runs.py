@@ -309,10 +309,8 @@ ORPHAN = """
 import os, sys, time
 from llmlab.runs import Run
 run = Run.create(sys.argv[1], phase="pretrain", config={})
-child = os.fork()
-if child == 0:
-    time.sleep(60)
-print(child, flush=True)
+if os.fork() == 0:
+    print(os.getpid(), flush=True)  # from here, since what it shares is closed by now
 time.sleep(60)
 """
 

@@ -169,6 +169,7 @@ def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(folder, what, ho
     assert (status(run), newest(run)) == ("finished", 5)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(folder):
     with Process(folder, *HELD, "hydra.run.dir=run") as process:
         process.reached()
@@ -202,6 +203,7 @@ def test_a_signal_before_the_first_step_is_obeyed_at_once(folder, what):
     assert status(folder / "run") == ("preempted" if what == signal.SIGUSR1 else "stopped")
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_worker_and_no_lock(folder):
     keys = [key for key in HELD if key != "threads=1"]
     with Process(folder, *keys, "threads=2", "hydra.run.dir=run") as process:

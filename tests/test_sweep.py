@@ -80,6 +80,7 @@ def test_a_sweep_is_resumed_and_extended(lab, quick):
     assert len(rows(folder)) == 3
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_says_how_to_go_on(lab, quick):
     answer = lab("-m", "phase=tune", "lr=1,2", f"seed={STOPPED}")
     assert answer.code == 143

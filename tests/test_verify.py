@@ -99,6 +99,7 @@ def test_sound_files_are_listed_and_damaged_ones_are_an_error(lab):
     assert lab("phase=verify", "checkpoint=run/checkpoints/step-000002.npz").code == 4
 
 
+@pytest.mark.slow
 def test_the_latest_run_is_meant_by_default_and_a_sweep_is_a_folder(lab):
     assert lab(*KEYS, "steps=1").code == 0
     answer = lab("phase=verify")
