@@ -34,9 +34,31 @@ def test_softmax_is_the_formula_whatever_the_size_of_the_scores():
     odds = np.exp(scores)
     wanted = odds / odds.sum(axis=-1, keepdims=True)
     assert np.allclose(ctx.kernels.softmax(ctx, scores.copy(), None), wanted, atol=1e-15)
-    for shift in (-1e4, 1e4):
+    for shift in (-1e4, -60, 60, 1e4):
         found = ctx.kernels.softmax(ctx, scores + shift, None)
         assert np.allclose(found, wanted, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", kernels.NAMES)
+@pytest.mark.parametrize("scale", [1, 15, 1e3])
+def test_softmax_in_float32_of_moderate_and_of_large_scores(name, scale):
+    if name == "numba":
+        pytest.importorskip("numba")
+    used, ctx = kernels.load(name), context(np.float32)
+    scores = scale * normal("scores", 2, 8, 24)
+    mask = np.triu(np.full((8, 8), -np.inf), 1)
+    masked = scores.copy()
+    masked[..., 16:] += mask
+    odds = np.exp(masked - masked.max(axis=-1, keepdims=True))
+    wanted = odds / odds.sum(axis=-1, keepdims=True)
+    found = used.softmax(ctx, scores.astype(np.float32), mask.astype(np.float32))
+    assert np.allclose(found, wanted, rtol=1e-5 * scale**0.5, atol=1e-7)
+    assert (found[:, 0, 17:] == 0).all()
+    poisoned = scores.astype(np.float32)
+    poisoned[1, 2, 3] = np.nan
+    with np.errstate(invalid="ignore"):
+        found = used.softmax(ctx, poisoned, mask.astype(np.float32))
+    assert np.isnan(found[1, 2, :16]).all() and np.isfinite(found[0]).all()
 
 
 def test_softmax_masks_the_last_keys():

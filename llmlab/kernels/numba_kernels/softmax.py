@@ -4,7 +4,10 @@ import numpy as np
 
 from llmlab.kernels import numpy_kernels as reference
 from llmlab.kernels.numba_kernels.compiler import compiled, exp32
-from llmlab.kernels.numpy_kernels.softmax import row_maxima
+from llmlab.kernels.numpy_kernels.softmax import MODERATE, row_maxima
+
+_MODERATE = np.float32(MODERATE)
+_NO_MASK = np.zeros((1, 0), np.float32)
 
 
 def softmax(ctx, scores, mask):
@@ -13,13 +16,16 @@ def softmax(ctx, scores, mask):
     if scores.dtype != np.float32 or not plain or not scores.flags.c_contiguous:
         return reference.softmax(ctx, scores, mask)
     queries, keys = scores.shape[-2:]
-    blocks = scores.reshape(-1, queries, keys)
-    if mask is not None:
-        _add_mask(blocks, mask)
+    blocks, rows = scores.reshape(-1, queries, keys), scores.reshape(-1, keys)
+    mask = _NO_MASK if mask is None else mask
     with ctx.scratch():
-        maxima = ctx.empty((blocks.shape[0] * queries,))
-        row_maxima(ctx, blocks.reshape(-1, keys), maxima)
-        _softmax(blocks.reshape(-1, keys), maxima)
+        maxima = ctx.empty((len(rows),))
+        if _moderate(scores.reshape(-1)):
+            maxima.fill(0)
+        else:
+            _add_mask(blocks, mask)
+            row_maxima(ctx, rows, maxima)
+        _softmax(blocks, mask, maxima)
     return scores
 
 
@@ -42,7 +48,10 @@ def cross_entropy(ctx, logits, targets, weights, scale):
     dlogits = ctx.empty(logits.shape)
     with ctx.scratch():
         maxima = ctx.empty((len(logits),))
-        row_maxima(ctx, logits, maxima)
+        if _moderate(logits.reshape(-1)):
+            maxima.fill(0)
+        else:
+            row_maxima(ctx, logits, maxima)
         loss = _cross_entropy(logits, maxima, targets, weights, np.float32(scale), dlogits)
     return loss, dlogits
 
@@ -59,21 +68,35 @@ def _add_mask(scores, mask):
 
 
 @compiled
-def _softmax(scores, maxima):
-    rows, keys = scores.shape
-    for i in range(rows):
-        high = maxima[i]
-        total = np.float32(0)
-        for j in range(keys):
-            s = scores[i, j]
-            e = exp32(s - high)
-            # The clipped exponential of -inf is small, but a masked key's share is 0.
-            e = np.float32(0) if s == np.float32(-np.inf) else e
-            scores[i, j] = e
-            total += e
-        total = np.float32(1) / total
-        for j in range(keys):
-            scores[i, j] *= total
+def _moderate(x):
+    """Tell whether exp of every number is safe to sum; counting is what vectorises."""
+    count = np.float32(0)
+    for i in range(x.size):
+        count += np.float32(0) if abs(x[i]) < _MODERATE else np.float32(1)
+    return count == 0
+
+
+@compiled
+def _softmax(scores, mask, maxima):
+    blocks, queries, keys = scores.shape
+    masked = mask.shape[1]
+    free = keys - masked
+    for b in range(blocks):
+        for q in range(queries):
+            for j in range(masked):
+                scores[b, q, free + j] += mask[q, j]
+            high = maxima[b * queries + q]
+            total = np.float32(0)
+            for j in range(keys):
+                s = scores[b, q, j]
+                e = exp32(s - high)
+                # The clipped exponential of -inf is small, but a masked key's share is 0.
+                e = np.float32(0) if s == np.float32(-np.inf) else e
+                scores[b, q, j] = e
+                total += e
+            total = np.float32(1) / total
+            for j in range(keys):
+                scores[b, q, j] *= total
 
 
 @compiled

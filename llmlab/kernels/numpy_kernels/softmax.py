@@ -5,24 +5,34 @@ from typing import Any
 import numpy as np
 
 SMALL = 1 << 13  # items below which the number of calls is what counts
+MODERATE = 40.0  # exp of ± this, and a sum of a billion of it, keep all digits of float32
 
 
 def softmax(ctx: Any, scores: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """Turn scores (…, Q, L) into probabilities, in place.
 
-    `mask` (…, Q, M), 0 or −inf, is added to the last M keys first.
+    `mask` (…, Q, M), 0 or −inf, is added to the last M keys first. Only scores that are large
+    somewhere are shifted by the maximum of their row, which costs as much as all the rest.
     """
+    shifted = not moderate(scores)
     if mask is not None:
         tail = scores[..., scores.shape[-1] - mask.shape[-1] :]
         np.add(tail, mask, out=tail)
     with ctx.scratch():
         row = ctx.empty((*scores.shape[:-1], 1))
-        row_maxima(ctx, scores.reshape(-1, scores.shape[-1]), row.reshape(-1))
-        np.subtract(scores, row, out=scores)
+        if shifted:
+            row_maxima(ctx, scores.reshape(-1, scores.shape[-1]), row.reshape(-1))
+            np.subtract(scores, row, out=scores)
         np.exp(scores, out=scores)
         np.matmul(scores, ctx.ones(scores.shape[-1]), out=row[..., 0])
         np.divide(scores, row, out=scores)
     return scores
+
+
+def moderate(x: np.ndarray) -> bool:
+    """Tell whether exp of every number of a contiguous array is safe to sum; of NaN it isn't."""
+    flat = x.reshape(-1)
+    return bool(np.maximum.reduce(flat) < MODERATE and np.minimum.reduce(flat) > -MODERATE)
 
 
 def row_maxima(ctx: Any, x: np.ndarray, out: np.ndarray) -> None:
@@ -77,10 +87,12 @@ def cross_entropy(
         index = ctx.empty((n,), np.intp)
         np.multiply(ctx.counting(n), logits.shape[1], out=index)
         index += targets
-        row_maxima(ctx, logits, row[:, 0])
-        np.subtract(logits, row, out=dlogits)
-        np.take(dlogits.reshape(-1), index, out=picked, mode="clip")
-        np.exp(dlogits, out=dlogits)
+        shifted = logits
+        if not moderate(logits):
+            row_maxima(ctx, logits, row[:, 0])
+            shifted = np.subtract(logits, row, out=dlogits)
+        np.take(shifted.reshape(-1), index, out=picked, mode="clip")
+        np.exp(shifted, out=dlogits)
         sums = row[:, 0]
         np.matmul(dlogits, ctx.ones(logits.shape[1]), out=sums)
         factor = ctx.empty((n, 1))
