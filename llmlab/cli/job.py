@@ -135,6 +135,8 @@ def _train(
             _advise(error, run)
             raise
     print(f"run: {near(folder)}", flush=True)
+    if after := phase.load_after():
+        after(config, results)
     return results
 
 

@@ -33,6 +33,10 @@ class Phase:
         """Import the module and return its `run`."""
         return importlib.import_module(self.module).run
 
+    def load_after(self) -> Callable[[Any, dict[str, Any]], None] | None:
+        """Return what the module does when its run is over and on record, if anything."""
+        return getattr(importlib.import_module(self.module), "after", None)
+
 
 PHASES: dict[str, Phase] = {
     "full": Phase("llmlab.phases.full", "pre-train, tune, compare answers, chat", trains=True),

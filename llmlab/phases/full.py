@@ -1,4 +1,4 @@
-"""Phase `full`: pre-train, tune, show the answers before and after, chat."""
+"""Phase `full`: pre-train, tune, show the answers before and after; then chat."""
 
 import sys
 from dataclasses import replace
@@ -7,8 +7,8 @@ from typing import Any
 
 from llmlab import build
 from llmlab.config import Config
+from llmlab.phases import chat
 from llmlab.phases.answering import Answerer
-from llmlab.phases.chat import converse, known_questions
 from llmlab.phases.chat_terminal import be_lenient, shown
 from llmlab.phases.fit import stage_model, train_stage
 from llmlab.phases.summary import describe
@@ -20,24 +20,30 @@ BEFORE = 12  # tokens of noise that an untrained model may show
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
-    """Run both stages in subfolders of the run, each from where it stands."""
+    """Run both stages in subfolders of the run, each from where it stands.
+
+    Pre-training begins with the weights of `checkpoint`, if one is given.
+    """
     be_lenient(sys.stdout, sys.stderr)
     first, second = config.for_stage("pretrain"), config.for_stage("tune")
+    begin = None if config.checkpoint is None else Path(config.checkpoint)
     before = _newest(config, run, "pretrain")
-    model = stage_model(first, None if before is None else load(before), None)
+    model = stage_model(first, None if before is None else load(before), begin)
     question = config.prompt or _question(config, model)
     print(describe(first, model), flush=True)
     if before is None:
         _show("before training", replace(config, max_new_tokens=BEFORE), model, question)
-    pretrained = train_stage(first, run, run.stage_folder("pretrain"), None)
+    pretrained = train_stage(first, run, run.stage_folder("pretrain"), begin)
     tuned = train_stage(second, run, run.stage_folder("tune"), Path(pretrained["checkpoint"]))
     model = build.load_model(config, load(tuned["checkpoint"]))
     _show("after training", config, model, question)
-    results = {f"pretrain_{key}": value for key, value in pretrained.items()} | tuned
-    if config.chat and run.show_progress and sys.stdin.isatty():
-        print(f"\nchat with {tuned['checkpoint']}")
-        converse(config, model)
-    return results
+    return {f"pretrain_{key}": value for key, value in pretrained.items()} | tuned
+
+
+def after(config: Config, results: dict[str, Any]) -> None:
+    """Chat with what was trained, at a terminal; however that is left, the run is finished."""
+    if config.chat and sys.stdin.isatty():
+        chat.run(replace(config, checkpoint=results["checkpoint"]))
 
 
 def _newest(config: Config, run: Run, stage: str) -> Path | None:
@@ -48,7 +54,7 @@ def _question(config: Config, model: build.Model) -> str:
     """Return the question of the shipped data, or one of the user's own."""
     if not model.tokenizer.unknown_words(QUESTION):
         return QUESTION
-    return next(iter(known_questions(config, model)), QUESTION)
+    return next(iter(chat.known_questions(config, model)), QUESTION)
 
 
 def _show(when: str, config: Config, model: build.Model, question: str) -> None:
