@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from chat_lab import CHATS, chatml_model, checkpoint, config, lab, model  # noqa: F401
@@ -52,6 +55,17 @@ def test_a_pipe_gets_the_answers_alone(talk):
 
 def test_a_last_line_without_an_end(talk):
     assert talk(ASKED.encode()).out == f"{ANSWERED}\n"
+
+
+def test_a_closed_pipe_ends_the_chat_without_a_word(checkpoint):  # noqa: F811
+    program = f"{sys.executable} -m llmlab phase=chat checkpoint={checkpoint}"
+    command = f"yes '{ASKED}' | {program} | head -1; echo ${{PIPESTATUS[1]}}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == f"{ANSWERED}\n141\n"
+    assert "Broken pipe" not in done.stderr
 
 
 def test_no_line_at_all(talk):

@@ -72,6 +72,8 @@ class Chat:
                 self.answer(line.removeprefix("/") if line.startswith("//") else line)
         except LlmlabError as error:
             self.say(str(error))
+        except BrokenPipeError:  # nobody reads the answers any more
+            raise
         except OSError as error:
             self.say(f"{error.filename}: {error.strerror}")
 
