@@ -1,7 +1,7 @@
 """`--help`, written from the schema and from conf/, so that it can't fall behind."""
 
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, wrap
 from typing import Any
 
 from llmlab.cli.places import conf_folder
@@ -105,7 +105,9 @@ def _stages_default(conf: Path, key: str) -> str | None:
 
 
 def _line(key: str, meaning: str) -> str:
-    return f"    {key:<30} {meaning}"
+    return "\n".join(
+        wrap(meaning, 100, initial_indent=f"    {key:<30} ", subsequent_indent=" " * 35)
+    )
 
 
 def _shown(value: Any) -> str:
