@@ -12,6 +12,8 @@ _PACKAGES = {
     "llmlab": "llmlab",
     "hydra": "hydra-core",
     "omegaconf": "omegaconf",
+    "numba": "numba",
+    "tokenizers": "tokenizers",
 }
 _GIT_SECONDS = 5.0
 
@@ -75,17 +77,17 @@ def cpu_model() -> str:
 def bits_may_differ(recorded: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Return what decides about the last bits and isn't as it was: {what: (then, now)}.
 
-    The threads of the BLAS aren't looked at, since training sets them itself.
+    The threads of the BLAS aren't looked at, since training sets them itself; nor is numba where
+    its kernels weren't used.
     """
-    pairs = {
-        what: (_of_bits(what, recorded), _of_bits(what, now)) for what in ("numpy", "BLAS", "CPU")
-    }
+    deciding = ["numpy", "BLAS", "CPU"] + ["numba"] * (recorded.get("kernels") == "numba")
+    pairs = {what: (_of_bits(what, recorded), _of_bits(what, now)) for what in deciding}
     return {what: pair for what, pair in pairs.items() if pair[0] != pair[1] and pair[0]}
 
 
 def _of_bits(what: str, record: dict[str, Any]) -> str:
-    if what == "numpy":
-        return str(record.get("versions", {}).get("numpy", ""))
+    if what in ("numpy", "numba"):
+        return str(record.get("versions", {}).get(what, ""))
     if what == "CPU":
         return str(record.get("cpu", ""))
     return ", ".join(

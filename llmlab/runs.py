@@ -49,6 +49,7 @@ __all__ = [
 
 log = logging.getLogger("llmlab")
 
+_OF_BITS = {"threads": "the number of threads", "kernels": "the set of kernels"}
 _REFUSALS = (ConfigError, DataError, CheckpointError, ResourceError)
 
 
@@ -191,16 +192,17 @@ class Run:
         return make_folder(self.folder / name) if full else self.folder
 
     def update(self, **values: Any) -> None:
-        """Set entries of run.json; a thread count that has changed is warned of.
+        """Set entries of run.json; threads and kernels that have changed are warned of.
 
         The first call says that the run begins: now what this start changes is recorded.
         """
         if not self._begun and self._config is not None:
             write_config(self.folder, self._config)
         self._begun = True
-        then, today = self.record.get("threads"), values.get("threads")
-        if then is not None and today is not None and then != today:
-            warn_of_bits("the number of threads", then, today)
+        for key, what in _OF_BITS.items():
+            then, today = self.record.get(key), values.get(key)
+            if then is not None and today is not None and then != today:
+                warn_of_bits(what, then, today)
         self.record |= values
         write_record(self.folder, self.record)
 

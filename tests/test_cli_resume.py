@@ -196,6 +196,20 @@ def test_one_command_starts_and_continues_a_run(lab):
     assert "epochs=7" in record["overrides"]
 
 
+def test_a_run_keeps_the_kernels_that_auto_meant(lab, monkeypatch):
+    def here(auto):
+        monkeypatch.setattr("llmlab.kernels.resolve", lambda name: auto if name == "auto" else name)
+
+    here("numpy")
+    command = ["phase=tune", "resume=run", "kernels=auto", f"seed={STOPPED}"]
+    assert lab(*command).code == 143
+    here("numba")
+    assert lab("resume=run", "seed=1").code == 0
+    assert lab("phase=tune", "kernels=auto").code == 0
+    assert [config.kernels for config in lab.calls] == ["numpy", "numpy", "numba"]
+    assert "kernels: numpy" in (lab.folder / "run/config.yaml").read_text()
+
+
 def test_a_state_of_an_older_checkpoint_brings_its_configuration(lab):
     lab("phase=tune", "lr=7e-3", "model.num_blocks=2", "data.tune.path=my.txt", "keep=3")
     config = lab.calls[0]

@@ -14,9 +14,9 @@ def edit(lab, change):
 
 def test_what_may_change_the_last_bits_is_said_once(lab):
     def another_machine(record):
-        record.update(cpu="abacus", threads=7)
+        record.update(cpu="abacus", threads=7, kernels="numba")
         record["blas"][0].update(core="Z80")
-        record["versions"].update(numpy="1.0")
+        record["versions"].update(numpy="1.0", numba="0.1")
 
     edit(lab, another_machine)
     answer = lab("resume=run", "steps=3")
@@ -28,7 +28,9 @@ def test_what_may_change_the_last_bits_is_said_once(lab):
             "numpy was 1.0 and is ",
             "BLAS was ",
             "CPU was abacus and is ",
+            "numba was 0.1 and is ",
             "the number of threads was 7 and is 1",
+            "the set of kernels was numba and is numpy",
         ),
         strict=True,
     ):
@@ -36,6 +38,8 @@ def test_what_may_change_the_last_bits_is_said_once(lab):
         assert line.endswith("the last bits may differ from an unbroken run")
         assert line in (lab.folder / "run" / "log").read_text()
     assert "bits" not in lab("resume=run", "steps=4").err
+    record = json.loads((lab.folder / "run" / "run.json").read_text())
+    assert record["kernels"] == "numpy" and {"numba", "tokenizers"} <= record["versions"].keys()
 
 
 def test_on_the_same_machine_there_is_nothing_to_say(lab):

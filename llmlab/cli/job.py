@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from llmlab import kernels
 from llmlab.cli import sweep
 from llmlab.cli.arguments import Override
 from llmlab.cli.explain import explain, report
@@ -76,6 +77,7 @@ def _execute(composed: Any, typed: Sequence[str], in_sweep: bool) -> dict[str, A
         config = _configuration(composed)
         phase = find(config.phase)
         action = phase.load()
+        config = _with_kernels(config, folder if phase.trains else None)
     except Exception:
         if not in_sweep:
             _discard(folder)
@@ -96,6 +98,16 @@ def _configuration(composed: Any) -> Config:
 
         stored = peek(resume)["config"]
     return load(composed, typed, stored)
+
+
+def _with_kernels(config: Config, run: Path | None) -> Config:
+    """Return `config` with a set of kernels for `auto`: a run that is there keeps its own."""
+    from llmlab.run_record import read_config
+
+    name = config.kernels
+    if name == "auto" and run is not None and (run / RECORD).exists():
+        name = (read_config(run) or {}).get("kernels", name)
+    return replace(config, kernels=kernels.resolve(name))
 
 
 def _train(

@@ -80,7 +80,8 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
             _restore(trainer, state)
         tracker = build.new_tracker(config, folder, run.folder.name)
         # All that could refuse this start has been asked; from here on it is on record.
-        run.update(threads=threads, hashes={**run.record.get("hashes", {}), config.phase: hashes})
+        known = run.record.get("hashes", {})
+        run.update(threads=threads, kernels=config.kernels, hashes={**known, config.phase: hashes})
         metrics = Metrics(folder / "metrics.jsonl", config.log_every, tracker, offset)
         saving = Checkpoints(
             checkpoints,
