@@ -44,13 +44,18 @@ class TensorBoard(Tracker):
             raise ConfigError(
                 "tracker tensorboard: needs a package, install it with: pip install tensorboardX"
             ) from error
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        self._open, self._folder = SummaryWriter, folder / "tensorboard"
+        self._writer: Any = None
 
     def log(self, step, values):
         """Write each value under its name."""
+        if self._writer is None:
+            # A resumed run does the steps after its checkpoint again; their first rows are dropped.
+            self._writer = self._open(str(self._folder), purge_step=step)
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def finish(self):
         """Close the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
