@@ -4,8 +4,11 @@ import importlib.util
 
 import pytest
 import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from llmlab import __version__
+from llmlab.cli import main
 from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
 from llmlab.config import Config, Model
@@ -15,7 +18,8 @@ from llmlab.params import Layout
 from llmlab.phases import PHASES
 
 CONF = conf_folder()
-HAS_JOBLIB = importlib.util.find_spec("joblib") is not None
+PLUGIN = "hydra_plugins.hydra_joblib_launcher"
+HAS_JOBLIB = all(map(importlib.util.find_spec, ("hydra_plugins", PLUGIN)))
 OPTIONS = [
     (path.parent.name, path.stem)
     for path in sorted(CONF.glob("*/*.yaml"))
@@ -105,3 +109,15 @@ def test_the_version_is_the_packages():
 
     project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
     assert project["version"] == __version__
+
+
+def test_a_launcher_that_is_not_installed_says_what_is(tmp_path, monkeypatch, capsys):
+    Plugins.instance()  # finds the launchers that are there
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    monkeypatch.delitem(launchers, "joblib.yaml", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["launcher=joblib", "-m", "phase=list", "seed=1,2"]) == 2
+    assert capsys.readouterr().err == (
+        "error: launcher=joblib: needs a package, install it with: "
+        "pip install hydra-joblib-launcher\n"
+    )

@@ -31,6 +31,8 @@ _ELSEWHERE = {
     "num_attention_heads": "model.num_heads",
 }
 
+_LAUNCHERS = {"joblib": "hydra-joblib-launcher"}  # files of conf/launcher that need a plug-in
+
 
 def hint(error: Exception, tokens: Sequence[str]) -> Exception:
     """Return a ConfigError for what Hydra, OmegaConf or YAML refused; else `error` itself."""
@@ -72,6 +74,9 @@ def hint(error: Exception, tokens: Sequence[str]) -> Exception:
 def _unknown_option(group: str, name: str, text: str) -> str:
     listed = text.partition("Available options")[2].partition("Config search path")[0]
     options = re.findall(r"^\t(\S+)$", listed, re.MULTILINE)
+    if group == "hydra/launcher" and name in _LAUNCHERS:
+        package = _LAUNCHERS[name]
+        return f"launcher={name}: needs a package, install it with: pip install {package}"
     return f"{group}={name}: unknown {group}{suggest(name, options)}; known: {', '.join(options)}"
 
 
