@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from llmlab.cli import main
+from llmlab.optim import OPTIMIZERS, SCHEDULES
 
 ROOT = Path(__file__).parents[1]
 TOUR = ROOT / "docs" / "tour.md"
@@ -87,6 +88,22 @@ def test_links_lead_somewhere(page):
         assert found.exists(), f"{page.name} links to {target}"
         if heading:
             assert heading in headings(found), f"{page.name} links to {target}"
+
+
+def test_every_page_of_docs_is_in_its_list():
+    linked = set(
+        re.findall(r"\]\((\w[\w-]*\.md)\)", (ROOT / "docs" / "README.md").read_text("utf-8"))
+    )
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
+
+
+def test_every_optimizer_and_schedule_is_documented():
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    titles = set(re.findall(r"^### `(\w+)`$", text, re.MULTILINE))
+    for registry in (OPTIMIZERS, SCHEDULES):
+        own = {n for n, f in registry._factories.items() if f.__module__.startswith("llmlab.")}
+        assert own <= titles, (registry.kind, own - titles)
+    assert {"ema", "label_smoothing", "patience", "clip_norm"} <= titles
 
 
 def headings(page):
