@@ -106,8 +106,8 @@ def refuse_changes(config: Config, checkpoint: Checkpoint, groups: tuple[str, ..
     """Raise a CheckpointError with a table if something typed differs from the checkpoint's."""
     rows = []
     for group in groups:
-        stored = _flat(checkpoint.meta["config"][group], group)
-        typed = _flat(getattr(config, group), group)
+        stored = flat(checkpoint.meta["config"][group], group)
+        typed = flat(getattr(config, group), group)
         for key in sorted(stored.keys() | typed.keys()):
             # The corpus is a path: a checkpoint holds none, and what it gave is the vocabulary.
             if key.startswith("tokenizer.corpus") or not config.is_typed(key):
@@ -122,17 +122,18 @@ def refuse_changes(config: Config, checkpoint: Checkpoint, groups: tuple[str, ..
         )
 
 
-def _flat(value: Any, prefix: str) -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings and lists as one mapping with dotted keys."""
     if isinstance(value, Mapping):
         items = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list):
         items = [(str(index), item) for index, item in enumerate(value)]
     else:
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, item in items:
-        flat |= _flat(item, f"{prefix}.{key}")
-    return flat
+        found |= flat(item, f"{prefix}.{key}" if prefix else key)
+    return found
 
 
 def check_memory(config: Config, stack: Stack, layout: Layout, time: int, threads: int) -> None:

@@ -59,6 +59,8 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     if state is not None and (progress.step >= steps or progress.is_stale):
         log.info("%s: finished, %d steps are done", config.phase, progress.step)
         return _results(config, folder, progress)
+    if state is not None:
+        _refuse_another_order(config, state, progress)
     threads = build.resolve_threads(config.threads, config.batch_size)
     build.check_memory(config, model.stack, model.layout, model.max_seq_len, threads)
     hashes = _hashes(training, model)
@@ -167,6 +169,25 @@ def _continued(
             "restore the file, or resume with allow_changed_data=true"
         )
     return progress_of(state.meta)
+
+
+def _refuse_another_order(config: Config, state: Checkpoint, progress: Progress) -> None:
+    """Refuse what would deal the rest of an epoch out anew: lines would be missed or repeated."""
+    then, now = (
+        build.flat({key: kept[key] for key in ("batch_size", "seed", "data")})
+        for kept in (state.meta["config"], config.reproducible())
+    )
+    free = "data." if config.allow_changed_data else None
+    changed = [
+        f"{key} was {then[key]}, is {now[key]}"
+        for key in sorted(then.keys() & now.keys())
+        if then[key] != now[key] and not (free and key.startswith(free))
+    ]
+    if progress.index and changed:
+        raise CheckpointError(
+            f"{state.path}: in the middle of an epoch, whose order would change: "
+            f"{'; '.join(changed)}. Leave that out, or use checkpoint= to start from its weights"
+        )
 
 
 def _hashes(training: Dataset, model: build.Model) -> dict[str, str]:
