@@ -44,7 +44,9 @@ class Config:
         int | None, Key("validations without a new best that end a run", kept=True, low=1)
     ]
     seed: Annotated[int, Key("where all randomness comes from", kept=True, low=0, high=2**63 - 1)]
-    checkpoint: Annotated[str | None, Key("start from these weights: a file, a run, or latest")]
+    checkpoint: Annotated[
+        str | None, Key("start from these weights: a file, a run, latest or best")
+    ]
     resume: Annotated[str | None, Key("continue: a run, a sweep, a checkpoint file, or latest")]
     allow_changed_data: Annotated[bool, Key("resume although the data have changed")]
     threads: Annotated[

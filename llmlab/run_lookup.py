@@ -34,7 +34,7 @@ def latest_run(root: Path | str = "runs", phases: Iterable[str] = TRAINING) -> P
 
 
 def latest_checkpoint(root: Path | str = "runs") -> Path:
-    """Return the newest sound checkpoint of the newest training run, or import, that has one."""
+    """Return what the newest training run, or import, with a sound checkpoint hands on."""
     for folder in _newest_first(Path(root), _MODELS):
         found = newest_of(folder)
         if found is not None:
@@ -46,9 +46,9 @@ def latest_checkpoint(root: Path | str = "runs") -> Path:
 
 
 def newest_of(run: Path) -> Path | None:
-    """Return the newest sound checkpoint of a run: for `full`, of the last stage with one."""
+    """Return what a run hands on, or has so far: for `full`, the last stage with a checkpoint."""
     for stage in (*(run / name for name in _STAGES), run):
-        found = CheckpointFolder(stage / CHECKPOINTS).latest()
+        found = CheckpointFolder(stage / CHECKPOINTS).outcome()
         if found is not None:
             return found
     return None
@@ -60,9 +60,10 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
     Parameters
     ----------
     value
-        "latest", a file, or the folder of a run, of a stage or of checkpoints.
+        "latest", or "best" of the same folder; a file; the folder of a run, of a stage or of
+        checkpoints, or `latest` or `best` in the latter.
     root
-        Where "latest" looks.
+        Where "latest" and "best" look.
 
     Raises
     ------
@@ -71,18 +72,34 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
     """
     if str(value) == "latest":
         return latest_checkpoint(root).absolute()
+    if str(value) == "best":
+        return _best(latest_checkpoint(root).absolute().parent, value)
     path = Path(value).expanduser().absolute()
+    if path.parent.name == CHECKPOINTS and path.name == "best":
+        return _best(path.parent, value)
+    if path.parent.name == CHECKPOINTS and path.name == "latest":
+        path = path.parent
     if not path.exists():
         raise CheckpointError(
-            f"checkpoint={value}: there is no {path}; name a file, a run's folder, or latest"
+            f"checkpoint={value}: there is no {path}; name a file, a run's folder, latest or best"
         )
     if not path.is_dir():
         return path
-    found = newest_of(path) or CheckpointFolder(path).latest()
+    found = newest_of(path) or CheckpointFolder(path).outcome()
     if found is None:
         raise CheckpointError(
             f"checkpoint={value}: {path} holds no checkpoint; name a run's folder or a file "
             "step-NNNNNN.npz"
+        )
+    return found
+
+
+def _best(folder: Path, value: str | Path) -> Path:
+    found = CheckpointFolder(folder).best()
+    if found is None:
+        raise CheckpointError(
+            f"checkpoint={value}: {folder} has no best, for want of a validation; take the latest, "
+            "or train with data.<stage>.val_fraction=0.1"
         )
     return found
 

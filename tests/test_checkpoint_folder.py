@@ -48,6 +48,16 @@ def test_a_new_best_frees_the_old_one(tmp_path):
     assert checkpoints.best() == tmp_path / "step-000003.npz"
 
 
+@pytest.mark.parametrize(("stale", "patience", "handed_on"), [(1, 2, 3), (2, 2, 1), (5, None, 3)])
+def test_a_run_that_patience_ended_hands_on_its_best(tmp_path, stale, patience, handed_on):
+    checkpoints = fill(tmp_path, 1, 2, best=(1,))
+    assert CheckpointFolder(tmp_path / "none").outcome() is None
+    state = {"stale": stale, "patience": patience}
+    checkpoints.save(3, {"params/w": np.zeros(2, "f4")}, state)
+    assert checkpoints.outcome() == checkpoints.path(handed_on)
+    assert checkpoints.latest() == checkpoints.path(3)  # which is what is continued
+
+
 def test_keep_counts(tmp_path):
     fill(tmp_path, *range(6), keep=4)
     assert len(names(tmp_path)) == 4

@@ -45,10 +45,24 @@ def test_leaving_the_chat_stops_no_run(lab, monkeypatch):
     assert "continue with" not in answer.err
 
 
+def test_tuning_begins_with_the_best_where_patience_ended_pre_training(lab):
+    keys = ["steps=9", "patience=2", "eval_every=1", "save_every=9", "lr=3", "chat=false"]
+    assert lab(*KEYS, *keys, "data.pretrain.val_fraction=0.3").code == 0
+    results = json.loads((lab.folder / "both/run.json").read_text())["results"]
+    best = results["pretrain_best_step"]
+    assert results["pretrain_steps"] == best + 2 < 9
+    first = load(lab.folder / f"both/pretrain/checkpoints/step-{best:06d}.npz").arrays
+    assert_same_parameters(load(lab.folder / "both/tune/checkpoints/step-000000.npz"), first)
+
+
 def test_pre_training_begins_with_the_weights_of_checkpoint(lab):
     assert lab(*KEYS, "checkpoint=run", "lr=1e-30", "chat=false").code == 0
     given = load(lab.folder / "run/checkpoints/step-000002.npz").arrays
-    first = load(lab.folder / "both/pretrain/checkpoints/step-000000.npz").arrays
-    for name, array in first.items():
+    first = load(lab.folder / "both/pretrain/checkpoints/step-000000.npz")
+    assert_same_parameters(first, given)
+
+
+def assert_same_parameters(checkpoint, arrays):
+    for name, array in checkpoint.arrays.items():
         if name.startswith("params/"):
-            assert array.tobytes() == given[name].tobytes(), name
+            assert array.tobytes() == arrays[name].tobytes(), name

@@ -423,6 +423,21 @@ def test_what_checkpoint_takes(runs, tmp_path, monkeypatch):
         resolve_checkpoint(tmp_path)
 
 
+def test_the_best_is_taken_by_name(runs):
+    with begin(runs / "tune" / "c", "tune") as run:
+        checkpoint(run.folder, 3, 4)
+    for value in ("best", run.folder / "checkpoints" / "best"):
+        with pytest.raises(CheckpointError, match=r"has no best, for want of a validation"):
+            resolve_checkpoint(value)
+    checkpoints = run.folder / "checkpoints"
+    CheckpointFolder(checkpoints).save(5, {"params/w": np.ones(2)}, {}, best=True)
+    checkpoint(run.folder, 6)
+    for value in ("best", checkpoints / "best"):
+        assert resolve_checkpoint(value) == checkpoints / "step-000005.npz"
+    for value in ("latest", checkpoints / "latest", run.folder):
+        assert resolve_checkpoint(value) == checkpoints / "step-000006.npz"
+
+
 def test_what_resume_takes(runs, tmp_path):
     with begin(runs / "full" / "c", "full") as run:
         checkpoint(run.stage_folder("tune"), 3)

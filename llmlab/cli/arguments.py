@@ -18,6 +18,8 @@ FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp"}
 FLAGS_WITH_VALUE |= {"--config-name", "-cn", "--config-dir", "-cd"}
 FLAGS_WITH_OPTION = {"--info", "-i"}
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+LATEST = ("latest", "best")  # a checkpoint that is looked up
+_WORDS = {"checkpoint": LATEST, "resume": ("latest",), "on": ("pretrain", "tune")}
 _INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 _PATH = re.compile(r"checkpoint|resume|on|data\.[\w-]+\.path")
 _TEXT = re.compile(r"prompt|source|target")
@@ -150,8 +152,7 @@ def parts(value: str) -> list[str]:
 
 def _path(key: str, value: str) -> str:
     """Return `value` as an absolute path, unless it is one of the key's words."""
-    words = {"checkpoint": ("latest",), "resume": ("latest",), "on": ("pretrain", "tune")}
-    if value in words.get(key, ()) or not value:
+    if value in _WORDS.get(key, ()) or not value:
         return value
     if key == "plugins" and not value.endswith(".py"):
         return value

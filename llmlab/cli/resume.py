@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmlab.cli.arguments import FOLDERS, Override, is_sweep, parts, quoted, split, token
+from llmlab.cli.arguments import FOLDERS, LATEST, Override, is_sweep, parts, quoted, split, token
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.phases import PHASES
 
@@ -64,10 +64,10 @@ def _tokens(overrides: list[Override], sweep: bool) -> list[str]:
     checkpoint = last.get("checkpoint")
     if checkpoint is None and phase in PHASES and PHASES[phase].wants_checkpoint:
         overrides = [*overrides, Override("", "checkpoint", "latest")]
-    elif checkpoint is not None and checkpoint.value == "latest" and len(training) > 1:
+    elif checkpoint is not None and checkpoint.value in LATEST and len(training) > 1:
         raise ConfigError(
-            f"checkpoint=latest with phase={phase}: no job of a sweep starts from another's "
-            "checkpoint; phase=full does both stages"
+            f"checkpoint={checkpoint.value} with phase={phase}: no job of a sweep starts from "
+            "another's checkpoint; phase=full does both stages"
         )
     return [
         token(
@@ -78,7 +78,7 @@ def _tokens(overrides: list[Override], sweep: bool) -> list[str]:
 
 
 def _located(override: Override, phase: str, sweep: bool) -> Override:
-    """Return the override with the checkpoints' own paths instead of `latest` and of runs."""
+    """Return the override with checkpoints' own paths instead of runs', `latest` and `best`."""
     from llmlab.runs import resolve_checkpoint
 
     value = override.value

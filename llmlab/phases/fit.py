@@ -214,13 +214,13 @@ def _measure(config: Config, trainer: Trainer, validation: Dataset) -> Callable[
 def _results(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
     """Draw the report and return the stage's figures."""
     report = write_report(folder, config.phase)
-    latest = CheckpointFolder(folder / "checkpoints", config.keep).latest()
+    outcome = CheckpointFolder(folder / "checkpoints", config.keep).outcome()
     results: dict[str, Any] = {
         "loss": report.loss,
         "steps": progress.step,
         "tokens": progress.tokens,
         "skipped": progress.skipped,
-        "checkpoint": str(latest),
+        "checkpoint": str(outcome),
     }
     if progress.best is not None:
         results |= {"val_loss": progress.best, "best_step": progress.best_step}

@@ -115,6 +115,15 @@ class CheckpointFolder:
         checkpoint = self.load_latest()
         return checkpoint.path if checkpoint else None
 
+    def outcome(self) -> Path | None:
+        """Return what a run hands on: its newest state, or the best if patience ended it."""
+        newest = self.load_latest()
+        if newest is None:
+            return None
+        patience, stale = newest.meta.get("patience"), newest.meta.get("stale", 0)
+        ended = patience is not None and stale >= patience
+        return (self.best() if ended else None) or newest.path
+
     def best(self) -> Path | None:
         """Return the best that is here and verifies, by the newest manifest; else None."""
         entries = self._entries()
