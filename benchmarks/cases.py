@@ -79,12 +79,31 @@ def _rms_backward(a: Arrays, ctx: Context) -> Call:
     return lambda: kernels.rms_norm_backward(ctx, a.dy, a.weight, kept, a.dweight)
 
 
-def _activation_backward(name: str) -> Callable[[Arrays, Context], Call]:
+def _activation(name: str) -> Callable[[Arrays, Context], Call]:
+    """Make a case of what works in place: it gets the same numbers each time, as PyTorch does."""
+
     def case(a: Arrays, ctx: Context) -> Call:
-        _, cache = getattr(ctx.kernels, name)(ctx, a.h)
-        kept = np.array(cache)
-        backward = getattr(ctx.kernels, f"{name}_backward")
-        return lambda: backward(ctx, a.dh, kept)
+        kernel, own = getattr(ctx.kernels, name), a.h.copy()
+
+        def call() -> Any:
+            np.copyto(own, a.h)
+            return kernel(ctx, own)
+
+        return call
+
+    return case
+
+
+def _activation_backward(name: str, forward: str) -> Callable[[Arrays, Context], Call]:
+    def case(a: Arrays, ctx: Context) -> Call:
+        _, cache = getattr(ctx.kernels, forward)(ctx, a.h.copy())
+        kernel, kept, own = getattr(ctx.kernels, name), np.array(cache), a.dh.copy()
+
+        def call() -> Any:
+            np.copyto(own, a.dh)
+            return kernel(ctx, own, kept)
+
+        return call
 
     return case
 
@@ -106,13 +125,9 @@ CASES: dict[str, Callable[[Arrays, Context], Call]] = {
     "layer_norm_backward": _norm_backward,
     "rms_norm": lambda a, c: lambda: c.kernels.rms_norm(c, a.x, a.weight, EPS),
     "rms_norm_backward": _rms_backward,
-    "relu": lambda a, c: lambda: c.kernels.relu(c, a.h),
-    "relu_backward": _activation_backward("relu"),
-    "relu_squared": lambda a, c: lambda: c.kernels.relu_squared(c, a.h),
-    "gelu": lambda a, c: lambda: c.kernels.gelu(c, a.h),
-    "gelu_erf": lambda a, c: lambda: c.kernels.gelu_erf(c, a.h),
-    "gelu_backward": _activation_backward("gelu"),
-    "silu": lambda a, c: lambda: c.kernels.silu(c, a.h),
+    **{n: _activation(n) for n in ("relu", "relu_squared", "gelu_tanh", "gelu", "silu")},
+    "relu_backward": _activation_backward("relu_backward", "relu"),
+    "multiply_slope": _activation_backward("multiply_slope", "gelu_tanh"),
     "softmax": _softmax,
     "softmax_backward": _softmax_backward,
     "cross_entropy": lambda a, c: lambda: c.kernels.cross_entropy(c, a.logits, a.ids, a.ones, 1.0),
@@ -153,9 +168,9 @@ def torch_cases(torch: Any, a: Arrays) -> dict[str, Call]:
         "rms_norm": lambda: functional.rms_norm(x, width, weight, EPS),
         "relu": lambda: torch.relu(h),
         "relu_backward": lambda: aten.threshold_backward(dh, h, 0),
-        "gelu": lambda: functional.gelu(h, approximate="tanh"),
-        "gelu_erf": lambda: functional.gelu(h),
-        "gelu_backward": lambda: aten.gelu_backward(dh, h, approximate="tanh"),
+        "gelu_tanh": lambda: functional.gelu(h, approximate="tanh"),
+        "gelu": lambda: functional.gelu(h),
+        "multiply_slope": lambda: aten.gelu_backward(dh, h, approximate="tanh"),
         "silu": lambda: functional.silu(h),
         "softmax": lambda: torch.softmax(scores + mask, -1),
         "softmax_backward": lambda: aten._softmax_backward_data(

@@ -235,7 +235,7 @@ def test_gelu_is_exact():
     ctx = Context(kernels.load("numpy"), np.float64)
     ctx.begin(0, 0)
     x = np.concatenate([np.linspace(-12, 12, 4001), [0.0, -0.0, 1e3, -1e3, 1e30, -1e30]])
-    y, slope = ctx.kernels.gelu_erf(ctx, x)
+    y, slope = ctx.kernels.gelu(ctx, x.copy())
     normal = np.array([0.5 * (1 + erf(v / sqrt(2))) for v in x])
     bell = np.exp(-np.minimum(x * x, 1e3) / 2) / sqrt(2 * np.pi)
     assert (np.abs(y - x * normal) <= 1e-15 * np.maximum(1, np.abs(x))).all()

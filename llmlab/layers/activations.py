@@ -10,15 +10,25 @@ from llmlab.workspace import Context
 
 
 class Activation(ABC):
-    """An element-wise function with its derivative."""
+    """An element-wise function with its derivative.
+
+    Both passes work in place: the layer that calls them needs neither x nor dy any more.
+
+    Attributes
+    ----------
+    kept
+        How many numbers it keeps for backward, besides the output, for each of x.
+    """
+
+    kept = 0
 
     @abstractmethod
     def forward(self, x: np.ndarray, ctx: Context) -> tuple[np.ndarray, Any]:
-        """Return the output and the cache."""
+        """Turn x into the output; return it and the cache."""
 
     @abstractmethod
     def backward(self, dy: np.ndarray, cache: Any, ctx: Context) -> np.ndarray:
-        """Return the gradient of the input."""
+        """Turn dy into the gradient of the input, and return it."""
 
 
 def activation(spec: Any) -> Activation:
@@ -31,20 +41,22 @@ class ReLU(Activation):
     """max(x, 0)."""
 
     def forward(self, x, ctx):
-        """Return max(x, 0)."""
+        """Turn x into max(x, 0)."""
         return ctx.kernels.relu(ctx, x)
 
     def backward(self, dy, cache, ctx):
-        """Return dy where x was positive; at 0 the derivative is taken as 0."""
+        """Keep dy where x was positive; at 0 the derivative is taken as 0."""
         return ctx.kernels.relu_backward(ctx, dy, cache)
 
 
 class _Sloped(Activation):
     """An activation whose forward pass finds its derivative on the way: that is the cache."""
 
+    kept = 1
+
     def backward(self, dy, cache, ctx):
-        """Return dy times the derivative."""
-        return ctx.kernels.gelu_backward(ctx, dy, cache)
+        """Multiply dy by the derivative."""
+        return ctx.kernels.multiply_slope(ctx, dy, cache)
 
 
 @ACTIVATIONS.register("gelu_tanh")
@@ -52,8 +64,8 @@ class GELUTanh(_Sloped):
     """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), GPT-2's form."""
 
     def forward(self, x, ctx):
-        """Return the activation; the cache is its derivative."""
-        return ctx.kernels.gelu(ctx, x)
+        """Turn x into the activation; the cache is its derivative."""
+        return ctx.kernels.gelu_tanh(ctx, x)
 
 
 @ACTIVATIONS.register("gelu")
@@ -61,8 +73,8 @@ class GELU(_Sloped):
     """x · Φ(x) with the normal distribution Φ, the exact form (arXiv:1606.08415)."""
 
     def forward(self, x, ctx):
-        """Return the activation; the cache is its derivative."""
-        return ctx.kernels.gelu_erf(ctx, x)
+        """Turn x into the activation; the cache is its derivative."""
+        return ctx.kernels.gelu(ctx, x)
 
 
 @ACTIVATIONS.register("silu")
@@ -70,7 +82,7 @@ class SiLU(_Sloped):
     """x / (1 + exp(−x)), also called swish (arXiv:1702.03118)."""
 
     def forward(self, x, ctx):
-        """Return the activation; the cache is its derivative."""
+        """Turn x into the activation; the cache is its derivative."""
         return ctx.kernels.silu(ctx, x)
 
 
@@ -79,5 +91,5 @@ class ReLUSquared(_Sloped):
     """max(x, 0)² (Primer, So et al. 2021, arXiv:2109.08668)."""
 
     def forward(self, x, ctx):
-        """Return the activation; the cache is its derivative, 2 · max(x, 0)."""
+        """Turn x into the activation; the cache is its derivative, 2 · max(x, 0)."""
         return ctx.kernels.relu_squared(ctx, x)

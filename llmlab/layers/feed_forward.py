@@ -51,5 +51,6 @@ class FeedForward(Layer):
         return self.up.backward(p["up"], g["up"], dh, up_cache, ctx)
 
     def elements(self, batch, time):
-        """Add the activation's output and gradient to the two maps' own."""
-        return super().elements(batch, time) + 2 * batch * time * self.hidden_dim
+        """Add what the activation keeps to the two maps' own."""
+        kept = self.activation.kept * batch * time * self.hidden_dim
+        return super().elements(batch, time) + kept

@@ -54,14 +54,15 @@ class GatedFeedForward(Layer):
         """Return dx, the sum of what comes through gate and up."""
         gate_cache, activation_cache, a, up_cache, u, down_cache = cache
         dproduct = self.down.backward(p["down"], g["down"], dy, down_cache, ctx)
-        da, du = ctx.empty(u.shape), ctx.empty(u.shape)
+        da = ctx.empty(u.shape)
         np.multiply(dproduct, u, out=da)
-        np.multiply(dproduct, a, out=du)
+        du = np.multiply(dproduct, a, out=dproduct)
         dh = self.activation.backward(da, activation_cache, ctx)
         dx = self.gate.backward(p["gate"], g["gate"], dh, gate_cache, ctx)
         dx += self.up.backward(p["up"], g["up"], du, up_cache, ctx)
         return dx
 
     def elements(self, batch, time):
-        """Add activation, its derivative, the product and their gradients to the maps' own."""
-        return super().elements(batch, time) + 6 * batch * time * self.hidden_dim
+        """Add what the activation keeps, the product and a gradient to the maps' own."""
+        kept = (self.activation.kept + 2) * batch * time * self.hidden_dim
+        return super().elements(batch, time) + kept

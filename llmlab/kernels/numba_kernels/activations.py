@@ -1,4 +1,4 @@
-"""Element-wise functions between two products."""
+"""Element-wise functions between two products, in place; see the reference."""
 
 from math import pi, sqrt
 
@@ -21,51 +21,46 @@ _BELL = np.float32(1 / sqrt(2 * pi))
 
 relu = reference.relu
 relu_squared = reference.relu_squared
-gelu_backward = reference.gelu_backward
+multiply_slope = reference.multiply_slope
 
 
 def relu_backward(ctx, dy, cache):
-    """Return dy where the output was positive, else 0."""
-    dx = ctx.empty(dy.shape)
-    _relu_backward(dy.reshape(-1), cache.reshape(-1), dx.reshape(-1))
-    return dx
+    """Keep dy where the output was positive, else 0."""
+    _relu_backward(dy.reshape(-1), cache.reshape(-1))
+    return dy
+
+
+def gelu_tanh(ctx, x):
+    """Turn x into its GELU (tanh form); the cache is the derivative."""
+    return _sloped(_gelu_tanh, reference.gelu_tanh, ctx, x)
 
 
 def gelu(ctx, x):
-    """Return GELU (tanh form), and its derivative as the cache."""
-    if x.dtype != np.float32:
-        return reference.gelu(ctx, x)
-    y, slope = ctx.empty(x.shape), ctx.empty(x.shape)
-    _gelu(x.reshape(-1), y.reshape(-1), slope.reshape(-1))
-    return y, slope
-
-
-def gelu_erf(ctx, x):
-    """Return GELU (erf form), and its derivative as the cache."""
-    if x.dtype != np.float32:
-        return reference.gelu_erf(ctx, x)
-    y, slope = ctx.empty(x.shape), ctx.empty(x.shape)
-    _gelu_erf(x.reshape(-1), y.reshape(-1), slope.reshape(-1))
-    return y, slope
+    """Turn x into its GELU (exact form); the cache is the derivative."""
+    return _sloped(_gelu, reference.gelu, ctx, x)
 
 
 def silu(ctx, x):
-    """Return x · σ(x), and its derivative as the cache."""
+    """Turn x into x · σ(x); the cache is the derivative."""
+    return _sloped(_silu, reference.silu, ctx, x)
+
+
+def _sloped(kernel, plain, ctx, x):
     if x.dtype != np.float32:
-        return reference.silu(ctx, x)
-    y, slope = ctx.empty(x.shape), ctx.empty(x.shape)
-    _silu(x.reshape(-1), y.reshape(-1), slope.reshape(-1))
-    return y, slope
+        return plain(ctx, x)
+    slope = ctx.empty(x.shape)
+    kernel(x.reshape(-1), slope.reshape(-1))
+    return x, slope
 
 
 @compiled
-def _relu_backward(dy, y, dx):
+def _relu_backward(dy, y):
     for i in range(dy.size):
-        dx[i] = dy[i] if y[i] > 0 else 0
+        dy[i] = dy[i] if y[i] > 0 else 0
 
 
 @compiled
-def _gelu(x, y, slope):
+def _gelu_tanh(x, slope):
     one, two, three = np.float32(1), np.float32(2), np.float32(3)
     for i in range(x.size):
         v = x[i]
@@ -73,12 +68,12 @@ def _gelu(x, y, slope):
         u = v * (_A + _B * square)
         # (1 + tanh u) / 2 is the logistic function of 2u.
         s = one / (one + exp32(-(u + u)))
-        y[i] = v * s
+        x[i] = v * s
         slope[i] = s + two * s * (one - s) * v * (_A + three * _B * square)
 
 
 @compiled
-def _gelu_erf(x, y, slope):
+def _gelu(x, slope):
     half, one = np.float32(0.5), np.float32(1)
     for i in range(x.size):
         v = x[i]
@@ -90,15 +85,15 @@ def _gelu_erf(x, y, slope):
         normal = tail if v < 0 else one - tail
         # Comparisons with NaN are false, so it may have been clipped to a number above.
         normal = normal if v == v else v
-        y[i] = v * normal
+        x[i] = v * normal
         slope[i] = normal + (-z if v < 0 else z) * bell * _BELL
 
 
 @compiled
-def _silu(x, y, slope):
+def _silu(x, slope):
     one = np.float32(1)
     for i in range(x.size):
         v = x[i]
         s = one / (one + exp32(-v))
-        y[i] = v * s
+        x[i] = v * s
         slope[i] = s * (one + v * (one - s))

@@ -120,7 +120,7 @@ def _cross_entropy(logits, maxima, targets, weights, scale, dlogits):
             dlogits[i, j] = e
             total += e
         target = targets[i]
-        loss += (np.log(total) - (logits[i, target] - high)) * weights[i]
+        loss += (np.log(np.float64(total)) - (logits[i, target] - high)) * weights[i]
         dlogits[i, target] -= total
         factor = weights[i] * scale / total
         for j in range(v):

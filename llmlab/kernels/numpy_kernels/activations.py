@@ -1,4 +1,4 @@
-"""Element-wise functions between two products."""
+"""Element-wise functions between two products, in place: x becomes y, dy becomes dx."""
 
 from math import pi, sqrt
 from typing import Any
@@ -32,36 +32,34 @@ FAR = 39.6  # exp(−x² / 2) is 0 from here on, and powers of x must not overfl
 
 
 def relu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return max(x, 0), and itself as the cache."""
-    y = ctx.empty(x.shape)
-    np.maximum(x, 0, out=y)
-    return y, y
+    """Turn x into max(x, 0), which is also the cache."""
+    np.maximum(x, 0, out=x)
+    return x, x
 
 
 def relu_backward(ctx: Any, dy: np.ndarray, cache: np.ndarray) -> np.ndarray:
-    """Return dy where the output was positive, else 0."""
-    dx = ctx.empty(dy.shape)
+    """Keep dy where the output was positive, else 0."""
     with ctx.scratch():
         positive = ctx.empty(dy.shape, np.bool_)
         np.greater(cache, 0, out=positive)
-        np.multiply(dy, positive, out=dx)
-    return dx
+        np.multiply(dy, positive, out=dy)
+    return dy
 
 
-def gelu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), and its derivative as the cache.
+def gelu_tanh(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn x into x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))); the cache is the derivative.
 
-    Both share most of their work, so the derivative is made here (Hendrycks and Gimpel 2016,
+    Both share most of their work, so it is made here (Hendrycks and Gimpel 2016,
     arXiv:1606.08415).
     """
     a, b = sqrt(2 / pi), sqrt(2 / pi) * 0.044715
-    y, slope = ctx.empty(x.shape), ctx.empty(x.shape)
-    flat, out, dout = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
+    slope = ctx.empty(x.shape)
+    flat, dout = x.reshape(-1), slope.reshape(-1)
     with ctx.scratch():
         scratch = ctx.empty((2, min(BLOCK, x.size)))
         for start in range(0, x.size, BLOCK):
             part = slice(start, start + BLOCK)
-            xc, yc, d = flat[part], out[part], dout[part]
+            xc, d = flat[part], dout[part]
             square, t = scratch[0, : len(xc)], scratch[1, : len(xc)]
             np.multiply(xc, xc, out=square)
             np.multiply(square, b, out=t)
@@ -78,19 +76,17 @@ def gelu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             t += 1
             t *= 0.5
             d += t
-            np.multiply(xc, t, out=yc)
-    return y, slope
+            xc *= t
+    return x, slope
 
 
-def gelu_backward(ctx: Any, dy: np.ndarray, cache: np.ndarray) -> np.ndarray:
-    """Return dy times the derivative."""
-    dx = ctx.empty(dy.shape)
-    np.multiply(dy, cache, out=dx)
-    return dx
+def multiply_slope(ctx: Any, dy: np.ndarray, cache: np.ndarray) -> np.ndarray:
+    """Multiply dy by the derivative, where that is the cache."""
+    return np.multiply(dy, cache, out=dy)
 
 
-def gelu_erf(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return x · Φ(x), and its derivative Φ(x) + x · φ(x) as the cache.
+def gelu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn x into x · Φ(x); the cache is the derivative Φ(x) + x · φ(x).
 
     Φ is the normal distribution, (1 + erf(x / √2)) / 2; NumPy has no erf (Hendrycks and Gimpel
     2016, arXiv:1606.08415).
@@ -99,13 +95,13 @@ def gelu_erf(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # In powers of |x| instead of |x| / √2, and times ½.
     top = [0.5 * c * 0.5 ** (0.5 * power) for power, c in enumerate(top)]
     bottom = [c * 0.5 ** (0.5 * power) for power, c in enumerate(bottom)]
-    y, slope = ctx.empty(x.shape), ctx.empty(x.shape)
-    flat, out, dout = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
+    slope = ctx.empty(x.shape)
+    flat, dout = x.reshape(-1), slope.reshape(-1)
     with ctx.scratch():
         scratch = ctx.empty((3, min(BLOCK, x.size)))
         for start in range(0, x.size, BLOCK):
             part = slice(start, start + BLOCK)
-            xc, yc, d = flat[part], out[part], dout[part]
+            xc, d = flat[part], dout[part]
             far, tail, bell = (row[: len(xc)] for row in scratch)
             np.abs(xc, out=far)
             np.minimum(far, FAR, out=far)
@@ -118,16 +114,16 @@ def gelu_erf(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             tail /= d
             # Φ(|x|) = ½ + half, and half changes its sign with x.
             half = np.subtract(0.5, tail, out=tail)
-            np.abs(xc, out=yc)
-            yc *= half
             bell *= 1 / sqrt(2 * pi)
             np.multiply(far, bell, out=d)
             d += half
             np.copysign(d, xc, out=d)
             d += 0.5
-            np.multiply(xc, 0.5, out=far)
-            yc += far
-    return y, slope
+            np.abs(xc, out=far)
+            half *= far
+            xc *= 0.5
+            xc += half
+    return x, slope
 
 
 def _horner(coefficients: list[float], x: np.ndarray, out: np.ndarray) -> None:
@@ -140,35 +136,35 @@ def _horner(coefficients: list[float], x: np.ndarray, out: np.ndarray) -> None:
 
 
 def silu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return x · σ(x), and its derivative σ(x) · (1 + x · (1 − σ(x))) as the cache.
+    """Turn x into x · σ(x); the cache is the derivative σ(x) · (1 + x · (1 − σ(x))).
 
     σ is the logistic function, here (1 + tanh(x / 2)) / 2, which can't overflow (Elfwing et al.
     2017, arXiv:1702.03118).
     """
-    y, slope = ctx.empty(x.shape), ctx.empty(x.shape)
-    flat, out, dout = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
+    slope = ctx.empty(x.shape)
+    flat, dout = x.reshape(-1), slope.reshape(-1)
     with ctx.scratch():
         scratch = ctx.empty((min(BLOCK, x.size),))
         for start in range(0, x.size, BLOCK):
             part = slice(start, start + BLOCK)
-            xc, yc, d = flat[part], out[part], dout[part]
+            xc, d = flat[part], dout[part]
             s = scratch[: len(xc)]
             np.multiply(xc, 0.5, out=s)
             np.tanh(s, out=s)
             s *= 0.5
             s += 0.5
-            np.multiply(xc, s, out=yc)
             np.subtract(1, s, out=d)
             d *= xc
             d += 1
             d *= s
-    return y, slope
+            xc *= s
+    return x, slope
 
 
 def relu_squared(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return max(x, 0)², and its derivative 2 · max(x, 0) as the cache (So et al. 2021)."""
-    y, slope = ctx.empty(x.shape), ctx.empty(x.shape)
+    """Turn x into max(x, 0)²; the cache is the derivative 2 · max(x, 0) (So et al. 2021)."""
+    slope = ctx.empty(x.shape)
     np.maximum(x, 0, out=slope)
-    np.multiply(slope, slope, out=y)
+    np.multiply(slope, slope, out=x)
     slope *= 2
-    return y, slope
+    return x, slope

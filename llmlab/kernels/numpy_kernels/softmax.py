@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 SMALL = 1 << 13  # items below which the number of calls is what counts
-MODERATE = 40.0  # exp of ± this, and a sum of a billion of it, keep all digits of float32
+MODERATE = 40.0  # exp of ± this, and a sum of a billion of it, are ordinary float32 numbers
 
 
 def softmax(ctx: Any, scores: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -32,7 +32,8 @@ def softmax(ctx: Any, scores: np.ndarray, mask: np.ndarray | None) -> np.ndarray
 def moderate(x: np.ndarray) -> bool:
     """Tell whether exp of every number of a contiguous array is safe to sum; of NaN it isn't."""
     flat = x.reshape(-1)
-    return bool(np.maximum.reduce(flat) < MODERATE and np.minimum.reduce(flat) > -MODERATE)
+    high, low = np.maximum.reduce(flat, initial=0), np.minimum.reduce(flat, initial=0)
+    return bool(high < MODERATE and low > -MODERATE)
 
 
 def row_maxima(ctx: Any, x: np.ndarray, out: np.ndarray) -> None:
@@ -102,7 +103,11 @@ def cross_entropy(
         dlogits.reshape(-1)[index] = target
         np.divide(factor, row, out=factor)
         dlogits *= factor
-        np.log(sums, out=sums)
-        sums -= picked
-        loss = float(np.dot(sums, weights))
+        # In float64: the difference of two large numbers, where a token is well predicted.
+        each = ctx.empty((n,), np.float64)
+        np.copyto(each, sums)
+        np.log(each, out=each)
+        each -= picked
+        each *= weights
+        loss = float(np.add.reduce(each))
     return loss, dlogits
