@@ -98,7 +98,7 @@ class Context:
         self.empty = self.workspace.empty
         self.fresh: set[int] = set()
         self.memo: dict[Any, np.ndarray] = {}
-        self._ones: dict[int, np.ndarray] = {}
+        self._ones = np.ones(64, self.dtype)
         self._counting = np.arange(64)
         self.begin(0, 0)
 
@@ -130,12 +130,9 @@ class Context:
 
     def ones(self, size: int) -> np.ndarray:
         """Return a vector of ones: products with it are the fastest sums of rows."""
-        known = self._ones.get(size)
-        if known is None:
-            if len(self._ones) > MAX_VIEWS:
-                self._ones.clear()
-            known = self._ones[size] = np.ones(size, self.dtype)
-        return known
+        if size > len(self._ones):
+            self._ones = np.ones(2 * size, self.dtype)
+        return self._ones[:size]
 
     def counting(self, size: int) -> np.ndarray:
         """Return the numbers 0 to size − 1."""

@@ -1,5 +1,6 @@
 """Steps: the same loss and gradient however a batch is cut, clipping, bad steps, workers."""
 
+import errno
 import os
 import signal
 from dataclasses import replace
@@ -10,7 +11,7 @@ import threadpoolctl
 from conftest import gpt_stack
 
 from llmlab import kernels
-from llmlab.errors import TrainingError
+from llmlab.errors import ResourceError, TrainingError
 from llmlab.layers.linear import Linear
 from llmlab.optim import OPTIMIZERS, SCHEDULES
 from llmlab.params import Layout
@@ -269,6 +270,36 @@ def test_workers_end_and_blas_gets_its_threads_back():
     assert not any(alive(pid) for pid in pids)
     assert blas() == before
     t.close()  # once more does no harm
+
+
+@pytest.mark.skipif(not team_module.can_fork(), reason="workers are forked on Linux alone")
+def test_a_fork_that_is_refused_leaves_nothing_behind(monkeypatch):
+    def threads():
+        return [lib["num_threads"] for lib in threadpoolctl.threadpool_info()]
+
+    pids, fork, before = [], os.fork, threads()
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    def once():
+        if pids:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        pids.append(fork())
+        return pids[0]
+
+    monkeypatch.setattr(os, "fork", once)
+    with pytest.raises(ResourceError, match="no further process"):
+        trainer(threads=3)
+    assert not alive(pids[0])
+    assert threads() == before and len(os.listdir("/proc/self/fd")) == descriptors
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_without_forks_blas_gets_the_threads(monkeypatch):
+    monkeypatch.setattr("llmlab.train.trainer.can_fork", lambda: False)
+    with trainer(threads=2) as t:
+        assert t.threads == 1
+        assert {lib["num_threads"] for lib in threadpoolctl.threadpool_info()} == {2}
+    agree(run([[batch(LENGTHS)]]), run([[batch(LENGTHS)]], threads=2))
 
 
 @pytest.mark.skipif(not team_module.can_fork(), reason="workers are forked on Linux alone")

@@ -17,13 +17,18 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from llmlab.errors import TrainingError
+from llmlab.errors import ResourceError, TrainingError
 from llmlab.train.shards import Piece, Shard
 
-GRADIENTS, REDUCE, UPDATE, STOP = range(4)
+GRADIENTS, REDUCE, UPDATE = range(3)
 OK, FAILED, NO_MEMORY = range(3)
-_HEAD = struct.Struct("<iqqddq")  # command, two integers, two reals, number of pieces
+_HEAD = struct.Struct("<iqddq")  # command, step, two reals, number of pieces
 _REPLY = struct.Struct("<idq")  # status, value, length of a text
+_IGNORED = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
 _ARRAYS = ("inputs", "targets", "weights", "rows", "segments", "positions")
 
 
@@ -50,14 +55,17 @@ class Team:
 
     def __init__(self, make: Callable[[int], Shard], count: int):
         self.count = count
-        self._workers = [_Worker(make, rank) for rank in range(1, count)]
-        self.shard = make(0)
+        self._workers: list[_Worker] = []
+        with self._together():
+            for rank in range(1, count):
+                self._workers.append(_Worker(make, rank))
+            self.shard = make(0)
 
     def gradients(self, pieces: Sequence[Sequence[Piece]], scale: float, step: int) -> float:
         """Fill the gradients; return the sum of the weighted losses."""
         with self._together():
             for worker, own in zip(self._workers, pieces[1:], strict=True):
-                worker.send(GRADIENTS, (step, 0), (scale, 0.0), own)
+                worker.send(GRADIENTS, step, (scale, 0.0), own)
             loss = self.shard.gradients(pieces[0], scale, step)
             return loss + sum(worker.receive() for worker in self._workers)
 
@@ -73,7 +81,7 @@ class Team:
         """Update the parameters."""
         with self._together():
             for worker in self._workers:
-                worker.send(UPDATE, (step, 0), (lr, scale))
+                worker.send(UPDATE, step, (lr, scale))
             self.shard.update(lr, step, scale)
             for worker in self._workers:
                 worker.receive()
@@ -99,13 +107,24 @@ class _Worker:
 
     def __init__(self, make: Callable[[int], Shard], rank: int):
         to_child, from_child = os.pipe(), os.pipe()
-        with warnings.catch_warnings():
-            # Python warns of forks beside threads. BLAS stops its own before a fork, and the
-            # child neither takes a lock nor returns to the caller.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = os.fork()
-        if self.pid == 0:
-            _serve(make, rank, to_child[0], from_child[1])
+        # A signal in the child before it ignores them would run the parent's handlers there.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
+        try:
+            with warnings.catch_warnings():
+                # Python warns of forks beside threads. BLAS stops its own before a fork, and the
+                # child neither takes a lock nor returns to the caller.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self.pid = os.fork()
+            if self.pid == 0:
+                _serve(make, rank, to_child[0], from_child[1])
+        except OSError as error:
+            for end in (*to_child, *from_child):
+                os.close(end)
+            raise ResourceError(
+                f"threads: no further process could be started ({error.strerror}); use fewer"
+            ) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(to_child[0])
         os.close(from_child[1])
         self._out: BinaryIO = os.fdopen(to_child[1], "wb")
@@ -114,12 +133,12 @@ class _Worker:
     def send(
         self,
         command: int,
-        integers: tuple[int, int] = (0, 0),
+        step: int = 0,
         reals: tuple[float, float] = (0.0, 0.0),
         pieces: Sequence[Piece] = (),
     ) -> None:
         try:
-            self._out.write(_HEAD.pack(command, *integers, *reals, len(pieces)))
+            self._out.write(_HEAD.pack(command, step, *reals, len(pieces)))
             for piece in pieces:
                 _write_piece(self._out, piece)
             self._out.flush()
@@ -150,8 +169,9 @@ def _serve(make: Callable[[int], Shard], rank: int, source: int, sink: int) -> N
     """Work until the parent's pipe closes; never return."""
     status = 1
     try:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
         # Whatever else is open belongs to the parent alone: the run's lock above all.
         low, high = sorted((source, sink))
         os.closerange(3, low)
@@ -173,16 +193,16 @@ def _serve(make: Callable[[int], Shard], rank: int, source: int, sink: int) -> N
 
 def _loop(shard: Shard, reader: BinaryIO, writer: BinaryIO) -> None:
     while len(head := reader.read(_HEAD.size)) == _HEAD.size:
-        command, a, _, x, y, count = _HEAD.unpack(head)
+        command, step, x, y, count = _HEAD.unpack(head)
         pieces = [_read_piece(reader) for _ in range(count)]
         value, status, text = 0.0, OK, b""
         try:
             if command == GRADIENTS:
-                value = shard.gradients(pieces, x, a)
+                value = shard.gradients(pieces, x, step)
             elif command == REDUCE:
                 value = shard.reduce()
             elif command == UPDATE:
-                shard.update(x, a, y)
+                shard.update(x, step, y)
         except MemoryError:
             status = NO_MEMORY
         except Exception:

@@ -63,13 +63,15 @@ class Trainer:
     ema
         Decay of a running mean of the parameters, see `averaged`; None for none.
     threads
-        Number of shards that a batch is divided into, one processor core each.
+        Number of shards that a batch is divided into, one processor core each. Where processes
+        can't be forked (Windows, macOS) there is one shard, and BLAS gets the threads.
     kernels
         Name of the kernel set, or the set itself.
 
     Notes
     -----
-    While a trainer is open, BLAS uses one thread. Close it, or use it as a context manager.
+    While a trainer is open, BLAS uses one thread a shard. Close it, or use it as a context
+    manager.
     """
 
     def __init__(
@@ -101,8 +103,12 @@ class Trainer:
         self._grads = [self._arena(dtype) for _ in range(self.threads)]
         self.steps = self.updates = 0
         self.batches: Sequence[Tokens] = ()  # of the last step
-        self._blas: Any = threadpool_limits(1, user_api="blas")
-        self._team = Team(self._shard, self.threads)
+        self._blas: Any = threadpool_limits(threads // self.threads, user_api="blas")
+        try:
+            self._team = Team(self._shard, self.threads)
+        except BaseException:
+            self._blas.restore_original_limits()
+            raise
 
     @property
     def grads(self) -> Arena:
