@@ -34,6 +34,7 @@ def new_record(
     overrides: Sequence[str],
     hydra_overrides: Sequence[str],
     argv: Sequence[str],
+    config_dir: str | None,
     parent: str | Path | None,
     root: Path,
 ) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def new_record(
         "hydra_overrides": list(hydra_overrides),
         "argv": list(argv),
         "cwd": os.getcwd(),
+        "config_dir": config_dir,
         "parent": None if parent is None else str(parent),
         "restarts": [],
         **provenance(),
@@ -54,7 +56,10 @@ def new_record(
 
 
 def restarted(
-    record: Mapping[str, Any], overrides: Sequence[str] | None, argv: Sequence[str]
+    record: Mapping[str, Any],
+    overrides: Sequence[str] | None,
+    argv: Sequence[str],
+    config_dir: str | None,
 ) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
     """Return the record of a run that goes on, and what changed that the last bits hang on.
 
@@ -64,6 +69,7 @@ def restarted(
     changed = bits_may_differ(dict(record), today)
     restart: dict[str, Any] = {"time": now(), "argv": list(argv), "changed": changed}
     fresh = {**record, **today, "status": "running"}
+    fresh["config_dir"] = config_dir or record.get("config_dir")
     if overrides is not None and _without_resume(overrides) != record.get("overrides"):
         restart["overrides_before"] = record.get("overrides")
         fresh["overrides"] = _without_resume(overrides)

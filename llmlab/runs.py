@@ -96,6 +96,7 @@ class Run:
         overrides: Sequence[str] = (),
         hydra_overrides: Sequence[str] = (),
         argv: Sequence[str] = (),
+        config_dir: str | None = None,
         parent: str | Path | None = None,
         root: Path | str = "runs",
         show_progress: bool = True,
@@ -108,6 +109,8 @@ class Run:
             Plain values; written to config.yaml.
         overrides, hydra_overrides
             What `resume=` needs to compose the same configuration again.
+        config_dir
+            The folder of the user's own YAML files, which `resume=` needs, too.
         parent
             The run or checkpoint that this one started from.
         root
@@ -129,7 +132,7 @@ class Run:
                     "or choose another folder"
                 )
             root = Path(root).absolute()
-            record = new_record(phase, overrides, hydra_overrides, argv, parent, root)
+            record = new_record(phase, overrides, hydra_overrides, argv, config_dir, parent, root)
             write_config(folder, config)
             write_record(folder, record)
             before = point_at(root / "latest", folder) if phase in TRAINING else None
@@ -147,6 +150,7 @@ class Run:
         *,
         overrides: Sequence[str] | None = None,
         argv: Sequence[str] = (),
+        config_dir: str | None = None,
         config: Mapping[str, Any] | None = None,
         show_progress: bool = True,
     ) -> "Run":
@@ -170,7 +174,7 @@ class Run:
         read_record(folder)  # before a lock is made in a folder that is no run
         lock = RunLock(folder / "lock")
         try:
-            record, changed = restarted(read_record(folder), overrides, argv)
+            record, changed = restarted(read_record(folder), overrides, argv, config_dir)
             run = cls(folder, lock, record, show_progress)
             run._config = config
         except BaseException:

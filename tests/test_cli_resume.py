@@ -62,6 +62,19 @@ def test_a_run_goes_on_with_its_overrides_and_the_keys_given_anew(here):
     assert command.typed == ("lr=2e-3", f"resume={run}", "seed=3")
 
 
+def test_the_folder_of_ones_own_yaml_is_found_again(here):
+    old, _ = make_run(here / "run", steps=(1, 2))
+    (here / "sweep").mkdir()
+    (here / "sweep/sweep.json").write_text('{"overrides": ["lr=1,2"], "config_dir": "/my conf"}')
+    record = json.loads((here / "run/run.json").read_text())
+    (here / "run/run.json").write_text(json.dumps({**record, "config_dir": "/my conf"}))
+    for resumed in ("run", "sweep", str(old)):
+        flags = prepare([f"resume={resumed}"]).flags
+        assert flags[-2:] == ["--config-dir", "/my conf"]
+        assert prepare([f"resume={resumed}", "--config-dir=new"]).flags[0] == "--config-dir=new"
+        assert "/my conf" not in prepare([f"resume={resumed}", "--config-dir=new"]).flags
+
+
 def test_a_new_length_replaces_the_old_one_in_whatever_unit(here):
     make_run(here / "run", "epochs=3", "stages.tune.steps=5")
     found = values(prepare(["resume=run", "steps=9"]))
@@ -194,6 +207,23 @@ def test_one_command_starts_and_continues_a_run(lab):
     record = json.loads((run / "run.json").read_text())
     assert (record["status"], len(record["restarts"])) == ("finished", 2)
     assert "epochs=7" in record["overrides"]
+
+
+def test_a_run_and_a_sweep_of_ones_own_yaml_go_on_from_elsewhere(lab, monkeypatch):
+    own = lab.folder / "my conf"
+    (own / "experiment").mkdir(parents=True)
+    (own / "experiment/mine.yaml").write_text("# @package _global_\nlr: 0.25\n")
+    mine = ["--config-dir", "my conf", "experiment=mine", "phase=tune", f"seed={STOPPED}"]
+    assert lab(*mine, "hydra.run.dir=run").code == 143
+    assert lab(*mine, "-m", "hydra.sweep.dir=sweep").code == 143
+    (lab.folder / "elsewhere").mkdir()
+    monkeypatch.chdir(lab.folder / "elsewhere")
+    for name in ("run", "sweep"):
+        assert prepare([f"resume={lab.folder / name}"]).flags[-2:] == ["--config-dir", str(own)]
+    assert lab(f"resume={lab.folder / 'run'}", "seed=1").code == 0
+    assert [config.lr for config in lab.calls] == [0.25] * 3
+    record = json.loads((lab.folder / "run/run.json").read_text())
+    assert record["config_dir"] == str(own)
 
 
 def test_a_run_keeps_the_kernels_that_auto_meant(lab, monkeypatch):

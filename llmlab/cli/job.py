@@ -45,7 +45,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], sweep_tokens: Sequence[st
 
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
-    sweep.open_sweep(Path(settings.sweep.dir).absolute(), sweep_tokens)
+    sweep.open_sweep(Path(settings.sweep.dir).absolute(), sweep_tokens, _config_dir())
     result: dict[str, Any] = {"status": "finished", "overrides": _shown(_tokens("task"))}
     before = sweep.read_result(folder)
     if before and before["status"] == "finished" and before["overrides"] == result["overrides"]:
@@ -122,6 +122,7 @@ def _train(
     common: dict[str, Any] = {
         "overrides": _tokens("task"),
         "argv": list(typed),
+        "config_dir": _config_dir(),
         "config": config.to_dict(),
         "show_progress": not in_sweep,
     }
@@ -171,6 +172,14 @@ def _out_of_memory(folder: Path) -> str:
         newest = None
     saved = f"; the last checkpoint is {near(newest)}" if newest else ""
     return f"out of memory: lower batch_size or the sizes of the model{saved}"
+
+
+def _config_dir() -> str | None:
+    """Return the folder that `--config-dir` named, for who continues this elsewhere."""
+    for source in HydraConfig.get().runtime.config_sources:
+        if source.provider == "command-line":
+            return str(source.path)
+    return None
 
 
 def _tokens(kind: str) -> list[str]:

@@ -102,8 +102,8 @@ def _resumed(value: str, flags: list[str], given: list[Override], sweep: bool) -
         if sweep:
             raise ConfigError(f"resume={path}: that is one run; leave -m out")
         record = _stored(path / RECORD)
-        flags = [*flags, *_own_yaml(record, flags)]
         tokens = [*_merged(record, given), _folder("hydra.run.dir", path)]
+        flags = _with_own_yaml(flags, record)
         return CommandLine(flags, [*tokens, f"resume={quoted(str(path))}"], False)
     return _started(path, flags, given, sweep)
 
@@ -146,7 +146,7 @@ def _resumed_sweep(path: Path, flags: list[str], given: list[Override]) -> Comma
         write_record(path / SWEEP_RECORD, {**record, "changed": changed})
     if {"-m", "--multirun"}.isdisjoint(flags):
         flags = [*flags, "--multirun"]
-    return CommandLine(flags, tokens, True)
+    return CommandLine(_with_own_yaml(flags, record), tokens, True)
 
 
 def _run_that_ends_with(file: Path) -> Path | None:
@@ -181,8 +181,9 @@ def _branched(file: Path, flags: list[str], given: list[Override], sweep: bool) 
     stored = _stored(records[0]) if records else {"overrides": []}
     kept = [text for text in stored["overrides"] if not _in_checkpoint(Override.of(text).name)]
     given = [override for override in given if override.name != "phase"]
-    tokens = _merged({"overrides": kept}, given)
-    return CommandLine(flags, [*tokens, f"phase={stage}", f"resume={quoted(str(file))}"], False)
+    tokens = [*_merged({"overrides": kept}, given), f"phase={stage}"]
+    flags = _with_own_yaml(flags, stored)
+    return CommandLine(flags, [*tokens, f"resume={quoted(str(file))}"], False)
 
 
 def _in_checkpoint(name: str) -> bool:
@@ -210,15 +211,11 @@ def _merged(record: dict[str, Any], given: list[Override], sweep: bool = False) 
     return stored + [token(override, sweep) for override in given if override.name not in FOLDERS]
 
 
-def _own_yaml(record: dict[str, Any], flags: list[str]) -> list[str]:
-    """Return the flag that named a folder of the user's YAML files, unless one is given anew."""
-    typed = [str(word) for word in record.get("argv", [])]
-    for index, word in enumerate(typed):
-        flag, _, value = word.partition("=")
-        if flag in ("--config-dir", "-cd") and not {"--config-dir", "-cd"} & set(flags):
-            folder = value or next(iter(typed[index + 1 :]), "")
-            return ["--config-dir", str(Path(record.get("cwd", ".")) / folder)]
-    return []
+def _with_own_yaml(flags: list[str], record: dict[str, Any]) -> list[str]:
+    """Return the flags with the folder of the user's YAML files, unless one is given anew."""
+    folder = record.get("config_dir")
+    given = {flag.partition("=")[0] for flag in flags} & {"--config-dir", "-cd"}
+    return flags if given or not folder else [*flags, "--config-dir", str(folder)]
 
 
 def _folder(key: str, path: Path) -> str:

@@ -121,10 +121,14 @@ def _plain(value: str | None) -> str:
     return Path(text).name if text.startswith("/") else text
 
 
-def open_sweep(folder: Path, tokens: Sequence[str]) -> None:
+def open_sweep(folder: Path, tokens: Sequence[str], config_dir: str | None) -> None:
     """Record how the sweep was started, before its first job."""
     path = folder / SWEEP_RECORD
-    record: dict[str, Any] = {"overrides": list(tokens), "changed": {}}
+    record: dict[str, Any] = {
+        "overrides": list(tokens),
+        "config_dir": config_dir,
+        "changed": {},
+    }
     if path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
         record["changed"] = known.get("changed", {})
