@@ -6,6 +6,9 @@ import re
 import pytest
 
 from llmlab.cli import main
+from llmlab.cli.places import conf_folder
+from llmlab.cli.start import compose
+from llmlab.phases import summary
 
 TINY = ["experiment=tiny", "epochs=2", "threads=1"]
 
@@ -83,6 +86,18 @@ def test_summary_counts_the_parameters_of_the_default_network(capsys):
     layers = [row for row in rows if len(row) > 4 and row[1].startswith("(")]
     assert sum(int(row[4].replace(",", "")) for row in layers) == total
     assert "memory of a training step" in out
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (conf_folder() / "model").glob("*.yaml")))
+def test_summary_takes_every_preset_at_sizes_that_no_machine_has(name, monkeypatch, capsys):
+    """Also when a training step wouldn't fit; nothing is allocated for its parameters."""
+    monkeypatch.setattr("llmlab.build.available_memory", lambda: 2**20)
+    monkeypatch.setattr("llmlab.phases.summary.available_memory", lambda: 2**20)
+    monkeypatch.setattr("llmlab.params.aligned", None)  # what every arena is made of
+    sizes = ["model.embedding_dim=12288", "model.hidden_dim=49152", "batch_size=1000"]
+    found = summary.run(compose("phase=summary", f"model={name}", *sizes))
+    assert found["parameters"] > 10**9
+    assert capsys.readouterr().out.endswith("more than the 1.0 MiB that are free\n")
 
 
 def test_summary_and_profile_describe_a_checkpoint(capsys):

@@ -1,8 +1,10 @@
 """Phase `summary`: the stack's shapes, parameters, work and memory, layer by layer."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -10,32 +12,68 @@ from llmlab import build
 from llmlab.config import Config
 from llmlab.kernels import load as load_kernels
 from llmlab.layers import Layer, Stack
-from llmlab.params import walk_params
+from llmlab.params import Layout, walk_params
 from llmlab.phases.answering import checkpoint_model
 from llmlab.phases.tables import columns, human
-from llmlab.train.memory import training_memory
+from llmlab.text import Tokenizer
+from llmlab.train.memory import available_memory, training_memory
 from llmlab.workspace import Context
 
 HEAD = ("layer", "output", "parameters", "FLOPs", "activations")
 
 
+class Network(Protocol):
+    """What there is to describe; a `build.Model` is one."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The keys of `model`."""
+        ...
+
+    @property
+    def stack(self) -> Stack:
+        """The layers."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """The parameters' names and shapes."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What the vocabulary comes from."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network without parameters, so that one of any size can be described."""
+
+    spec: dict[str, Any]
+    stack: Stack
+    layout: Layout
+    tokenizer: Tokenizer
+
+
 def run(config: Config, run: None = None) -> dict[str, Any]:
     """Print the table of the checkpoint's model, or of the configured one."""
     if config.checkpoint is not None:
-        model = checkpoint_model(config)
+        network: Network = checkpoint_model(config)
     else:
-        model = build.new_model(config, build.new_tokenizer(config))
-    print(describe(config, model), flush=True)
-    return {"parameters": model.layout.num_parameters}
+        tokenizer = build.new_tokenizer(config)
+        stack = build.new_stack(config.model, tokenizer)
+        network = Plan(config.model, stack, Layout(stack), tokenizer)
+    print(describe(config, network), flush=True)
+    return {"parameters": network.layout.num_parameters}
 
 
-def describe(config: Config, model: build.Model) -> str:
+def describe(config: Config, model: Network) -> str:
     """Return the table as text, for one batch of full length."""
-    batch, time = config.batch_size, model.max_seq_len
+    batch, time = config.batch_size, model.spec["max_seq_len"]
     item = np.dtype(config.dtype).itemsize
     threads = build.resolve_threads(config.threads, batch)
-    build.check_memory(config, model.stack, model.layout, time, threads)
-    widths = output_widths(model)
+    widths = output_widths(model.stack, model.layout)
     rows: list[tuple[str, ...]] = [HEAD]
     for name, layer in leaves(model.stack):
         rows.append(
@@ -57,6 +95,10 @@ def describe(config: Config, model: build.Model) -> str:
         dtype=config.dtype,
         average=config.ema is not None,
     )
+    free = available_memory()
+    lacking = ""
+    if free is not None and free < total.total:
+        lacking = f", more than the {human(free, 'B', 1024)} that are free"
     work = model.stack.flops(batch, time)
     parts = (
         ("parameters", total.parameters),
@@ -75,7 +117,7 @@ def describe(config: Config, model: build.Model) -> str:
             "with the backward pass three times that",
             "memory of a training step: "
             + ", ".join(f"{name} {human(size, 'B', 1024)}" for name, size in parts)
-            + f"; together {human(total.total, 'B', 1024)}",
+            + f"; together {human(total.total, 'B', 1024)}{lacking}",
         ]
     )
 
@@ -95,9 +137,18 @@ def own_parameters(layer: Layer) -> int:
     return sum(prod(param.shape) for _, _, param in walk_params(layer) if param.alias is None)
 
 
-def output_widths(model: build.Model) -> dict[str, int]:
-    """Return each layer's output width, from a pass over a single token."""
-    ctx = Context(load_kernels("numpy"), model.params.flat.dtype)
+def output_widths(stack: Stack, layout: Layout) -> dict[str, int]:
+    """Return each layer's output width, from a pass over a single token.
+
+    Every parameter of it is one and the same zero, and products aren't computed, so that it
+    takes no memory and no time.
+    """
+    zero = np.zeros((), np.float32)
+    views = {name: np.broadcast_to(zero, shape) for name, shape in layout.shapes.items()}
+    views |= {name: views[target] for name, target in layout.aliases.items()}
+    kernels = SimpleNamespace(**vars(load_kernels("numpy")))
+    kernels.product = _no_product
+    ctx = Context(kernels, zero.dtype)
     ctx.begin(1, 1)
     widths: dict[str, int] = {}
 
@@ -110,5 +161,10 @@ def output_widths(model: build.Model) -> dict[str, int]:
         widths[name] = y.shape[1]
         return y
 
-    walk(model.stack, model.params.tree, np.zeros(1, np.intp), "")
+    walk(stack, layout.tree(views), np.zeros(1, np.intp), "")
     return widths
+
+
+def _no_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
+    out.fill(0)
+    return out
