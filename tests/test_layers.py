@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from contract import CHECKS, Case, check_gradients
 
+from llmlab import kernels
 from llmlab.errors import ConfigError
 from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, build_stack
 from llmlab.layers import attention_core as attention_module
@@ -288,6 +289,12 @@ def test_ones_and_layer_norm_start_as_the_identity():
         ({"type": "pre_norm", "layer": "lin", "norm": NORM}, "model.stack[0].layer: unknown layer"),
         ({"type": "pre_norm", "layer": "linear"}, "model.stack[0].norm: missing"),
         ({"type": "linear", "widht": 3}, "model.stack[0].widht: unknown argument"),
+        ({"type": "pre_norm", "layer": 5, "norm": NORM}, "model.stack[0].layer=5: expected"),
+        ({"type": "pre_norm", "layer": "linear", "norm": None}, "model.stack[0].norm=None"),
+        ({"type": "block", "layers": {"type": "linear"}}, "expected a list of layers"),
+        ({"type": "block", "layers": "linear"}, "model.stack[0].layers='linear'"),
+        ({"type": "learned_positions", "max_seq_len": 8}, "max_seq_len=8: less than the model's"),
+        ({"type": "linear", "repeat": True}, "repeat=True"),
         ({"type": "linear", "repeat": 0}, "repeat=0"),
         ({"type": "linear", "name": "a.b"}, "name='a.b'"),
         ({}, "model.stack[0]"),
@@ -296,7 +303,7 @@ def test_ones_and_layer_norm_start_as_the_identity():
 )
 def test_wrong_layers_are_refused(spec, said):
     with pytest.raises(ConfigError) as error:
-        build_stack([spec], embedding_dim=6)
+        build_stack([spec], embedding_dim=6, max_seq_len=9)
     assert any(said in problem for problem in error.value.problems), error.value.problems
 
 
@@ -313,6 +320,35 @@ def test_all_problems_of_a_stack_are_reported_at_once():
     assert all(f"model.stack[{index}]" in text for index in (0, 2, 3))
     with pytest.raises(ConfigError, match="empty"):
         build_stack([], embedding_dim=6)
+
+
+def test_layers_that_are_built_already_and_norms_that_may_be_missing():
+    spec = {"type": "sandwich_norm", "layer": LAYERS.build("linear", "x", embedding_dim=6)}
+    stack = build_stack([spec | {"norm": NORM, "output_norm": None}], embedding_dim=6)
+    assert Layout(stack).shapes["sandwich_norm.weight"] == (6, 6)
+
+
+@pytest.mark.parametrize("ids", [[0, 5], [-1, 0]])
+def test_ids_outside_the_table_are_refused(ids):
+    layer = LAYERS.build("token_embedding", "x", vocab_size=5, embedding_dim=2)
+    assert_refused(layer, np.array(ids), f"id {max(ids, key=abs)}: must be 0 to 4")
+
+
+@pytest.mark.parametrize("positions", [None, [[0, 1, 5]]])
+def test_positions_outside_the_table_are_refused(positions):
+    size = 2 if positions is None else 5
+    layer = LAYERS.build("learned_positions", "x", max_seq_len=size, embedding_dim=2)
+    where = None if positions is None else np.array(positions)
+    told = f"position {2 if positions is None else 5}: must be 0 to {size - 1}"
+    assert_refused(layer, np.zeros((3, 2)), told, where)
+
+
+def assert_refused(layer, x, told, positions=None):
+    params = Layout(layer).init(0, np.float64)
+    ctx = Context(kernels.load("numpy"), np.float64)
+    ctx.begin(1, len(x), positions=positions)
+    with pytest.raises(ValueError, match=told):
+        layer.forward(params.tree, x, ctx)
 
 
 def test_repeat_and_nesting_make_the_names():

@@ -5,6 +5,7 @@ import numpy as np
 from llmlab.errors import ConfigError
 from llmlab.layers.base import LAYERS, Layer
 from llmlab.layers.initialisations import InitSpec, initialisation
+from llmlab.layers.positions import token_positions
 from llmlab.params import Param
 
 
@@ -22,6 +23,7 @@ class TokenEmbedding(Layer):
 
     def forward(self, p, x, ctx):
         """Look the rows up; the cache is the ids."""
+        _check_range("id", x.min(initial=0), x.max(initial=0), self.vocab_size)
         y = ctx.empty((len(x), self.embedding_dim))
         np.take(p["weight"], x, axis=0, out=y, mode="clip")
         return y, x
@@ -53,16 +55,17 @@ class LearnedPositions(Layer):
     def forward(self, p, x, ctx):
         """Add each position's row; the cache is the positions, or None for 0 … T−1."""
         y = ctx.empty(x.shape)
-        index = None if ctx.positions is None else ctx.positions.reshape(-1)
-        if ctx.position is not None:
-            index = (ctx.position[:, None] + np.arange(ctx.time)).reshape(-1)
+        index = token_positions(ctx)
         if index is None:
+            _check_range("position", 0, ctx.time - 1, self.max_seq_len)
             block = (ctx.batch, ctx.time, self.embedding_dim)
             table = p["weight"][: ctx.time]
             np.add(x.reshape(block), table, out=y.reshape(block))
-        else:
-            np.take(p["weight"], index, axis=0, out=y, mode="clip")
-            y += x
+            return y, None
+        index = index.reshape(-1)
+        _check_range("position", index.min(initial=0), index.max(initial=0), self.max_seq_len)
+        np.take(p["weight"], index, axis=0, out=y, mode="clip")
+        y += x
         return y, index
 
     def backward(self, p, g, dy, cache, ctx):
@@ -82,3 +85,9 @@ class LearnedPositions(Layer):
     def elements(self, batch, time):
         """Output and input gradient."""
         return 2 * batch * time * self.embedding_dim
+
+
+def _check_range(what: str, low: int, high: int, size: int) -> None:
+    """Raise a ValueError for what is no row of the table: `take` would clip it unseen."""
+    if low < 0 or high >= size:
+        raise ValueError(f"{what} {low if low < 0 else high}: must be 0 to {size - 1}")

@@ -7,6 +7,7 @@ from llmlab.errors import ConfigError
 from llmlab.layers.base import LAYERS, Layer
 
 Spec = Mapping[str, Any]
+INNER = ("layer", "norm", "output_norm", "layers")  # arguments that are layers themselves
 
 
 class Stack(Layer):
@@ -92,7 +93,7 @@ def _entries(spec: Any, where: str) -> Iterator[tuple[str, Spec]]:
     if repeat is None:
         yield name, arguments
         return
-    if not isinstance(repeat, int) or repeat < 1:
+    if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
         raise ConfigError(f"{where}.repeat={repeat!r}: must be a whole number of at least 1")
     for number in range(repeat):
         yield f"{name}.{number}", arguments
@@ -102,20 +103,39 @@ def _build(spec: Spec, where: str, context: Mapping[str, Any]) -> Layer:
     """Build one layer, its inner layers first."""
     problems: list[str] = []
     arguments = dict(spec)
-    for key in ("layer", "norm", "output_norm", "layers"):
-        inner = spec.get(key)
+    for key in INNER:
+        if key not in spec:
+            continue
+        inner, here = spec[key], f"{where}.{key}"
         try:
-            if key == "layers" and isinstance(inner, Sequence):
-                arguments[key] = build_stack(inner, f"{where}.{key}", **context).layers
-            elif isinstance(inner, Mapping | str) and key in spec:
+            if key == "layers" and isinstance(inner, Sequence) and not isinstance(inner, str):
+                arguments[key] = build_stack(inner, here, **context).layers
+            elif key == "layers":
+                problems.append(f"{here}={inner!r}: expected a list of layers")
+            elif isinstance(inner, Mapping | str):
                 inner = {"type": inner} if isinstance(inner, str) else inner
-                arguments[key] = _build(inner, f"{where}.{key}", context)
+                arguments[key] = _build(inner, here, context)
+            elif not isinstance(inner, Layer) and not (inner is None and _may_be_null(spec, key)):
+                problems.append(f"{here}={inner!r}: expected a layer's name, or its mapping")
         except ConfigError as error:
             problems += error.problems
     problems += LAYERS.check(arguments, where, context)
+    own, whole = arguments.get("max_seq_len"), context.get("max_seq_len")
+    if isinstance(own, int) and isinstance(whole, int) and own < whole:
+        problems.append(
+            f"{where}.max_seq_len={own}: less than the model's, {whole}; leave it out to have that"
+        )
     if problems:
         raise ConfigError(problems)
     return LAYERS.build(arguments, where, **context)
+
+
+def _may_be_null(spec: Spec, key: str) -> bool:
+    name = spec.get("type")
+    if not isinstance(name, str) or name not in LAYERS.names():
+        return True  # that is what is wrong
+    parameter = LAYERS.signature(name).get(key)
+    return parameter is None or parameter.default is None
 
 
 @LAYERS.register("block")
