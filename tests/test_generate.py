@@ -6,6 +6,7 @@ from conftest import gpt_stack, rustgpt_stack
 
 from llmlab import kernels
 from llmlab.generate import SAMPLERS, Engine, KVCache, Sampler
+from llmlab.layers import Stack
 from llmlab.params import Layout
 from llmlab.streams import stream
 from llmlab.workspace import Context
@@ -222,9 +223,23 @@ class TestKVCache:
             reader.texts = [reader.texts[row] for row in rows]
             reader.feed([[row + 1] for row in range(len(rows))])
 
+    def test_select_of_all_in_order_copies_nothing(self, name):
+        reader = Reader(name, 2)
+        reader.feed([[1, 2, 3], [4]])
+        before = list(reader.cache._keys.values())
+        reader.cache.select(np.array([0, 1]))
+        assert all(a is b for a, b in zip(before, reader.cache._keys.values(), strict=True))
+        reader.feed([[5], [6]])
+
     def test_capacity(self, name):
         reader = Reader(name, 1, capacity=5)
         reader.feed([[1, 2, 3]])
         reader.feed([[4, 5]])
         with pytest.raises(ValueError, match="6 tokens in a cache for 5"):
             reader.cache.prepare(1)
+
+
+def test_one_attention_layer_under_two_names_is_refused():
+    block = gpt_stack().layers["blocks.0"]
+    with pytest.raises(ValueError, match=r"b.*attention.*under another name"):
+        KVCache(Stack({"a": block, "b": block}), 1, 9, np.float32)

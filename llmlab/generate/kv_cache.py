@@ -25,6 +25,11 @@ class KVCache:
     batch, capacity
         Rows, and tokens for each of them.
 
+    Raises
+    ------
+    ValueError
+        One such layer is in the network under two names.
+
     Attributes
     ----------
     lengths
@@ -39,8 +44,13 @@ class KVCache:
         self._keys: dict[Layer, np.ndarray] = {}  # transposed: (B, K, D, places)
         self._values: dict[Layer, np.ndarray] = {}  # (B, K, places, D)
         self._windows: dict[Layer, int] = {}
-        for _, layer in walk_layers(stack):
+        for name, layer in walk_layers(stack):
             if hasattr(layer, "kv_shape"):
+                if layer in self._keys:
+                    raise ValueError(
+                        f"{name}: an attention layer that is there under another name, too, would "
+                        "overwrite its own keys and values; build it twice"
+                    )
                 heads, d = layer.kv_shape()
                 window = getattr(layer, "window", None)
                 places = capacity
@@ -158,10 +168,12 @@ class KVCache:
 
     def select(self, rows: np.ndarray) -> None:
         """Keep, reorder or repeat rows: row i becomes the old row rows[i]."""
+        if np.array_equal(rows, np.arange(len(self.lengths))):
+            return  # often, once the beams of a search have settled
         self.lengths, self._longest = self.lengths[rows], self._longest[rows]
         for store in (self._keys, self._values):
             for layer in store:
-                store[layer] = np.ascontiguousarray(store[layer][rows])
+                store[layer] = store[layer][rows]
 
     def _used(self, window: int) -> int:
         """Return how many places of a ring hold something; one new token is already there."""
