@@ -1,18 +1,20 @@
 """Hugging Face folders without their libraries: names, shapes, config.json, and the way back."""
 
 import json
+import resource
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hf_folders import GPT2, LLAMA, MISTRAL, gpt2_tensors, llama_tensors, write, write_shards
 
-from llmlab.errors import CheckpointError
+from llmlab.errors import CheckpointError, ResourceError
 from llmlab.exchange import names as naming
 from llmlab.exchange.config_json import read_config, write_config
 from llmlab.exchange.folder import read_arrays
 from llmlab.exchange.network import Names
 from llmlab.exchange.recognise import recognise
+from llmlab.exchange.safetensors_files import write_tensors
 from llmlab.exchange.spec import model_spec
 from llmlab.layers import build_stack
 from llmlab.params import Layout
@@ -201,3 +203,14 @@ def test_configurations_as_they_are_published():
         "transformers_version": "4.34.0.dev0", "use_cache": true, "vocab_size": 32000}"""
     net = read_config(json.loads(mistral))
     assert (net.window, net.num_kv_heads, net.theta, net.tied) == (4096, 8, 10_000, False)
+
+
+def test_a_disk_that_is_full_is_told(tmp_path):
+    pytest.importorskip("safetensors")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ResourceError, match=r"cannot be written: .*File too large"):
+            write_tensors(tmp_path, {"a": np.ones(1000)}, 10**6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -173,9 +173,8 @@ def write_tensors(
     Raises
     ------
     ResourceError
-        The library isn't installed.
+        The library isn't installed, or a file can't be written.
     """
-    save_file = _library().save_file
     shards: list[dict[str, np.ndarray]] = [{}]
     room = shard_bytes
     for name, tensor in tensors.items():
@@ -187,22 +186,26 @@ def write_tensors(
         shards[-1][name] = tensor
         room -= tensor.nbytes
     if len(shards) == 1:
-        save_file(shards[0], folder / WHOLE, metadata={"format": "pt"})
+        _save(shards[0], folder / WHOLE)
         return None
     placed = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        _save(shard, folder / file)
         placed |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
     return {"metadata": {"total_size": total}, "weight_map": placed}
 
 
-def _library() -> Any:
+def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
     try:
-        from safetensors import numpy
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
     except ImportError:
         raise ResourceError(
             "phase=export needs the package 'safetensors': pip install 'llmlab[hf]'"
         ) from None
-    return numpy
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk is one, not an OSError
+        raise ResourceError(f"{path.parent}: cannot be written: {error}") from error
