@@ -123,6 +123,15 @@ def test_content_is_cleaned_like_any_text(tmp_path):
         next(read_chats(path))
 
 
+def test_names_of_special_tokens_are_no_unknown_words(write, caplog):
+    spec = {"type": "word", "specials": ["<|im_start|>", "<|im_end|>"]}
+    words = TOKENIZERS.build(spec, "tokenizer").train(["user assistant system s a bc d e f"])
+    chats = {"type": "chats", "path": str(write()), "max_seq_len": 99, "template": "chatml"}
+    dataset = DATASETS.build(chats, "data", tokenizer=words)
+    assert dataset.unknown_words == ["gh"]
+    assert "read as unknown: gh" in caplog.text
+
+
 def test_only_chats_have_messages(write):
     with pytest.raises(DataError, match=r"expected a string or an object with a string 'text'"):
         list(read_texts(write()))

@@ -15,6 +15,8 @@ from llmlab.text import DATASETS, TOKENIZERS
 from llmlab.text import shards as shards_module
 from llmlab.text.datasets.orders import drawn, shuffled
 from llmlab.text.datasets.windows import Windows
+from llmlab.text.files import TextFile
+from llmlab.text.reading import source_texts
 from llmlab.text.shards import Shards
 
 BYTE = TOKENIZERS.build("byte", "tokenizer")
@@ -263,6 +265,47 @@ def test_notices_come_every_time(build, caplog):
     assert rows(dataset) == [("a\nb ", "\nb c")]
 
 
+def test_notices_of_lists_come_every_time(build, caplog):
+    for _ in range(2):
+        caplog.clear()
+        build(b'\xef\xbb\xbf"a\x7fb"\r\n', name="a.jsonl")
+        assert "byte order mark" in caplog.text and "1 carriage" in caplog.text
+        assert caplog.text.count("1 control") == 1
+
+
+def test_the_bar_moves_while_a_list_is_tokenised(tmp_path):
+    path, taken = tmp_path / "a.jsonl", []
+    path.write_text('"a"\n' * 5)
+    assert len(list(source_texts(TextFile(path, watch=taken.append)))) == 5
+    assert sum(taken) == path.stat().st_size
+
+
+def test_unknown_tokens_are_told_every_time(build, caplog):
+    few = TOKENIZERS.build("char", "tokenizer").train(["ab"])
+    for _ in range(2):
+        caplog.clear()
+        build("abxa", few)
+        assert "1 of 4 tokens are of text that the vocabulary lacks" in caplog.text
+    caplog.clear()
+    build("abba", few)
+    assert not caplog.text
+
+
+def test_what_killed_writers_left_is_removed_when_it_is_old(build, cache):
+    build("some text")
+    (whole,) = folders(cache)
+    left = [cache / f".{digit * 32}-{digit * 8}" for digit in "ab"]
+    other = cache / ".my-settings"
+    for folder in (*left, other):
+        folder.mkdir()
+        (folder / "00000.bin").write_bytes(b"abc")
+    for folder in (left[0], other):
+        os.utime(folder, (0, 0))
+    build("another text")
+    assert whole.is_dir() and other.is_dir()
+    assert not left[0].exists() and left[1].exists()
+
+
 def test_bpe_gives_what_it_gives_for_the_whole_text(build, monkeypatch):
     pytest.importorskip("tokenizers")
     words = ["the cat", "sat,\n\n  on", "1,000 mats!", "don't you", "\tthink  so?", "naïve 漢字"]
@@ -371,7 +414,12 @@ def test_ids_that_cannot_be(tmp_path, ids, message):
 def test_no_file_of_ids(tmp_path):
     (tmp_path / "ids.npy").write_bytes(b"\x93NUMPY junk")
     (tmp_path / "odd.bin").write_bytes(b"abc")
-    for name in ("ids.npy", "odd.bin"):
+    for name in ("empty.npy", "empty.bin"):
+        (tmp_path / name).write_bytes(b"")
+    np.savez(tmp_path / "several.npz", ids=np.arange(9))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 junk")
+    for name in ("ids.npy", "odd.bin", "empty.npy", "empty.bin", "several.npy", "zip.npy"):
         spec = {"type": "tokens", "path": str(tmp_path / name), "max_seq_len": 8}
         with pytest.raises(DataError, match=f"{name}: not a file of token ids"):
             DATASETS.build(spec, "data", tokenizer=BYTE)

@@ -115,6 +115,8 @@ class TextFile:
         """Yield each line of an open file, without its end, with its number."""
         number = offset = 0
         while raw := file.readline(MAX_LINE + 1):
+            if self._watch:
+                self._watch(len(raw))
             if len(raw) > MAX_LINE:
                 raise DataError(
                     f"{self.path}:{number + 1}: a line of more than {MAX_LINE >> 20} MiB; "

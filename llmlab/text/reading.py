@@ -41,9 +41,10 @@ def read_texts(
         line that no memory should hold. Names the absolute path and, where it applies, the line
         and the byte.
     """
-    for entry, number in _read(path, invalid_utf8, notices, chats=False):
-        assert isinstance(entry, str)
-        yield entry, number
+    source = TextFile(path, invalid_utf8)
+    yield from source_texts(source)
+    if notices:
+        source.notify()
 
 
 def read_chats(
@@ -53,13 +54,20 @@ def read_chats(
 
     Such an object is `{"messages": [{"role": "user", "content": "Hello!"}, ...]}`.
     """
-    yield from _read(path, invalid_utf8, notices, chats=True)
-
-
-def _read(
-    path: str | Path, invalid_utf8: InvalidUtf8, notices: bool, chats: bool
-) -> Iterator[tuple[Entry, int]]:
     source = TextFile(path, invalid_utf8)
+    yield from _read(source, chats=True)
+    if notices:
+        source.notify()
+
+
+def source_texts(source: TextFile) -> Iterator[tuple[str, int]]:
+    """Yield what `read_texts` does; what is peculiar about the file is left in its counts."""
+    for entry, number in _read(source, chats=False):
+        assert isinstance(entry, str)
+        yield entry, number
+
+
+def _read(source: TextFile, chats: bool) -> Iterator[tuple[Entry, int]]:
     texts = entries = 0
     with source.open() as file:
         for entry, number in _entries(source.lines(file), source, chats):
@@ -77,8 +85,6 @@ def _read(
         raise DataError(
             f"{source.path}: no text in it ({source.size} bytes, {entries} entries, all blank)"
         )
-    if notices:
-        source.notify()
 
 
 def _clean(text: str, source: TextFile, number: int) -> str:

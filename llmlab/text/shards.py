@@ -4,9 +4,11 @@ import json
 import os
 import secrets
 import shutil
+import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,8 @@ from llmlab.errors import DataError, ResourceError
 
 SHARD = 2**26  # tokens in a file
 _INDEX, _DOCUMENTS = "index.json", "documents.npy"
+_HEX, _TAG = "[0-9a-f]", 8  # a digit and how many of them a work folder's name ends in
+_ABANDONED = 86_400  # seconds after which an unfinished folder is nobody's: a shard takes minutes
 
 
 class Shards:
@@ -101,13 +105,14 @@ class ShardWriter:
 
     def __init__(self, folder: Path, dtype: DTypeLike):
         self._folder, self._dtype = folder, np.dtype(dtype)
-        self._work = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+        self._work = folder.with_name(f".{folder.name}-{secrets.token_hex(_TAG // 2)}")
         self._counts: list[int] = []
         self._documents = array("q", [0])
         self._file: Any = None
         self.total = 0
 
     def __enter__(self) -> "ShardWriter":
+        self._sweep()
         self._try(lambda: self._work.mkdir(parents=True))
         return self
 
@@ -150,6 +155,14 @@ class ShardWriter:
             self._close()
         finally:
             shutil.rmtree(self._work, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what writers left that were killed: folders of such names that nobody touches."""
+        hidden = "." + _HEX * len(self._folder.name) + "-" + _HEX * _TAG
+        for left in self._folder.parent.glob(hidden):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _next(self) -> None:
         self._close()

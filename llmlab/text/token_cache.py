@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from llmlab.errors import DataError
 from llmlab.text.files import InvalidUtf8, TextFile
-from llmlab.text.reading import LISTS, read_texts
+from llmlab.text.reading import LISTS, source_texts
 from llmlab.text.shards import Shards, ShardWriter, check_ids, open_shards
 from llmlab.text.tokenizers import Tokenizer
 
@@ -92,7 +92,7 @@ def _write(
     with ShardWriter(folder, kind) as writer, _bar("tokenise", files) as bar:
         for path in files:
             source = TextFile(path, invalid_utf8, bar.update)
-            for ids in _documents(source, tokenizer, invalid_utf8):
+            for ids in _documents(source, tokenizer):
                 if ids is None:
                     if writer.total:
                         writer.append(end)
@@ -105,12 +105,10 @@ def _write(
         writer.finish({"unknown": unknown, "notices": notices})
 
 
-def _documents(
-    source: TextFile, tokenizer: Tokenizer, invalid_utf8: InvalidUtf8
-) -> Iterator[NDArray[np.int32] | None]:
+def _documents(source: TextFile, tokenizer: Tokenizer) -> Iterator[NDArray[np.int32] | None]:
     """Yield ids, and None at the end of each document."""
     if source.suffix in LISTS:
-        for text, _ in read_texts(source.path, invalid_utf8):
+        for text, _ in source_texts(source):
             yield tokenizer.encode_array(text)
             yield None
         return

@@ -51,6 +51,8 @@ def chats(
                 found.append(messages)
                 if tokenizer.unknown_id in ids:
                     for piece in form.pieces(messages):
+                        if piece.special:
+                            continue  # its text is a name
                         unknown.update(dict.fromkeys(tokenizer.unknown_words(piece.text)))
                 yield ids, list(map(float, answers)) if answer_only else [1.0] * len(ids)
 

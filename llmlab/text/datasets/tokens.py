@@ -56,7 +56,7 @@ def tokens(
 def _mapped(path: Path, dtype: str) -> NDArray[Any]:
     try:
         if path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(path, mode="r")  # no archive, no pickle
         else:
             array = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import logging
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
@@ -22,6 +23,8 @@ from llmlab.text.datasets.options import (
 from llmlab.text.datasets.orders import Order, drawn, in_turn, shuffled
 from llmlab.text.datasets.parts import Part, split_documents
 from llmlab.text.shards import Shards, check_ids
+
+logger = logging.getLogger("llmlab")
 
 
 class Windows(Dataset):
@@ -77,6 +80,13 @@ class Windows(Dataset):
         self.unknown_words: list[str] = []
         self.chats, self.pairs = [], []
         unknown = int(shards.about.get("unknown", 0))
+        if unknown:
+            logger.warning(
+                "%s: %d of %d tokens are of text that the vocabulary lacks, read as unknown",
+                source,
+                unknown,
+                len(shards),
+            )
         self.report = {"unknown": unknown, "split": 0, "truncated": 0, "dropped": 0}
         self._step = max_seq_len
         whole = np.array([[0, len(shards)]])
