@@ -64,6 +64,11 @@ def test_flags_and_overrides_are_told_apart():
         (["phase=tune", "rain?"], "rain?: expected key=value"),
         (["what is=this"], "what is=this: expected key=value"),
         (["--experimental-rerun=x"], "pickle"),
+        (
+            ["prompt=What", "causes", "rain?"],
+            "prompt=What causes rain?: a text with spaces needs quotes: prompt='What causes rain?'",
+        ),
+        (["prompt", "What", "is", "it?"], "prompt What is it?: write prompt='What is it?'"),
     ],
 )
 def test_mistakes_say_how_it_is_written(argv, said):
@@ -73,6 +78,13 @@ def test_mistakes_say_how_it_is_written(argv, said):
 
 
 def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        split(["prompt=a", "b", "c", "lr", "1", "checkpoint=x", "y.npz", "-m", "z"])
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "prompt=a b c lr 1",
+        "checkpoint=x y.npz",
+        "z",
+    ]
     with pytest.raises(ConfigError) as caught:
         split(["lr", "5e-4", "--seed=1", "phase=tune"])
     assert len(caught.value.problems) == 2
@@ -95,6 +107,26 @@ def test_paths_become_absolute(tmp_path, monkeypatch):
         "tune",
         "gpt2",
         "latest",
+    ]
+
+
+def test_every_documented_path_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = tokens("tokenizer.path=my (1).json", "data.tune.cache=a, b", "data.tune.cache=null")
+    assert found == [f"{tmp_path}/my (1).json", f"{tmp_path}/a, b", None]
+    assert tokens("tokenizer.corpus=a (1).txt", "tokenizer.corpus=[a.txt, 'b,c.txt']") == [
+        [f"{tmp_path}/a (1).txt"],
+        [f"{tmp_path}/a.txt", f"{tmp_path}/b,c.txt"],
+    ]
+    given = token(Override.of("tokenizer.corpus=[${data.tune.path},it's.txt]"))
+    cfg = OmegaConf.create({"data": {"tune": {"path": "/x"}}})
+    OmegaConf.update(cfg, "k", PARSER.parse_override(given).value())
+    assert OmegaConf.to_container(cfg.k, resolve=True) == ["/x", f"{tmp_path}/it's.txt"]
+    swept = PARSER.parse_override(token(Override.of("tokenizer.corpus=[a,b],[c]"), sweep=True))
+    assert swept.is_sweep_override()
+    assert [[path.text for path in each] for each in swept.value().list] == [
+        [f"{tmp_path}/a", f"{tmp_path}/b"],
+        [f"{tmp_path}/c"],
     ]
 
 

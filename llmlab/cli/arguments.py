@@ -6,8 +6,10 @@ commas, brackets, `=`, `${...}`. So free text is quoted here and arrives as it w
 
 import csv
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from llmlab.errors import ConfigError
@@ -21,7 +23,10 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 LATEST = ("latest", "best")  # a checkpoint that is looked up
 _WORDS = {"checkpoint": LATEST, "resume": ("latest",), "on": ("pretrain", "tune")}
 _INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
-_PATH = re.compile(r"checkpoint|resume|on|data\.[\w-]+\.path")
+_PATH = re.compile(r"checkpoint|resume|on|data\.[\w-]+\.(path|cache)|tokenizer\.path")
+_PATHS = re.compile(r"plugins|tokenizer\.corpus")
+_SPACES = "a text with spaces needs quotes"
+_REFERENCE = re.compile(r"\$\{[\w.]+\}")
 _TEXT = re.compile(r"prompt|source|target")
 # Arguments of registered parts: the registry knows them all, conf/ states the usual ones.
 _SPEC = re.compile(
@@ -63,8 +68,13 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
     overrides: list[Override] = []
     problems: list[str] = []
     rest = list(argv)
+    text = ""  # the key of the free text that stands just before
     while rest:
-        token = rest.pop(0)
+        if text and (words := _words(rest)):
+            value = " ".join([str(overrides.pop().value), *words])
+            problems.append(f"{text}={value}: {_SPACES}: {text}={shlex.quote(value)}")
+            continue
+        token, text = rest.pop(0), ""
         name = token.split("=")[0]
         if token in FLAGS_WITH_VALUE and rest:
             flags += [token, rest.pop(0)]
@@ -80,9 +90,21 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
             problems.append(_misspelt(token, rest))
         else:
             overrides.append(Override.of(token))
+            text = overrides[-1].key if _is_free(overrides[-1].key) else ""
     if problems:
         raise ConfigError(problems)
     return flags, overrides
+
+
+def _is_free(key: str) -> bool:
+    return bool(_TEXT.fullmatch(key) or _PATH.fullmatch(key) or key in FOLDERS)
+
+
+def _words(rest: list[str]) -> list[str]:
+    """Take from `rest` what stands before the next key or flag."""
+    words = list(takewhile(lambda word: "=" not in word and word[:1] not in ("-", "~"), rest))
+    del rest[: len(words)]
+    return words
 
 
 def _misspelt(token: str, rest: list[str]) -> str:
@@ -90,9 +112,9 @@ def _misspelt(token: str, rest: list[str]) -> str:
     if _KEY.fullmatch(token) and "=" in token:
         return f"--{token}: write {token}"
     if rest and "=" not in token and "=" not in rest[0] and not rest[0].startswith("-"):
-        value = rest.pop(0)
-        return f"{token} {value}: write {token}={value}"
-    return f"{token}: expected key=value, for example lr=5e-4; a text with spaces needs quotes"
+        value = " ".join(_words(rest)) if _is_free(token) else rest.pop(0)
+        return f"{token} {value}: write {token}={shlex.quote(value)}"
+    return f"{token}: expected key=value, for example lr=5e-4; {_SPACES}"
 
 
 def is_sweep(flags: Sequence[str], overrides: Sequence[Override]) -> bool:
@@ -126,10 +148,9 @@ def token(override: Override, sweep: bool = False) -> str:
     elif key in FOLDERS:
         # Written as in any Hydra program: ${now:...} in it is meant.
         value = quoted(value, interpolate=True)
-    elif key == "plugins" and value != "null":
-        inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
-        names = [_path(key, part.strip()) for part in parts(inner) if part.strip()]
-        value = f"[{','.join(quoted(name) for name in names)}]"
+    elif _PATHS.fullmatch(key) and value != "null":
+        lists = re.split(r"(?<=\]),(?=\[)", value) if sweep else [value]
+        value = ",".join(_list(key, each) for each in lists)
     return f"{prefix}{key}={value}"
 
 
@@ -148,6 +169,14 @@ def quoted(text: str, interpolate: bool = False) -> str:
 def parts(value: str) -> list[str]:
     """Split at commas outside quotes, and take those quotes off."""
     return next(csv.reader([value], quotechar="'", skipinitialspace=True), []) or [value]
+
+
+def _list(key: str, value: str) -> str:
+    """Return paths, in brackets or not, as a list; `${...}` alone is meant as in YAML."""
+    inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    names = [part.strip() for part in parts(inner) if part.strip()]
+    shown = [name if _REFERENCE.fullmatch(name) else quoted(_path(key, name)) for name in names]
+    return f"[{','.join(shown)}]"
 
 
 def _path(key: str, value: str) -> str:
