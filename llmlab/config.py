@@ -65,7 +65,9 @@ class Config:
     chat: Annotated[bool, Key("whether full opens the chat at its end")]
     source: Annotated[str | None, Key("the folder that import reads")]
     target: Annotated[str | None, Key("what export writes; import: a file of its own, too")]
-    on: Annotated[str | None, Key("what evaluate measures on: pretrain, tune or a file")]
+    on: Annotated[
+        str | None, Key("the text of evaluate: pretrain, tune or a file; of profile: a stage")
+    ]
     save_every: Annotated[int | None, Key("steps between checkpoints; null: ten in a run", low=1)]
     eval_every: Annotated[
         int | None, Key("steps between validations; null: at each epoch's end", kept=True, low=1)

@@ -8,6 +8,8 @@ from threadpoolctl import threadpool_limits
 
 from llmlab import build
 from llmlab.config import Config
+from llmlab.config_specs import STAGES
+from llmlab.errors import ConfigError
 from llmlab.kernels import load as load_kernels
 from llmlab.phases.answering import checkpoint_model
 from llmlab.phases.fit import stage_data
@@ -20,12 +22,14 @@ WARM_UP, STEPS = 3, 30
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
     """Train a few steps on one core, on the data of `on` (pretrain), and print the times."""
+    stage = config.on or "pretrain"
+    if stage not in STAGES:
+        raise ConfigError(f"on={stage}: steps are profiled on a stage's text: pretrain or tune")
     if config.checkpoint is not None:
         model = checkpoint_model(config)
     else:
         model = build.new_model(config, build.new_tokenizer(config))
     build.check_memory(config, model.stack, model.layout, model.max_seq_len, 1)
-    stage = config.on or "pretrain"
     batches = _batches(config, model, stage)
     with threadpool_limits(1, user_api="blas"):
         peak = sgemm_peak(config.dtype)
