@@ -63,7 +63,27 @@ def test_measuring_on_another_text(inside, capsys):
     assert main(BYTES) == 0
     (inside / "own.txt").write_text("This is some other text. " * 20)
     assert main(["phase=evaluate", "on=own.txt"]) == 0
-    assert "16 windows, 499 target tokens" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "16 windows, 499 target tokens" in out
+    # What the n-grams count is the run's own training text, which has these words.
+    table = {line[:13].strip(): line[13:].split() for line in out.splitlines()}
+    assert float(table["1-gram"][0]) < float(table["this model"][0]) and len(table["lzma"]) == 3
+    (inside / "small.txt").write_text(TEXT + "More of it.")
+    assert main(["phase=evaluate", "on=own.txt"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("n-grams      none: ") and "small.txt is not the text that" in said
+    (inside / "small.txt").unlink()
+    assert main(["phase=evaluate", "on=own.txt"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("n-grams      none: what the checkpoint was trained on can't be read")
+
+
+def test_a_text_measured_on_itself_has_no_n_grams_beside_it(inside, capsys):
+    assert main([*BYTES, "data.pretrain.val_fraction=0"]) == 0
+    capsys.readouterr()
+    assert main(["phase=evaluate"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "n-grams      none: data.pretrain keeps no part for validation"
 
 
 def test_a_run_knows_its_own_text(inside, capsys):

@@ -36,12 +36,12 @@ class Measured:
     dataset
         The text, each target once.
     training
-        The part that was trained on, where `dataset` is the other part.
+        The text that was trained on, where `dataset` is another; what else: why there is none.
     """
 
     name: str
     dataset: Dataset
-    training: Dataset | None = None
+    training: Dataset | str
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
@@ -95,10 +95,13 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
             f"recall       {right} of {count} answers word for word "
             f"({share:.1%}{_error(error, percent=True)})"
         )
-    if isinstance(dataset, Windows) and isinstance(measured.training, Windows):
-        simple, table = _compare(model, losses, dataset, measured.training)
-        results["baselines"] = {row.name: row.loss for row in simple}
-        lines += ["", *table]
+    if isinstance(dataset, Windows):
+        if isinstance(measured.training, Windows):
+            simple, table = _compare(model, losses, dataset, measured.training)
+            results["baselines"] = {row.name: row.loss for row in simple}
+            lines += ["", *table]
+        else:
+            lines.append(f"n-grams      none: {measured.training}")
     print("\n".join(lines), flush=True)
     return results
 
@@ -130,15 +133,37 @@ def _data(config: Config, model: build.Model, checkpoint: Checkpoint) -> Measure
     on = config.on or stage
     if on not in config.data:
         spec = {**_spec(config, checkpoint, stage), "path": on, "val_fraction": 0.0}
-        return Measured(on, build.new_dataset(spec, "on", model).once())
+        dataset = build.new_dataset(spec, "on", model).once()
+        return Measured(on, dataset, _trained_on(config, model, checkpoint, stage))
     whole = build.new_dataset(_spec(config, checkpoint, on), f"data.{on}", model)
     seed = config.seed if config.is_typed("seed") else checkpoint.meta["config"]["seed"]
     training, validation = whole.split(whole.val_fraction, seed)
     if on == stage and training.sha256 != checkpoint.meta["hashes"].get("data"):
         logger.warning("data.%s: not the text that the checkpoint was trained on", on)
     if validation is None:
-        return Measured(on, whole.once())
+        return Measured(on, whole.once(), f"data.{on} keeps no part for validation")
     return Measured(f"{on}, the part for validation", validation, training)
+
+
+def _trained_on(
+    config: Config, model: build.Model, checkpoint: Checkpoint, stage: str
+) -> Dataset | str:
+    """Return the text that a checkpoint was trained on, or why it can't be had."""
+    hashed = checkpoint.meta["hashes"].get("data")
+    if hashed is None:
+        return "the checkpoint was trained elsewhere"
+    if not config.is_typed(f"data.{stage}.path") and _told(checkpoint.path, stage) is None:
+        return f"what the checkpoint was trained on isn't known; name it: data.{stage}.path=FILE"
+    spec = _spec(config, checkpoint, stage)
+    try:
+        whole = build.new_dataset(spec, f"data.{stage}", model)
+    except DataError as error:
+        return f"what the checkpoint was trained on can't be read: {error}"
+    seed = config.seed if config.is_typed("seed") else checkpoint.meta["config"]["seed"]
+    training, _ = whole.split(whole.val_fraction, seed)
+    if training.sha256 != hashed:
+        return f"{spec['path']} is not the text that the checkpoint was trained on"
+    return training if isinstance(training, Windows) else "it was trained on samples, not on text"
 
 
 def _spec(config: Config, checkpoint: Checkpoint, stage: str) -> dict[str, Any]:
