@@ -136,7 +136,7 @@ def test_the_presets_that_are_named_exist(page):
 # Full-size trainings take this instead of what they say; every other command runs as it stands.
 SHORT = {"steps": "2", "experiment": "tiny", "chat": "false"}
 TRAINS = ("full", "pretrain", "tune")
-FILES = {"my.txt": "One line.\nAnother line, of mine.\n"}
+FILES = dict.fromkeys(("my.txt", "input.txt"), "One line.\nAnother line, of mine.\n")
 
 
 def commands(page):
@@ -205,6 +205,17 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
     assert [] in found, "README.md doesn't say: python -m llmlab"
     assert len(found) >= 5
     run_commands([shortened(argv) for argv in found], tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["generation.md", "text.md"])
+def test_the_commands_and_the_code_of_a_page_run(name, tmp_path, monkeypatch, capsys):
+    page = ROOT / "docs" / name
+    found = [shortened(argv) for argv in commands(page)]
+    assert len(found) >= 2
+    run_commands([shortened([]), *found], tmp_path, monkeypatch, capsys)
+    printed = [text for _, text in outputs(page.read_text(encoding="utf-8"))]
+    assert len(printed) == (name == "generation.md") and all(printed)
 
 
 @pytest.mark.slow
