@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from llmlab.shell import near
 from llmlab.svg import Curve, line_chart
 from llmlab.train.durable import make_folder, replace_text
 
@@ -41,7 +42,10 @@ class Report:
 
 
 def write_report(folder: Path, stage: str) -> Report:
-    """Draw `report/loss.svg` from a stage's metrics.jsonl, and log the curve as one line."""
+    """Draw `report/loss.svg` from a stage's metrics.jsonl, and log the curve as one line.
+
+    A second line has the validation loss, if it was measured.
+    """
     rows = read_metrics(folder / "metrics.jsonl")
     picture = make_folder(folder / "report") / "loss.svg"
     loss_svg(rows, picture, title=f"{stage}: loss")
@@ -49,9 +53,13 @@ def write_report(folder: Path, stage: str) -> Report:
     line = sparkline(losses)
     last = last_epoch_loss(rows)
     if last is not None:
-        here = Path.cwd()
-        shown = picture.relative_to(here) if picture.is_relative_to(here) else picture
-        log.info("%s loss %.4g %s %.4g, drawn in %s", stage, losses[0], line, last, shown)
+        log.info("%s loss %.4g %s %.4g, drawn in %s", stage, losses[0], line, last, near(picture))
+    validation = _points(rows, "val_loss")
+    if validation:
+        step, end = validation[-1]
+        at, lowest = min(validation, key=lambda point: point[1])
+        text = "%s validation loss %.4f at step %d, lowest %.4f at step %d"
+        log.info(text, stage, end, step, lowest, at)
     return Report(last, line, picture)
 
 

@@ -135,6 +135,16 @@ def test_a_report_is_written_and_told(tmp_path, caplog):
     assert "tune loss 4" in caplog.text and report.sparkline in caplog.text
 
 
+def test_the_validation_loss_is_told(tmp_path, caplog):
+    given = rows([4.0, 3.0, 2.0])
+    given[1]["val_loss"], given[2]["val_loss"] = 3.25, 3.5
+    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in given))
+    with caplog.at_level(logging.INFO, "llmlab"):
+        write_report(tmp_path, "tune")
+    said = "tune validation loss 3.5000 at step 3, lowest 3.2500 at step 2"
+    assert caplog.messages[-1] == said
+
+
 def test_a_report_without_metrics(tmp_path):
     report = write_report(tmp_path, "tune")
     assert report.loss is None and report.sparkline == "" and report.picture.exists()
