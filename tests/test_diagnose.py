@@ -9,10 +9,15 @@ import pytest
 from small_run import KEYS, finished_run, small_lab  # noqa: F401
 from test_plugin import new_process
 
+from llmlab.layers import LAYERS, Stack
+from llmlab.optim.adam import Adam
+from llmlab.params import Layout
+from llmlab.text import Batch
 from llmlab.train.callbacks import ProgressBar
 from llmlab.train.checkpoint import load
+from llmlab.train.diagnose import Diagnosis
 from llmlab.train.fit import Progress
-from llmlab.train.trainer import StepResult
+from llmlab.train.trainer import StepResult, Trainer
 
 # Positions that give NaN in the training steps that a file names, and while these are looked at.
 PLUGIN = """
@@ -174,3 +179,34 @@ def test_the_figures_shown_leave_skipped_steps_out():
     text = shown._text(Progress(skipped=2), 1e9)
     assert "loss 2.0000" in text and text.endswith("2 skipped")
     shown.on_end(Progress())
+
+
+def kept(folder, batch):
+    stack = Stack({"tokens": LAYERS.build("token_embedding", "x", vocab_size=5, embedding_dim=2)})
+    with Trainer(stack, Layout(stack).init(0), Adam(), lr=1e-3) as trainer:
+        trainer.batches = [batch]
+        progress = Progress()
+        progress.bad = 1
+        Diagnosis(trainer, folder, 1).on_step(progress, StepResult(math.nan, 1, 1, 1, True), {})
+    with np.load(folder / "diagnostics.npz") as arrays:
+        return json.loads((folder / "diagnostics.json").read_text())["layer"], dict(arrays)
+
+
+def test_a_packed_batch_is_kept_whole(tmp_path):
+    ids = np.array([[1, 2, 3]])
+    segments, positions = np.array([[0, 0, 1]]), np.array([[0, 1, 0]])
+    batch = Batch(ids, ids, np.ones((1, 3), np.float32), segments, positions)
+    layer, arrays = kept(tmp_path, batch)
+    assert layer is None
+    assert (arrays["segments.0"] == segments).all() and (arrays["positions.0"] == positions).all()
+
+
+def test_a_batch_too_large_to_look_at_is_kept_all_the_same(tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("llmlab.train.diagnose.first_bad_layer", full)
+    ids = np.array([[1, 2, 3]])
+    layer, arrays = kept(tmp_path, Batch(ids, ids, np.ones((1, 3), np.float32)))
+    assert "no memory" in layer
+    assert set(arrays) == {"inputs.0", "targets.0", "weights.0"}

@@ -39,15 +39,21 @@ class Diagnosis(Callback):
         if progress.bad == self._limit:
             self._save(progress, result)
 
+    def _layer(self) -> str | None:
+        """Return the first bad layer; a whole batch at once can be more than memory takes."""
+        trainer = self._trainer
+        try:
+            return first_bad_layer(trainer.stack, trainer.params, trainer.batches, trainer.kernels)
+        except MemoryError:
+            return "unknown, no memory to look for it"
+
     def _save(self, progress: Progress, result: StepResult) -> None:
         trainer = self._trainer
         found = {
             "step": progress.step,
             "loss": str(result.loss),
             "grad_norm": str(result.grad_norm),
-            "layer": first_bad_layer(
-                trainer.stack, trainer.params, trainer.batches, trainer.kernels
-            ),
+            "layer": self._layer(),
             "gradients": [
                 name for name, view in trainer.grads.items() if not np.isfinite(view).all()
             ],
@@ -57,7 +63,8 @@ class Diagnosis(Callback):
         arrays = {
             f"{name}.{index}": getattr(batch, name)
             for index, batch in enumerate(trainer.batches)
-            for name in ("inputs", "targets", "weights")
+            for name in ("inputs", "targets", "weights", "segments", "positions")
+            if getattr(batch, name) is not None
         }
         replace_file(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))
         log.error(
