@@ -1,7 +1,10 @@
 """How much memory a training step needs, from the layers' own counts."""
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -52,13 +55,52 @@ def training_memory(
     )
 
 
-def available_memory() -> int | None:
-    """Return the bytes that a new process could take, or None if the system doesn't tell."""
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this process could still take, or None if the system doesn't tell.
+
+    What the machine has available, or a control group of the process (a container, a job of a
+    cluster) if that allows less. `root` is where the system's own files are.
+    """
+    left = [*_machine(root), *_groups(root)]
+    return min(left) if left else None
+
+
+def _machine(root: Path) -> Iterator[int]:
+    """Yield what the machine has available, if it says so."""
+    with suppress(OSError, ValueError, AttributeError):
+        for line in (root / "proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                yield int(line.split()[1]) * 1024
+                return
+    with suppress(OSError, ValueError, AttributeError):
+        yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _groups(root: Path) -> Iterator[int]:
+    """Yield what is left of the limit of each control group, version 1 or 2, with a limit."""
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError, AttributeError):
-        return None
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        base, limit, used = root / "sys/fs/cgroup", "memory.max", "memory.current"
+        if "memory" in controllers.split(","):
+            base, limit, used = base / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        elif controllers:
+            continue
+        # Inside a container the path may be one of the host, and only the top is to be seen.
+        inner = [part for part in path.split("/") if part]
+        for depth in range(len(inner), -1, -1):
+            group = base.joinpath(*inner[:depth])
+            with suppress(OSError, ValueError):  # no such group, or "max": no limit
+                most = int((group / limit).read_text())
+                yield max(0, most - int((group / used).read_text()) + _cached(group))
+
+
+def _cached(group: Path) -> int:
+    """Return the bytes of files that a group holds: they count as used, and give way."""
+    words = (group / "memory.stat").read_text().split()
+    stat = dict(zip(words[::2], words[1::2], strict=True))
+    names = ("active_file", "inactive_file")
+    return sum(int(stat.get(f"total_{name}", stat.get(name, 0))) for name in names)
