@@ -46,7 +46,7 @@ def test_the_lowest_limit_counts(tmp_path, line, groups, left):
     if line is not None:
         (tmp_path / "proc/self/cgroup").write_text(f"11:pids:/x\n{line}\n")
     for path, files in groups.items():
-        (tmp_path / path).mkdir(parents=True)
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (tmp_path / path / name).write_text(content + "\n")
     assert available_memory(tmp_path) == left * MIB
