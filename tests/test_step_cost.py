@@ -14,7 +14,8 @@ import pytest
 from conftest import RUSTGPT
 
 from llmlab.kernels import load
-from llmlab.layers import build_stack
+from llmlab.layers import attention_core, build_stack
+from llmlab.layers.positions import RoPE
 from llmlab.optim.adam import Adam
 from llmlab.params import Layout
 from llmlab.text import Batch
@@ -55,10 +56,23 @@ NANOGPT = [
     {"name": "output", "type": "tied_output_projection"},
 ]
 
+LLAMA = [
+    {"name": "tokens", "type": "token_embedding"},
+    {
+        "name": "blocks",
+        "type": "pre_norm",
+        "repeat": 4,
+        "norm": "rms_norm",
+        "layer": {"type": "attention", "num_heads": 2, "positions": {"type": "rope"}, **PLAIN},
+    },
+    {"name": "output", "type": "tied_output_projection"},
+]
+
 # Specs, vocabulary, context and the (B, T) of the batches that a step is given.
 WORKLOADS = {
     "S": (RUSTGPT, 533, 80, [(1, 20), (1, 9), (1, 33)]),
     "C": (NANOGPT, 65, 64, [(12, 64)]),
+    "packed": (LLAMA, 65, 100, [(6, 100)]),
 }
 
 
@@ -82,14 +96,14 @@ class Counting:
 def batches(name):
     rng = np.random.default_rng(0)
     _, vocabulary, _, shapes = WORKLOADS[name]
-    return [
-        Batch(
-            rng.integers(0, vocabulary, shape),
-            rng.integers(0, vocabulary, shape),
-            np.ones(shape, np.float32),
-        )
-        for shape in shapes
-    ]
+    found = []
+    for shape in shapes:
+        inputs, targets = rng.integers(0, vocabulary, (2, *shape))
+        packed = None, None
+        if name == "packed":
+            packed = np.divmod(np.broadcast_to(np.arange(shape[1]), shape), 30)
+        found.append(Batch(inputs, targets, np.ones(shape, np.float32), *packed))
+    return found
 
 
 def trainer(name, kernels):
@@ -168,7 +182,7 @@ def test_a_warm_step_allocates_nothing_large(name, kernels):
 
         # NumPy's own iterators buffer up to this many items where operands are broadcast or
         # strided; they don't grow with the batch, and with few items only arrays are left.
-        size = np.setbufsize(256)
+        size = np.setbufsize(128)
         try:
             warm.step([steps[0]])
             found = large_allocations(work)
@@ -190,6 +204,17 @@ CALLS = {
         "relu_backward": 3,
         "softmax": 3,
         "softmax_backward": 3,
+    },
+    "packed": {
+        "adam": 1,
+        "add_rows": 1,
+        "cross_entropy": 1,
+        "product": 80,
+        "rms_norm": 4,
+        "rms_norm_backward": 4,
+        "rotate": 8,
+        "softmax": 8,
+        "softmax_backward": 8,
     },
     "C": {
         "adam": 1,
@@ -215,3 +240,19 @@ def test_a_step_calls_no_more_kernels_than_it_did(name):
         counting.calls.clear()
         warm.step([batch])
     assert dict(counting.calls) == CALLS[name]
+
+
+def test_packed_rows_get_their_masks_and_angles_once_for_all_layers(monkeypatch):
+    made = Counter()
+    for owner, name in ((attention_core, "_segment_mask"), (RoPE, "_taken")):
+        make = getattr(owner, name)
+
+        def counted(*arguments, make=make, name=name):
+            made[name] += 1
+            return make(*arguments)
+
+        monkeypatch.setattr(owner, name, counted)
+    with trainer("packed", "numpy") as warm:
+        warm.step(batches("packed"))
+        warm.step(batches("packed"))
+    assert made == {"_segment_mask": 2 * 2, "_taken": 2}  # two blocks of queries, two steps

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llmlab.layers.dropout import attention_masks
-from llmlab.layers.positions import Bias
+from llmlab.layers.positions import Bias, once_a_pass
 
 BLOCK = 64  # queries at a time; keys that a whole block can't see are never looked at
 
@@ -210,8 +210,23 @@ def block_mask(start: int, stop: int, low: int, window: int | None, ctx: Any) ->
             hidden = (distance < 0) | (distance >= reach)
             known = ctx.memo[key] = np.where(hidden, -np.inf, 0).astype(ctx.dtype)
         return known
-    segments = ctx.segments
-    same = segments[:, start:stop, None] == segments[:, None, low:stop]
-    distance = np.arange(start, stop)[:, None] - np.arange(low, stop)
-    same &= (distance >= 0) & (distance < reach)
-    return np.where(same, ctx.dtype.type(0), ctx.dtype.type(-np.inf))[:, None, None]
+    key = ("mask", start, stop, low, reach)
+    return once_a_pass(ctx, key, lambda: _segment_mask(start, stop, low, reach, ctx))
+
+
+def _segment_mask(start: int, stop: int, low: int, reach: int, ctx: Any) -> np.ndarray:
+    """Return the mask of packed rows, (B, 1, 1, Q, L)."""
+    segments, at = ctx.segments, ctx.counting(stop)
+    shape = (len(segments), stop - start, stop - low)
+    mask = ctx.empty((shape[0], 1, 1, *shape[1:]))
+    mask.fill(0)
+    with ctx.scratch():
+        hidden, far = ctx.empty(shape, bool), ctx.empty(shape[1:], bool)
+        distance = ctx.empty(shape[1:], np.intp)
+        np.not_equal(segments[:, start:stop, None], segments[:, None, low:stop], out=hidden)
+        np.subtract(at[start:stop, None], at[low:stop], out=distance)
+        for compare, bound in ((np.less, 0), (np.greater_equal, reach)):
+            compare(distance, bound, out=far)
+            np.logical_or(hidden, far, out=hidden)
+        np.copyto(mask[:, 0, 0], -np.inf, where=hidden)
+    return mask

@@ -1,6 +1,7 @@
 """Where a token stands, told to attention: rotations of queries and keys, biases of scores."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from math import log2
 from typing import Any
 
@@ -103,17 +104,20 @@ class RoPE(Rotation):
 
     def _angles(self, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
         """Return cosines and sines, (1 or B, T, D / 2)."""
-        index = token_positions(ctx)
-        if index is None:
+        if ctx.position is None and ctx.positions is None:
             table = self._table(ctx.time, ctx)
             return table[0, None, : ctx.time], table[1, None, : ctx.time]
-        end = int(index.max(initial=0)) + 1
-        cos, sin = self._table(end, ctx)
-        shape = (*index.shape, self.head_dim // 2)
-        taken = ctx.empty((2, *shape))
-        np.take(cos, index, axis=0, out=taken[0], mode="clip")
-        np.take(sin, index, axis=0, out=taken[1], mode="clip")
-        return taken[0], taken[1]
+        key = ("rope", self.head_dim, self.theta, self.stretch)
+        cos, sin = once_a_pass(ctx, key, lambda: self._taken(token_positions(ctx), ctx))
+        return cos, sin
+
+    def _taken(self, index: Any, ctx: Context) -> np.ndarray:
+        """Return the cosines and sines of positions (B, T), (2, B, T, D / 2)."""
+        table = self._table(int(index.max(initial=0)) + 1, ctx)
+        taken = ctx.empty((2, *index.shape, self.head_dim // 2))
+        for angles, rows in zip(table, taken, strict=True):
+            np.take(angles, index, axis=0, out=rows, mode="clip")
+        return taken
 
     def _table(self, length: int, ctx: Context) -> np.ndarray:
         """Return (2, at least `length`, D / 2), kept in the context."""
@@ -168,6 +172,20 @@ def token_positions(ctx: Context) -> np.ndarray | None:
     if ctx.position is not None:
         return ctx.position[:, None] + np.arange(ctx.time)
     return ctx.positions
+
+
+def once_a_pass(ctx: Any, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return `make()`, the same array for all layers that ask for `key` in one pass.
+
+    For what depends on the rows, such as masks of packed ones; it may lie in the workspace.
+    """
+    kept = ctx.memo.get("pass")
+    if kept is None or kept[0] is not ctx.losses:  # each pass begins with a new list of them
+        kept = ctx.memo["pass"] = (ctx.losses, {})
+    known = kept[1].get(key)
+    if known is None:
+        known = kept[1][key] = make()
+    return known
 
 
 def table_size(length: int) -> int:
