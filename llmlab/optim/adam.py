@@ -40,17 +40,18 @@ class AdamW(Optimizer):
         beta2: float = 0.95,
         eps: float = 1e-8,
         weight_decay: float = 0.1,
+        no_decay: list[str] | None = None,
     ):
         check_share(beta1=beta1, beta2=beta2)
         if not eps > 0:
             raise ConfigError(f"eps={eps}: must be positive")
-        check_decay(weight_decay)
+        self.no_decay = check_decay(weight_decay, no_decay)
         self.betas, self.eps, self.weight_decay = (beta1, beta2), eps, weight_decay
 
     def update(self, params, grads, state, *, lr, step, scale, part, ctx):
         """Update one part of the flat vectors."""
         p, g, m, v = params.flat, grads.flat, state["m"].flat, state["v"].flat
-        for at, shrinks in decayed(params.layout, span(len(p), part)):
+        for at, shrinks in decayed(params.layout, span(len(p), part), self.no_decay):
             decay = lr * self.weight_decay if shrinks else 0.0
             ctx.kernels.adam(
                 ctx, p[at], g[at], m[at], v[at], lr, self.betas, self.eps, step, scale, decay

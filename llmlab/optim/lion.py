@@ -14,14 +14,20 @@ class Lion(Optimizer):
 
     slots = ("m",)
 
-    def __init__(self, beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 1.0):
+    def __init__(
+        self,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        weight_decay: float = 1.0,
+        no_decay: list[str] | None = None,
+    ):
         check_share(beta1=beta1, beta2=beta2)
-        check_decay(weight_decay)
+        self.no_decay = check_decay(weight_decay, no_decay)
         self.betas, self.weight_decay = (beta1, beta2), weight_decay
 
     def update(self, params, grads, state, *, lr, step, scale, part, ctx):
         """Update one part of the flat vectors."""
         p, g, m = params.flat, grads.flat, state["m"].flat
-        for at, shrinks in decayed(params.layout, span(len(p), part)):
+        for at, shrinks in decayed(params.layout, span(len(p), part), self.no_decay):
             decay = lr * self.weight_decay if shrinks else 0.0
             ctx.kernels.lion(ctx, p[at], g[at], m[at], lr, self.betas, scale, decay)

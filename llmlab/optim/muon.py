@@ -1,6 +1,5 @@
 """Muon: steps of matrices whose singular values are all about 1."""
 
-from collections.abc import Iterable
 from math import sqrt
 from typing import Any
 
@@ -50,9 +49,10 @@ class Muon(Optimizer):
         beta1: float = 0.9,
         beta2: float = 0.95,
         eps: float = 1e-8,
+        no_decay: list[str] | None = None,
     ):
         check_share(momentum=momentum, beta1=beta1, beta2=beta2)
-        check_decay(weight_decay)
+        self.no_decay = check_decay(weight_decay, no_decay)
         if iterations < 1:
             raise ConfigError(f"iterations={iterations}: must be at least 1; usual is 5")
         if scale not in SCALES:
@@ -64,10 +64,11 @@ class Muon(Optimizer):
         self.momentum, self.nesterov, self.iterations = momentum, nesterov, iterations
         self.scale, self.weight_decay, self.adam_lr_factor = scale, weight_decay, adam_lr_factor
         self.betas, self.eps = (beta1, beta2), eps
+        self._shares: dict[tuple[Layout, tuple[int, int]], list[str]] = {}  # found once each
 
     def update(self, params, grads, state, *, lr, step, scale, part, ctx):
         """Update whole matrices, about as much work in each part, and a slice of the rest."""
-        for name in share(params.layout, part):
+        for name in self._own(params.layout, part):
             m, g = state["m"][name], grads[name]
             m *= self.momentum
             with ctx.scratch():
@@ -81,9 +82,19 @@ class Muon(Optimizer):
                 d = orthogonal(d, self.iterations, ctx)
                 d *= lr * self._scale(*d.shape)
                 p = params[name]
-                p *= 1 - lr * self.weight_decay
+                ((_, shrinks),) = self._decayed(params.layout, params.layout.slices[name])
+                if shrinks:
+                    p *= 1 - lr * self.weight_decay
                 p -= d
         self._adam(params, grads, state, lr * self.adam_lr_factor, step, scale, part, ctx)
+
+    def _decayed(self, layout: Layout, at: slice) -> list[tuple[slice, bool]]:
+        return decayed(layout, at, self.no_decay)
+
+    def _own(self, layout: Layout, part: tuple[int, int]) -> list[str]:
+        if (layout, part) not in self._shares:
+            self._shares[layout, part] = matrices_of(layout, part)
+        return self._shares[layout, part]
 
     def _scale(self, d_in: int, d_out: int) -> float:
         if self.scale == "rms":
@@ -94,9 +105,10 @@ class Muon(Optimizer):
         p, g, m, v = params.flat, grads.flat, state["m"].flat, state["v"].flat
         begin = params.layout.ranges["matrix"].stop
         rest = span(len(p) - begin, part)
-        parts = decayed(params.layout, slice(rest.start + begin, rest.stop + begin))
+        parts = self._decayed(params.layout, slice(rest.start + begin, rest.stop + begin))
         if part[0] == 0:
-            parts += [(at, True) for at in others(params.layout)]
+            for at in others(params.layout):
+                parts += self._decayed(params.layout, at)
         for at, shrinks in parts:
             decay = lr * self.weight_decay if shrinks else 0.0
             ctx.kernels.adam(
@@ -105,7 +117,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(x: np.ndarray, iterations: int, ctx: Any) -> np.ndarray:
-    """Return about U Vᵀ of x = U S Vᵀ; singular values come out between 0.7 and 1.2."""
+    """Return about U Vᵀ of x = U S Vᵀ (d_in, d_out); singular values become 0.7 to 1.2."""
     a, b, c = COEFFICIENTS
     wide = x.T if x.shape[0] > x.shape[1] else x
     d, n = wide.shape
@@ -124,12 +136,12 @@ def orthogonal(x: np.ndarray, iterations: int, ctx: Any) -> np.ndarray:
     return y.T if wide is not x else y
 
 
-def share(layout: Layout, part: tuple[int, int]) -> Iterable[str]:
+def matrices_of(layout: Layout, part: tuple[int, int]) -> list[str]:
     """Return the names of the matrices of one part; the parts have about equal work."""
     index, count = part
     shapes = {name: layout.shapes[name] for name in _in_matrices(layout)}
     costs = {
-        name: shape[0] * shape[1] * min(shape) for name, shape in shapes.items() if _flat(shape)
+        name: shape[0] * shape[1] * min(shape) for name, shape in shapes.items() if _is_matrix(shape)
     }
     loads, own = [0] * count, []
     for name in sorted(costs, key=costs.__getitem__, reverse=True):
@@ -143,10 +155,10 @@ def share(layout: Layout, part: tuple[int, int]) -> Iterable[str]:
 def others(layout: Layout) -> list[slice]:
     """Return where arrays lie that are in the group of matrices and aren't matrices."""
     names = _in_matrices(layout)
-    return [layout.slices[name] for name in names if not _flat(layout.shapes[name])]
+    return [layout.slices[name] for name in names if not _is_matrix(layout.shapes[name])]
 
 
-def _flat(shape: tuple[int, ...]) -> bool:
+def _is_matrix(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2
 
 

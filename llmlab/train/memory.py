@@ -44,7 +44,13 @@ def training_memory(
     Activations are what forward keeps plus what backward makes. `threads` shards share the
     rows of the batch, and each has gradients of its own. With `average` a running mean of the
     parameters counts as the optimizer's.
+
+    Raises
+    ------
+    ConfigError
+        The optimizer is set up for other parameters than these.
     """
+    optimizer.check(layout)
     item = np.dtype(dtype).itemsize
     rows = -(-batch // threads)
     return Memory(
