@@ -8,7 +8,7 @@ from llmlab.errors import ConfigError
 from llmlab.layers import Layer, Stack, build_stack
 from llmlab.layers.initialisations import normal
 from llmlab.optim import OPTIMIZERS
-from llmlab.optim.muon import orthogonal, share
+from llmlab.optim.muon import matrices_of, orthogonal
 from llmlab.params import Layout, Param
 from llmlab.streams import stream
 from llmlab.workspace import Context
@@ -159,8 +159,20 @@ def test_newton_schulz_makes_singular_values_about_one(shape):
 def test_muon_gives_each_matrix_to_one_part():
     plan = layout()
     for count in (1, 2, 3, 5):
-        names = [name for index in range(count) for name in share(plan, (index, count))]
+        names = [name for index in range(count) for name in matrices_of(plan, (index, count))]
         assert sorted(names) == sorted(MATRICES)
+
+
+def test_muon_divides_the_work_once(monkeypatch):
+    asked = []
+
+    def counted(*arguments):
+        asked.append(arguments)
+        return matrices_of(*arguments)
+
+    monkeypatch.setattr("llmlab.optim.muon.matrices_of", counted)
+    run({"type": "muon"}, count=2)
+    assert [part for _, part in asked] == [(0, 2), (1, 2)]
 
 
 def test_muon_takes_what_is_no_matrix_by_adam():

@@ -64,11 +64,12 @@ class Muon(Optimizer):
         self.momentum, self.nesterov, self.iterations = momentum, nesterov, iterations
         self.scale, self.weight_decay, self.adam_lr_factor = scale, weight_decay, adam_lr_factor
         self.betas, self.eps = (beta1, beta2), eps
-        self._shares: dict[tuple[Layout, tuple[int, int]], list[str]] = {}  # found once each
+        self._plans: dict[Any, tuple[list[tuple[str, bool]], list[tuple[slice, bool]]]] = {}
 
     def update(self, params, grads, state, *, lr, step, scale, part, ctx):
         """Update whole matrices, about as much work in each part, and a slice of the rest."""
-        for name in self._own(params.layout, part):
+        matrices, rest = self._plan(params.layout, part)
+        for name, shrinks in matrices:
             m, g = state["m"][name], grads[name]
             m *= self.momentum
             with ctx.scratch():
@@ -82,38 +83,41 @@ class Muon(Optimizer):
                 d = orthogonal(d, self.iterations, ctx)
                 d *= lr * self._scale(*d.shape)
                 p = params[name]
-                ((_, shrinks),) = self._decayed(params.layout, params.layout.slices[name])
                 if shrinks:
                     p *= 1 - lr * self.weight_decay
                 p -= d
-        self._adam(params, grads, state, lr * self.adam_lr_factor, step, scale, part, ctx)
+        lr *= self.adam_lr_factor
+        p, g, m, v = params.flat, grads.flat, state["m"].flat, state["v"].flat
+        for at, shrinks in rest:
+            decay = lr * self.weight_decay if shrinks else 0.0
+            ctx.kernels.adam(
+                ctx, p[at], g[at], m[at], v[at], lr, self.betas, self.eps, step, scale, decay
+            )
 
-    def _decayed(self, layout: Layout, at: slice) -> list[tuple[slice, bool]]:
-        return decayed(layout, at, self.no_decay)
+    def _plan(
+        self, layout: Layout, part: tuple[int, int]
+    ) -> tuple[list[tuple[str, bool]], list[tuple[slice, bool]]]:
+        """Return the matrices of a part, and what it updates by AdamW; each with its decay.
 
-    def _own(self, layout: Layout, part: tuple[int, int]) -> list[str]:
-        if (layout, part) not in self._shares:
-            self._shares[layout, part] = matrices_of(layout, part)
-        return self._shares[layout, part]
+        Found at the part's first step.
+        """
+        if (layout, part) not in self._plans:
+            matrices = [
+                (name, decayed(layout, layout.slices[name], self.no_decay)[0][1])
+                for name in matrices_of(layout, part)
+            ]
+            begin, end = layout.ranges["matrix"].stop, layout.size
+            own = span(end - begin, part)
+            ranges = [slice(own.start + begin, own.stop + begin)]
+            ranges += others(layout) if part[0] == 0 else []
+            rest = [piece for at in ranges for piece in decayed(layout, at, self.no_decay)]
+            self._plans[layout, part] = matrices, rest
+        return self._plans[layout, part]
 
     def _scale(self, d_in: int, d_out: int) -> float:
         if self.scale == "rms":
             return 0.2 * sqrt(max(d_in, d_out))
         return sqrt(max(1.0, d_out / d_in))
-
-    def _adam(self, params, grads, state, lr, step, scale, part, ctx) -> None:
-        p, g, m, v = params.flat, grads.flat, state["m"].flat, state["v"].flat
-        begin = params.layout.ranges["matrix"].stop
-        rest = span(len(p) - begin, part)
-        parts = self._decayed(params.layout, slice(rest.start + begin, rest.stop + begin))
-        if part[0] == 0:
-            for at in others(params.layout):
-                parts += self._decayed(params.layout, at)
-        for at, shrinks in parts:
-            decay = lr * self.weight_decay if shrinks else 0.0
-            ctx.kernels.adam(
-                ctx, p[at], g[at], m[at], v[at], lr, self.betas, self.eps, step, scale, decay
-            )
 
 
 def orthogonal(x: np.ndarray, iterations: int, ctx: Any) -> np.ndarray:
@@ -140,9 +144,7 @@ def matrices_of(layout: Layout, part: tuple[int, int]) -> list[str]:
     """Return the names of the matrices of one part; the parts have about equal work."""
     index, count = part
     shapes = {name: layout.shapes[name] for name in _in_matrices(layout)}
-    costs = {
-        name: shape[0] * shape[1] * min(shape) for name, shape in shapes.items() if _is_matrix(shape)
-    }
+    costs = {name: s[0] * s[1] * min(s) for name, s in shapes.items() if _is_matrix(s)}
     loads, own = [0] * count, []
     for name in sorted(costs, key=costs.__getitem__, reverse=True):
         lightest = loads.index(min(loads))
