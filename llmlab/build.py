@@ -1,6 +1,5 @@
 """The composition root: from a checked configuration to objects."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from llmlab.generate import SAMPLERS, Sampler
 from llmlab.layers import Stack, build_stack
 from llmlab.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from llmlab.params import Arena, Layout
+from llmlab.provenance import usable_cpus
 from llmlab.text import DATASETS, TEMPLATES, Dataset, Template, Tokenizer, train_tokenizer
 from llmlab.train.checkpoint import Checkpoint, compare
 from llmlab.train.memory import available_memory, training_memory
@@ -194,5 +194,4 @@ def resolve_threads(threads: int | str, batch_size: int) -> int:
     """Return the number of shards: as typed, or what pays for this batch on this machine."""
     if threads != "auto":
         return int(threads)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores or 1, batch_size // ROWS_PER_THREAD))
+    return max(1, min(usable_cpus(), batch_size // ROWS_PER_THREAD))

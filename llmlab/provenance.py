@@ -25,7 +25,7 @@ def provenance() -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | _versions(),
         "blas": blas(),
         "cpu": cpu_model(),
-        "cpus": _usable_cpus(),
+        "cpus": usable_cpus(),
         "platform": platform.platform(),
         "host": platform.node(),
     }
@@ -106,7 +106,8 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -2,16 +2,18 @@
 
 import contextlib
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
 from llmlab.errors import Stopped
 from llmlab.train.durable import refused
+from llmlab.train.signals import PREEMPTING
 
 log = logging.getLogger("llmlab")
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
-_PREEMPTED = (138, 140)  # SIGUSR1 and SIGUSR2, by which SLURM announces the end
+_PREEMPTED = {128 + getattr(signal, name) for name in PREEMPTING if hasattr(signal, name)}
 
 
 class _LogFile(logging.FileHandler):

@@ -104,30 +104,6 @@ def _best(folder: Path, value: str | Path) -> Path:
     return found
 
 
-def resolve_run(value: str | Path, root: Path | str = "runs") -> Path:
-    """Return the absolute path of the run that `value` means.
-
-    Parameters
-    ----------
-    value
-        "latest", a folder (returned as it is, whether or not a run is in it), or a checkpoint.
-
-    Raises
-    ------
-    CheckpointError
-        There is no run, or the file lies in none.
-    """
-    if str(value) == "latest":
-        return latest_run(root).absolute()
-    path = Path(value).expanduser().absolute()
-    if path.suffix != ".npz" and not path.is_file():
-        return path
-    for folder in list(path.parents)[:3]:
-        if (folder / RECORD).is_file():
-            return folder
-    raise CheckpointError(f"resume={value}: {path} lies in no run; checkpoint= takes its weights")
-
-
 def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the folder and the record of each run below `root`, in no order."""
     root = root.absolute()

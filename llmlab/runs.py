@@ -1,7 +1,6 @@
 """A run's folder: its lock, its record run.json, its log."""
 
 import logging
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,12 @@ from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError
 from llmlab.run_lock import RunLock
 from llmlab.run_log import log_file, log_traceback, status_of, warn_of_bits
 from llmlab.run_lookup import (
+    CHECKPOINTS,
     TRAINING,
-    find_runs,
     latest_checkpoint,
     latest_run,
     newest_of,
     resolve_checkpoint,
-    resolve_run,
 )
 from llmlab.run_record import (
     RECORD,
@@ -32,19 +30,19 @@ from llmlab.run_record import (
     write_config,
     write_record,
 )
+from llmlab.shell import near, shell_command
 from llmlab.train.durable import make_folder
 
 __all__ = [
+    "CHECKPOINTS",
     "TRAINING",
     "Run",
-    "find_runs",
     "latest_checkpoint",
     "latest_run",
     "new_id",
     "newest_of",
     "read_record",
     "resolve_checkpoint",
-    "resolve_run",
 ]
 
 log = logging.getLogger("llmlab")
@@ -187,13 +185,11 @@ class Run:
     @property
     def resume_command(self) -> str:
         """What a user types to continue, from the current folder."""
-        here = Path.cwd()
-        path = self.folder.relative_to(here) if self.folder.is_relative_to(here) else self.folder
-        return f"python -m llmlab {shlex.quote(f'resume={path}')}"
+        return shell_command(f"resume={near(self.folder)}")
 
-    def stage_folder(self, name: str, full: bool = True) -> Path:
-        """Return the folder of a stage: a subfolder if the run is a `full` one, else the run's."""
-        return make_folder(self.folder / name) if full else self.folder
+    def stage_folder(self, name: str) -> Path:
+        """Return the folder of a stage of a `full` run."""
+        return make_folder(self.folder / name)
 
     def update(self, **values: Any) -> None:
         """Set entries of run.json; threads and kernels that have changed are warned of.

@@ -78,7 +78,7 @@ def small_lab(finished, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "lab"
     shutil.copytree(finished, folder)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["llmlab"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/llmlab/__main__.py"])
     # Hydra composes everything once only to read hydra.mode; a test per process does without.
     monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda self, **given: None)
     return Lab(folder, capsys)

@@ -34,6 +34,7 @@ PARTS = {
     "run_log": "runs",
     "run_lookup": "runs",
     "run_record": "runs",
+    "shell": "runs",
     "svg": "runs",
 }
 APART = (1, 2)  # floors whose rooms don't know each other

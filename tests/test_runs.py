@@ -15,15 +15,14 @@ import yaml
 
 from llmlab import provenance
 from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError, Stopped
+from llmlab.run_lookup import find_runs
 from llmlab.runs import (
     Run,
-    find_runs,
     latest_checkpoint,
     latest_run,
     new_id,
     read_record,
     resolve_checkpoint,
-    resolve_run,
 )
 from llmlab.train.checkpoint import CheckpointFolder
 
@@ -69,7 +68,6 @@ def test_a_run_leaves_record_config_and_log(runs):
         log.info("hello é")
         run.update(threads=2, hashes={"data": "abc"})
         assert run.stage_folder("tune") == folder / "tune" and (folder / "tune").is_dir()
-        assert run.stage_folder("tune", full=False) == folder
         run.finish("finished", loss=0.5)
     record = read_record(folder)
     assert record["phase"] == "pretrain" and record["status"] == "finished"
@@ -175,6 +173,8 @@ def test_the_resume_command_is_short_and_can_be_pasted(runs, tmp_path, monkeypat
         (tmp_path / "other").mkdir()
         monkeypatch.chdir(tmp_path / "other")
         assert f"resume={runs}/pretrain/it" in run.resume_command
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/llmlab", "lr=1"])
+        assert run.resume_command.startswith("llmlab 'resume=")
 
 
 # --- going on ------------------------------------------------------------------------------------
@@ -436,17 +436,6 @@ def test_the_best_is_taken_by_name(runs):
         assert resolve_checkpoint(value) == checkpoints / "step-000005.npz"
     for value in ("latest", checkpoints / "latest", run.folder):
         assert resolve_checkpoint(value) == checkpoints / "step-000006.npz"
-
-
-def test_what_resume_takes(runs, tmp_path):
-    with begin(runs / "full" / "c", "full") as run:
-        checkpoint(run.stage_folder("tune"), 3)
-    newest = run.folder / "tune" / "checkpoints" / "step-000003.npz"
-    for value in ("latest", run.folder, newest, "runs/full/c"):
-        assert resolve_run(value) == run.folder
-    assert resolve_run("not/yet") == tmp_path / "not" / "yet"
-    with pytest.raises(CheckpointError, match="lies in no run"):
-        resolve_run(tmp_path / "moved.npz")
 
 
 # --- where the numbers came from -----------------------------------------------------------------

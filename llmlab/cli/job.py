@@ -15,11 +15,11 @@ from llmlab import kernels
 from llmlab.cli import sweep
 from llmlab.cli.arguments import Override
 from llmlab.cli.explain import explain, report
-from llmlab.cli.resume import RECORD
-from llmlab.cli.shell import near
 from llmlab.config import Config, load
 from llmlab.errors import LlmlabError, ResourceError, Stopped
 from llmlab.phases import Phase, find
+from llmlab.run_record import RECORD, read_config
+from llmlab.shell import near
 
 log = logging.getLogger("llmlab")
 
@@ -102,8 +102,6 @@ def _configuration(composed: Any) -> Config:
 
 def _with_kernels(config: Config, run: Path | None) -> Config:
     """Return `config` with a set of kernels for `auto`: a run that is there keeps its own."""
-    from llmlab.run_record import read_config
-
     name = config.kernels
     if name == "auto" and run is not None and (run / RECORD).exists():
         name = (read_config(run) or {}).get("kernels", name)

@@ -10,8 +10,8 @@ from typing import Any
 from llmlab.cli.arguments import FOLDERS, LATEST, Override, is_sweep, parts, quoted, split, token
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.phases import PHASES
+from llmlab.run_record import RECORD
 
-RECORD = "run.json"
 SWEEP_RECORD = "sweep.json"
 _OF_SWEEPS = re.compile(r"[+~]*(hydra[./])?(launcher|sweeper|sweep)\b")
 _LENGTHS = {"epochs", "steps"}
@@ -151,13 +151,14 @@ def _resumed_sweep(path: Path, flags: list[str], given: list[Override]) -> Comma
 
 def _run_that_ends_with(file: Path) -> Path | None:
     """Return the run whose newest checkpoint is `file`; None if there is no such run."""
+    from llmlab.runs import CHECKPOINTS
     from llmlab.train.checkpoint import CheckpointFolder
 
     stage = file.parent.parent
     run = next((f for f in (stage, stage.parent) if (f / RECORD).is_file()), None)
-    if file.parent.name != "checkpoints" or run is None:
+    if file.parent.name != CHECKPOINTS or run is None:
         return None
-    later = run / "tune" / "checkpoints"
+    later = run / "tune" / CHECKPOINTS
     if stage.name == "pretrain" and run != stage and any(later.glob("step-*.npz")):
         return None
     newest = CheckpointFolder(file.parent).latest()

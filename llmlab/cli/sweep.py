@@ -16,8 +16,9 @@ from typing import Any
 
 from llmlab.cli.arguments import Override
 from llmlab.cli.resume import SWEEP_RECORD, write_record
-from llmlab.cli.shell import near, shell_command
 from llmlab.errors import ConfigError
+from llmlab.phases.tables import columns
+from llmlab.shell import near, shell_command
 
 RESULT = "result.json"
 FIGURES = ("loss", "val_loss", "perplexity", "tokens", "steps")
@@ -200,11 +201,7 @@ def _table(rows: list[dict[str, Any]], keys: list[str]) -> list[str]:
         numbers = [_number(row.get(name)) for name in figures]
         values = [_plain(row["overrides"].get(key)) for key in keys]
         cells.append([str(rank), *numbers, *values, row["status"], row["job"]])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
+    lines = columns(cells, left=len(cells[0]))
     return lines + [f"{row['job']}: {row['error']}" for row in rows if row.get("error")]
 
 

@@ -11,19 +11,24 @@ from llmlab.errors import CheckpointError, ConfigError
 from llmlab.generate import Engine, Reply
 from llmlab.streams import stream
 from llmlab.text.templates.none import NoTemplate
-from llmlab.train.checkpoint import load
+from llmlab.train.checkpoint import Checkpoint, load
 
 log = logging.getLogger("llmlab")
 
 
-def checkpoint_model(config: Config) -> build.Model:
-    """Return the model of `config.checkpoint`, which the command line has made a path."""
+def named_checkpoint(config: Config) -> Checkpoint:
+    """Return `config.checkpoint`, which the command line has made a path."""
     if config.checkpoint is None:
         raise CheckpointError(
             "no checkpoint: train first (python -m llmlab phase=pretrain), or name one with "
             "checkpoint=FILE"
         )
-    checkpoint = load(config.checkpoint)
+    return load(config.checkpoint)
+
+
+def checkpoint_model(config: Config) -> build.Model:
+    """Return the model of `config.checkpoint`."""
+    checkpoint = named_checkpoint(config)
     model = build.load_model(config, checkpoint)
     log.info("checkpoint: %s", checkpoint.path)
     return model

@@ -9,20 +9,18 @@ import numpy as np
 
 from llmlab import build
 from llmlab.config import Config
-from llmlab.errors import CheckpointError, ConfigError
+from llmlab.errors import ConfigError
 from llmlab.exchange import write_folder
-from llmlab.train.checkpoint import load
+from llmlab.phases.answering import named_checkpoint
 
 log = logging.getLogger("llmlab")
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
     """Write the folder `target`."""
-    if config.checkpoint is None:
-        raise CheckpointError("no checkpoint: name one with checkpoint=FILE")
     if config.target is None:
         raise ConfigError("target: missing; name the folder to write: target=DIR")
-    checkpoint = load(config.checkpoint)
+    checkpoint = named_checkpoint(config)
     # As they are stored: the dtype of this configuration says how to compute.
     stored = np.result_type(*(a for n, a in checkpoint.arrays.items() if n.startswith("params/")))
     model = build.load_model(replace(config, dtype=str(stored)), checkpoint)

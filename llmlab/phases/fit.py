@@ -11,7 +11,7 @@ from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.measure.losses import Evaluator
 from llmlab.report import write_report
-from llmlab.runs import Run
+from llmlab.runs import CHECKPOINTS, Run
 from llmlab.text import Dataset
 from llmlab.train.callbacks import Checkpoints, Metrics, ProgressBar, Validation, progress_of
 from llmlab.train.checkpoint import Checkpoint, CheckpointFolder, compare, load
@@ -38,7 +38,7 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     begin
         Checkpoint to take weights, model and tokenizer from.
     """
-    checkpoints = CheckpointFolder(folder / "checkpoints", config.keep)
+    checkpoints = CheckpointFolder(folder / CHECKPOINTS, config.keep)
     state = checkpoints.load_latest()
     offset = state.meta["metrics_offset"] if state else 0
     if state is None and config.resume and config.resume.endswith(".npz"):
@@ -214,7 +214,7 @@ def _measure(config: Config, trainer: Trainer, validation: Dataset) -> Callable[
 def _results(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
     """Draw the report and return the stage's figures."""
     report = write_report(folder, config.phase)
-    outcome = CheckpointFolder(folder / "checkpoints", config.keep).outcome()
+    outcome = CheckpointFolder(folder / CHECKPOINTS, config.keep).outcome()
     results: dict[str, Any] = {
         "loss": report.loss,
         "steps": progress.step,

@@ -12,7 +12,7 @@ from llmlab.phases.answering import Answerer
 from llmlab.phases.chat_terminal import be_lenient, shown
 from llmlab.phases.fit import stage_model, train_stage
 from llmlab.phases.summary import describe
-from llmlab.runs import Run
+from llmlab.runs import CHECKPOINTS, Run
 from llmlab.train.checkpoint import CheckpointFolder, load
 
 QUESTION = "How do mountains form?"
@@ -47,7 +47,7 @@ def after(config: Config, results: dict[str, Any]) -> None:
 
 
 def _newest(config: Config, run: Run, stage: str) -> Path | None:
-    return CheckpointFolder(run.stage_folder(stage) / "checkpoints", config.keep).latest()
+    return CheckpointFolder(run.stage_folder(stage) / CHECKPOINTS, config.keep).latest()
 
 
 def _question(config: Config, model: build.Model) -> str:

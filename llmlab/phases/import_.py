@@ -13,7 +13,7 @@ from llmlab.errors import ConfigError
 from llmlab.exchange import Imported, read_folder
 from llmlab.params import Layout
 from llmlab.phases.fit import checkpoint_meta
-from llmlab.runs import Run
+from llmlab.runs import CHECKPOINTS, Run
 from llmlab.text import TEMPLATES
 from llmlab.train.checkpoint import CheckpointFolder, compare, save
 from llmlab.train.durable import make_folder
@@ -31,7 +31,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
             f"resume={config.resume}: an imported checkpoint has nothing to continue; "
             "phase=tune checkpoint=FILE trains it"
         )
-    folder = CheckpointFolder(run.folder / "checkpoints", config.keep)
+    folder = CheckpointFolder(run.folder / CHECKPOINTS, config.keep)
     known = folder.latest()
     if known is not None:
         log.info("imported before: %s", known)

@@ -10,12 +10,13 @@ from typing import Any
 from llmlab.config import Config
 from llmlab.errors import CheckpointError
 from llmlab.phases.tables import human
-from llmlab.runs import latest_run, read_record
+from llmlab.run_record import RECORD
+from llmlab.runs import CHECKPOINTS, latest_run, read_record
 from llmlab.train.checkpoint import load, peek
 from llmlab.train.durable import TEMPORARY
 
 SOUND, NOTE, DAMAGED = "sound", "note", "DAMAGED"
-METRICS, RECORD = "metrics.jsonl", "run.json"
+METRICS = "metrics.jsonl"
 _EXPECTED = "name a checkpoint, a run, a sweep, a folder that holds some, or latest"
 
 
@@ -85,7 +86,7 @@ def _folder(folder: Path) -> Iterator[Finding]:
     for path in sorted(folder.glob(f".*{TEMPORARY}")):
         yield Finding(NOTE, path, "left by a process that was killed; the next save removes it")
     for hint in (folder / "latest", folder / "best"):
-        if folder.name == "checkpoints" and hint.is_file():
+        if folder.name == CHECKPOINTS and hint.is_file():
             target = hint.read_text(encoding="utf-8", errors="replace").strip()
             if not target or not (folder / target).is_file():
                 yield Finding(NOTE, hint, f"names {target!r}, which isn't here; only a hint")
@@ -150,7 +151,7 @@ def _metrics(path: Path) -> str:
 def _offset(stage: Path) -> int:
     """Return how much of the metrics the newest checkpoint relies on."""
     offsets = [0]
-    for path in (stage / "checkpoints").glob("step-*.npz"):
+    for path in (stage / CHECKPOINTS).glob("step-*.npz"):
         try:
             offsets.append(int(peek(path)["metrics_offset"]))
         except (CheckpointError, KeyError, TypeError, ValueError):

@@ -104,11 +104,6 @@ class Signals:
         """128 plus the signal's number."""
         return 128 + (self.received or 0)
 
-    @property
-    def preempted(self) -> bool:
-        """Whether a scheduler asked, who will start the run again."""
-        return self.received is not None and self.received.name in PREEMPTING
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:
             os._exit(128 + number)
