@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_run import KEYS, finished_run, small_lab  # noqa: F401 - fixtures
 
 from llmlab.train import checkpoint_format
-from llmlab.train.checkpoint import save
+from llmlab.train.checkpoint import load, save
 
 TEXT = (Path(__file__).parents[1] / "docs" / "checkpoint-format.md").read_text(encoding="utf-8")
 
@@ -32,6 +33,18 @@ def test_the_reader_in_the_docs_works(tmp_path, monkeypatch):
     Path("step-000010.npz").write_bytes(data)
     with pytest.raises(Exception, match=r"CRC|^$"):
         exec(reader(), {})
+
+
+def test_the_docs_name_all_keys_and_what_resuming_needs(lab):
+    path = max(lab.folder.glob("run/checkpoints/*.npz"))
+    checkpoint = load(path)
+    rows = re.findall(r"^\| (`[^|]*) \| (\d?) ?\|", TEXT.split("Keys of `meta`")[1], re.MULTILINE)
+    marks = {key: mark for keys, mark in rows for key in re.findall(r"`(\w+)`", keys)}
+    assert set(marks) == set(checkpoint.meta)
+    needed = {key: value for key, value in checkpoint.meta.items() if marks[key]}
+    save("needed.npz", checkpoint.arrays, needed)
+    # In a folder of its own, so that nothing but this file is there to go on with.
+    assert lab("resume=needed.npz", *KEYS, "steps=3").code == 0
 
 
 def test_the_docs_name_format_and_dtypes():
