@@ -57,7 +57,7 @@ class Config:
     ]
     dtype: Annotated[str, Key("float32 or float64", kept=True, choices=("float32", "float64"))]
     plugins: Annotated[list[str], Key("your own modules to import first: my_layers.py or [a,b]")]
-    prompt: Annotated[str | None, Key("text to answer, for generate")]
+    prompt: Annotated[str | None, Key("the text of generate and score; the question of full")]
     template: Annotated[Any, Key("how a chat is written as text; none: as it is", kept=True)]
     max_new_tokens: Annotated[
         int | None, Key("longest answer; null: until the model is full", low=0)

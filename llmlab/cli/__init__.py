@@ -10,9 +10,9 @@ from llmlab import __version__
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (`sys.argv` by default) and return its exit code.
 
-    Exit codes: 0 done, 1 training failed, 2 configuration, 3 data, 4 checkpoint,
-    5 environment, 130, 143 and 141 for signals and closed pipes. Errors are one line on stderr
-    each; with `LLMLAB_DEBUG=1` the traceback follows.
+    Exit codes: 0 done, 1 training failed, 2 configuration, 3 data, 4 checkpoint, 5 environment,
+    130, 143, 138 and 140 for signals (128 and their number), 141 for a closed pipe. Errors are
+    one line on stderr each; with `LLMLAB_DEBUG=1` the traceback follows.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -44,7 +44,8 @@ _EXAMPLES = """\
       Hydra's own: --cfg job prints the configuration, --info config where it comes from,
       --config-dir DIR adds YAML files of yours, --hydra-help tells the rest.
       LLMLAB_DEBUG=1 shows tracebacks.
-      exit codes: 1 training, 2 configuration, 3 data, 4 checkpoint, 5 environment.
+      exit codes: 1 training, 2 configuration, 3 data, 4 checkpoint, 5 environment; stopped by
+      a signal: 130 (Ctrl-C), 143 (SIGTERM), 138 and 140 (SLURM's SIGUSR1 and 2); 141 closed pipe.
 """
 
 
