@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.text import DATASETS, train_tokenizer
+from llmlab.text import DATASETS, Message, train_tokenizer
 from llmlab.text.templates.user_assistant import UserAssistant
 
 DATA = Path(__file__).parent.parent / "data"
@@ -42,6 +42,10 @@ def test_the_spacing_needs_no_exceptions():
     assert TOKENIZER.to_dict()["spacing"] == []
 
 
+def messages(prompt, answer):
+    return [Message("user", prompt), Message("assistant", answer)]
+
+
 def test_prompts():
     pairs = [UserAssistant().parse(text) for text in TEXTS["chats"]]
     prompts = [prompt for prompt, _ in pairs]
@@ -49,7 +53,7 @@ def test_prompts():
     asked = {"How do mountains form?", "What causes rain?", "What is photosynthesis?", "Hello!"}
     assert asked <= set(prompts)
     for text, pair in zip(TEXTS["chats"], pairs, strict=True):
-        assert "".join(UserAssistant().render(*pair)) == text
+        assert UserAssistant().text(messages(*pair)) == text
         assert all(part == part.strip() and part for part in pair)
 
 
@@ -57,7 +61,8 @@ def test_prompts_decide_their_answers():
     dataset = DATASETS.build(
         {"type": "chats", "path": FILES["chats"]}, "data", tokenizer=TOKENIZER, max_seq_len=80
     )
-    prefixes = {tuple(TOKENIZER.encode(UserAssistant().prompt(p))) for p, _ in dataset.pairs}
+    prompts = [chat[0].content for chat in dataset.chats]
+    prefixes = {tuple(UserAssistant().encode_prompt(TOKENIZER, prompt)) for prompt in prompts}
     assert len(prefixes) == 53
 
 

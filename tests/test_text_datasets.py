@@ -43,13 +43,17 @@ def rows(batches):
     return found
 
 
+def pairs(dataset):
+    return [(user.content, assistant.content) for user, assistant in dataset.chats]
+
+
 def words(dataset):
     return [" ".join(TOKENIZER.token(id) for id in ids) for ids, _ in dataset.samples()]
 
 
 def test_lines(build):
     dataset = build("lines", LINES, shuffle=False)
-    assert isinstance(dataset, Dataset) and len(dataset) == 5 and dataset.pairs == []
+    assert isinstance(dataset, Dataset) and len(dataset) == 5 and dataset.chats == []
     assert words(dataset)[:2] == ["a b c </s>", "d </s>"]
     assert words(dataset)[3] == "b d f </s>"
     expected = [(ids[:-1], ids[1:]) for ids, _ in dataset.samples()]
@@ -153,7 +157,7 @@ def test_texts_without_targets_are_dropped_and_counted(build, caplog):
 def test_answers_cut_off_are_dropped(build):
     cut = {"max_seq_len": 5, "answer_only": True, "long_lines": "truncate"}
     dataset = build("chats", ["User: a b c d e Assistant: f", *CHATS], **cut)
-    assert dataset.report["dropped"] == 2 and dataset.pairs == [("d", "e f g")]
+    assert dataset.report["dropped"] == 2 and pairs(dataset) == [("d", "e f g")]
 
 
 def test_validation_split(build):
@@ -173,7 +177,7 @@ def test_validation_split(build):
 def test_split_keeps_texts_whole_and_pairs_with_them(build):
     texts = [f"User: {x} {x} Assistant: {x} {x} {x}" for x in "abcdefgh"]
     train, validation = build("chats", texts, max_seq_len=4).split(0.25, seed=0)
-    names = [{pair[0][0] for pair in part.pairs} for part in (train, validation)]
+    names = [{pair[0][0] for pair in pairs(part)} for part in (train, validation)]
     assert [len(names[0]), len(names[1])] == [6, 2] and names[0].isdisjoint(names[1])
     assert all(word not in " ".join(words(train)).split() for word in names[1])
     assert validation.report["texts"] == 2 and validation.report["samples"] == 6
@@ -199,7 +203,7 @@ def test_unknown_words_are_counted(build, caplog):
 
 def test_chats(build):
     dataset = build("chats", CHATS, shuffle=False)
-    assert dataset.pairs == [("a b", "c"), ("d", "e f g")]
+    assert pairs(dataset) == [("a b", "c"), ("d", "e f g")]
     assert words(dataset)[0] == "User : a b Assistant : c </s>"
     assert all(all(weights) for _, weights in dataset.samples())
 

@@ -43,6 +43,10 @@ def build(path, form="chatml", **arguments):
     return DATASETS.build({"shuffle": False, **spec}, "data", tokenizer=FORMS[form])
 
 
+def turns(dataset):
+    return [[(message.role, message.content) for message in chat] for chat in dataset.chats]
+
+
 def test_messages(write):
     dataset = build(write())
     assert dataset.chats[1] == [
@@ -50,7 +54,7 @@ def test_messages(write):
         Message("user", "f"),
         Message("assistant", "gh"),
     ]
-    assert dataset.pairs == [("a", "bc"), ("f", "gh")] and len(dataset) == 2
+    assert turns(dataset) == CHATS and len(dataset) == 2
     ids, weights = dataset.samples()[1]
     assert all(weights) and FORMS["chatml"].decode(ids, skip_special=False) == (
         "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nf<|im_end|>\n"
@@ -74,7 +78,8 @@ def test_loss_on_answers_only(write, form, texts):
 
 def test_strings_and_messages_in_one_file(write):
     dataset = build(write([CHATS[0], "User: x Assistant: y", {"text": "User: u Assistant: v"}]))
-    assert dataset.pairs == [("a", "bc"), ("x", "y"), ("u", "v")]
+    strings = [[("user", "x"), ("assistant", "y")], [("user", "u"), ("assistant", "v")]]
+    assert turns(dataset) == [CHATS[0], *strings]
 
 
 def test_a_folder_of_packed_files(write, tmp_path):

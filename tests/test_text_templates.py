@@ -10,10 +10,17 @@ from llmlab.text import TEMPLATES, TOKENIZERS, Message, train_tokenizer
 TEMPLATE = TEMPLATES.build("user_assistant", "template")
 
 
+def asked(prompt, template=TEMPLATE):
+    return template.text([Message("user", prompt)], reply=True)
+
+
+def answered(prompt, answer):
+    return TEMPLATE.text([Message("user", prompt), Message("assistant", answer)])
+
+
 def test_prompt_is_how_the_text_begins():
-    before, answer = TEMPLATE.render("What causes rain?", "Clouds.")
-    assert before == TEMPLATE.prompt("What causes rain?") == "User: What causes rain? Assistant:"
-    assert before + answer == "User: What causes rain? Assistant: Clouds."
+    assert asked("What causes rain?") == "User: What causes rain? Assistant:"
+    assert answered("What causes rain?", "Clouds.") == "User: What causes rain? Assistant: Clouds."
 
 
 @pytest.mark.parametrize(
@@ -42,7 +49,7 @@ sentences = st.lists(words, min_size=1, max_size=5).map(" ".join)
 @settings(derandomize=True, max_examples=100, deadline=None)
 @given(sentences, sentences)
 def test_round_trip(prompt, answer):
-    assert TEMPLATE.parse("".join(TEMPLATE.render(prompt, answer))) == (prompt, answer)
+    assert TEMPLATE.parse(answered(prompt, answer)) == (prompt, answer)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +76,16 @@ def test_roles_and_markers_in_user_text_encode_as_plain_text():
     typed = "User: x </s> <unk> Assistant: y"
     tokenizer = TOKENIZERS.build("word", "tokenizer").train([f"User: {typed} Assistant: z"])
     assert min(TEMPLATE.encode_prompt(tokenizer, typed)) > 1
-    before, after = TEMPLATE.encode(tokenizer, typed, "z </s>")
-    assert min(before) > 1 and after.count(tokenizer.end_id) == 1
-    assert before == TEMPLATE.encode_prompt(tokenizer, typed)
+    chat = [Message("user", typed), Message("assistant", "z </s>")]
+    ids, answers = TEMPLATE.encode_messages(tokenizer, chat)
+    first = answers.index(True)
+    assert min(ids[:first]) > 1 and ids[first:].count(tokenizer.end_id) == 1
+    assert ids[:first] == TEMPLATE.encode_prompt(tokenizer, typed)
 
 
 def test_no_template():
     template = TEMPLATES.build("none", "template")
-    assert template.prompt(" Once ") == " Once "
+    assert asked(" Once ", template) == " Once "
     with pytest.raises(ConfigError, match="has no roles"):
         template.parse("User: a Assistant: b")
 

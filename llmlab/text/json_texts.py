@@ -12,7 +12,7 @@ from llmlab.text.templates.base import ROLES, Message
 Numbered = Iterator[tuple[str, int]]
 Entry = str | list[Message]
 
-_blank = re.compile(r"[ \t\n\r]*")
+_BLANK = re.compile(r"[ \t\n\r]*")
 _KINDS = {"{": "an object", "[": "an array", '"': "a string", "t": "true", "f": "false"}
 _KINDS |= {"n": "null", "N": "NaN", "I": "Infinity", "": "the end of the file"}
 
@@ -31,7 +31,7 @@ def array_texts(lines: Numbered, path: Path) -> Numbered:
 
     def skip(position: int) -> int:
         nonlocal number, counted
-        blank = _blank.match(text, position)
+        blank = _BLANK.match(text, position)
         position = blank.end() if blank else position
         number += text.count("\n", counted, position)
         counted = position
@@ -99,8 +99,10 @@ def _messages(value: Any, where: str) -> list[Message]:
     messages = []
     for n, item in enumerate(value):
         here = f"{where}: messages[{n}]"
-        role, content = (item.get("role"), item.get("content")) if isinstance(item, dict) else "  "
-        if not isinstance(item, dict) or not isinstance(content, str):
+        role = content = None
+        if isinstance(item, dict):
+            role, content = item.get("role"), item.get("content")
+        if not isinstance(content, str):
             raise DataError(
                 f"{here}: expected an object with 'role' and a string 'content', "
                 f"found {_kind(item)}"

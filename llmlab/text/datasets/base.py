@@ -29,8 +29,6 @@ class Dataset(ABC):
         The words behind `report["unknown"]`, each once, in order.
     chats
         The messages of each text that gave a sample, when they are chats; else empty.
-    pairs
-        The first prompt and its answer of each of them.
     """
 
     shuffle: bool
@@ -38,7 +36,6 @@ class Dataset(ABC):
     report: dict[str, int]
     unknown_words: list[str]
     chats: list[list[Message]]
-    pairs: list[tuple[str, str]]
 
     @abstractmethod
     def __len__(self) -> int:

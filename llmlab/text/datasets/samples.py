@@ -15,7 +15,7 @@ from llmlab.text.batch import Batch
 from llmlab.text.datasets.base import Dataset, Sample
 from llmlab.text.datasets.options import check_place, check_samples
 from llmlab.text.datasets.packing import pack
-from llmlab.text.templates.base import Message, first_pair
+from llmlab.text.templates.base import Message
 
 logger = logging.getLogger("llmlab")
 
@@ -126,7 +126,6 @@ class Samples(Dataset):
     def _select(self) -> None:
         """Bring chats, rows and counts in line with the chosen samples."""
         self.chats = [list(self._all_chats[i]) for i in self._texts] if self._all_chats else []
-        self.pairs = [pair for chat in self.chats if (pair := first_pair(chat))]
         tokens = sum(int(np.count_nonzero(self._weights[b:e])) for b, e in self._spans())
         self.report |= {"texts": len(self._texts), "samples": len(self), "tokens": tokens}
         index = self._index.tolist()
@@ -141,7 +140,8 @@ class Samples(Dataset):
     def _notify(self) -> None:
         counts = self.report
         if counts["unknown"]:
-            words = ", ".join(self.unknown_words[:8]) + (", ..." * (len(self.unknown_words) > 8))
+            more = ["..."] if len(self.unknown_words) > 8 else []
+            words = ", ".join([*self.unknown_words[:8], *more])
             logger.warning(
                 "%s: %d tokens are words that the vocabulary lacks, read as unknown: %s",
                 self.source,
@@ -186,13 +186,13 @@ class Samples(Dataset):
         positions = np.zeros(shape, dtype=np.intp) if self.packed else None
         for i, row in enumerate(spans):
             at = 0
-            for n, (begin, end) in enumerate(row):
+            for number, (begin, end) in enumerate(row):
                 to = at + end - begin
                 inputs[i, at:to] = self._ids[begin:end]
                 targets[i, at:to] = self._ids[begin + 1 : end + 1]
                 weights[i, at:to] = self._weights[begin + 1 : end + 1]
                 if segments is not None and positions is not None:
-                    segments[i, at:to] = n
+                    segments[i, at:to] = number
                     positions[i, at:to] = np.arange(to - at)
                 at = to
         return Batch(inputs, targets, weights, segments, positions)

@@ -78,7 +78,7 @@ class Windows(Dataset):
         self._stride = stride
         self.windows, self.val_fraction = windows, val_fraction
         self.unknown_words: list[str] = []
-        self.chats, self.pairs = [], []
+        self.chats = []
         unknown = int(shards.about.get("unknown", 0))
         if unknown:
             logger.warning(

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 
 from llmlab.errors import DataError
 from llmlab.registry import Registry
@@ -105,28 +105,9 @@ class Template(ABC):
     def _special(self, tokenizer: Tokenizer, piece: Piece) -> int:
         return tokenizer.special_id(piece.text) if piece.text else tokenizer.end_id
 
-    def prompt(self, text: str) -> str:
-        """Return `text` as a prompt, to be continued by the answer."""
-        return self.text([Message("user", text)], reply=True)
-
-    def render(self, prompt: str, answer: str) -> tuple[str, str]:
-        """Return what precedes the answer, and the answer; joined they are the whole text."""
-        pieces = self.pieces([Message("user", prompt), Message("assistant", answer)])
-        first = next((n for n, piece in enumerate(pieces) if piece.answer), len(pieces))
-        before, after = pieces[:first], pieces[first:]
-        return "".join(p.text for p in before), "".join(p.text for p in after)
-
     def encode_prompt(self, tokenizer: Tokenizer, text: str) -> list[int]:
         """Return the ids that the answer to `text` continues."""
         return self.encode_messages(tokenizer, [Message("user", text)], reply=True)[0]
-
-    def encode(self, tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-        """Return the ids before the answer, and the answer's up to the one that ends it."""
-        chat = [Message("user", prompt), Message("assistant", answer)]
-        ids, answers = self.encode_messages(tokenizer, chat)
-        first = answers.index(True)
-        stop = len(ids) - answers[::-1].index(True)
-        return ids[:first], ids[first:stop]
 
     def parse(self, text: str) -> tuple[str, str]:
         """Return prompt and answer of RustGPT's `User: ... Assistant: ...`.
@@ -151,11 +132,3 @@ class Template(ABC):
 def without_end_marker(text: str) -> str:
     """Return `text` without a final `</s>`, which some files write where a sample ends."""
     return text.rstrip().removesuffix(END_MARKER).rstrip()
-
-
-def first_pair(chat: Sequence[Message]) -> tuple[str, str] | None:
-    """Return the first message of a user that is answered, and the answer."""
-    for message, answer in pairwise(chat):
-        if (message.role, answer.role) == ("user", "assistant"):
-            return message.content, answer.content
-    return None

@@ -16,7 +16,8 @@ class NoTemplate(Template):
         for message in messages:
             answer = message.role == "assistant"
             pieces.append(Piece(message.content, answer=answer))
-            pieces += [END] * answer
+            if answer:
+                pieces.append(END)
         return pieces
 
     def parse(self, text: str) -> tuple[str, str]:
