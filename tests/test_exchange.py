@@ -59,7 +59,7 @@ def test_each_array_has_its_pieces(variant):
     for piece in every:
         covered[piece.ours][..., piece.start : piece.stop] += 1
         part = covered[piece.ours][..., piece.start : piece.stop]
-        assert part.shape == (piece.shape[::-1] if piece.turned else piece.shape)
+        assert part.shape == (piece.shape[::-1] if piece.transposed else piece.shape)
     assert all((found == 1).all() for found in covered.values())
 
 

@@ -144,7 +144,7 @@ class UnscaledAttention(Attention):
 
     def backward(self, p, g, dy, cache, ctx):
         right = self.core
-        turned = self.turned * self.head_dim
+        turned = self.rotated_heads * self.head_dim
 
         class Wrong:
             def backward(_, dy, qkv, heads, kept, dqkv, ctx):

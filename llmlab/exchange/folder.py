@@ -35,10 +35,14 @@ class Imported:
 
     Attributes
     ----------
+    network
+        What its config.json describes.
     model
-        The keys of `model`.
+        The keys of `model` for that.
     arrays
         Parameters by llmlab's names.
+    tokenizer
+        Its own.
     """
 
     network: Network

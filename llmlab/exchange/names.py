@@ -25,7 +25,7 @@ class Piece:
         The array of llmlab.
     start, stop
         The range of that array's last axis.
-    turned
+    transposed
         Whether their matrix is (d_out, d_in): llmlab's are (d_in, d_out).
     """
 
@@ -34,7 +34,7 @@ class Piece:
     ours: str
     start: int
     stop: int
-    turned: bool
+    transposed: bool
 
 
 def prefix(network: Network) -> str:
@@ -47,7 +47,7 @@ def pieces(network: Network, names: Names) -> list[Piece]:
     found = list(_gpt2(network, names) if network.family == "gpt2" else _llama(network, names))
     if not network.tied:
         shape = (network.vocab_size, network.embedding_dim)
-        found += _parts(f"{names.output}.weight", {HEAD: shape}, turned=True)
+        found += _parts(f"{names.output}.weight", {HEAD: shape}, transposed=True)
     return found
 
 
@@ -102,19 +102,19 @@ def _llama(network: Network, names: Names) -> Iterator[Piece]:
             (f"{feed_forward}.down", network.feed_forward_bias, {"mlp.down_proj": (c, hidden)}),
         ):
             weights = {f"{block}.{name}.weight": shape for name, shape in theirs.items()}
-            yield from _parts(f"{ours}.weight", weights, turned=True)
+            yield from _parts(f"{ours}.weight", weights, transposed=True)
             if bias:
                 biases = {f"{block}.{name}.bias": shape[:1] for name, shape in theirs.items()}
                 yield from _parts(f"{ours}.bias", biases)
     yield from _parts(f"{names.norm}.weight", {"model.norm.weight": (c,)})
 
 
-def _parts(ours: str, theirs: Mapping[str, tuple[int, ...]], turned: bool = False):
+def _parts(ours: str, theirs: Mapping[str, tuple[int, ...]], transposed: bool = False):
     """Yield tensors that lie side by side in one array."""
     at = 0
     for name, shape in theirs.items():
-        width = shape[0] if turned else shape[-1]
-        yield Piece(name, shape, ours, at, at + width, turned)
+        width = shape[0] if transposed else shape[-1]
+        yield Piece(name, shape, ours, at, at + width, transposed)
         at += width
 
 
@@ -123,7 +123,7 @@ def to_ours(every: list[Piece], tensors: Any) -> dict[str, np.ndarray]:
     parts: dict[str, list[np.ndarray]] = {}
     for piece in every:
         array = tensors[piece.theirs]
-        parts.setdefault(piece.ours, []).append(array.T if piece.turned else array)
+        parts.setdefault(piece.ours, []).append(array.T if piece.transposed else array)
     return {
         name: np.ascontiguousarray(found[0] if len(found) == 1 else np.concatenate(found, axis=-1))
         for name, found in parts.items()
@@ -139,5 +139,5 @@ def to_theirs(every: list[Piece], arrays: Mapping[str, np.ndarray]) -> dict[str,
             tensors[piece.theirs] = np.zeros(piece.shape, dtype)
             continue
         part = arrays[piece.ours][..., piece.start : piece.stop]
-        tensors[piece.theirs] = np.ascontiguousarray(part.T if piece.turned else part)
+        tensors[piece.theirs] = np.ascontiguousarray(part.T if piece.transposed else part)
     return tensors

@@ -81,7 +81,7 @@ class Attention(Layer):
         self.dropout, self.window = dropout, window
         where = build_positions(positions, d, num_heads, kv_heads)
         self.rotation = where if isinstance(where, Rotation) else None
-        self.turned = num_heads + kv_heads  # the heads of queries and keys
+        self.rotated_heads = num_heads + kv_heads  # those of queries and keys
         self.qk_norm = QKNorm(num_heads, kv_heads, d, qk_norm_eps) if qk_norm else None
         self.core = AttentionCore(
             num_heads,
@@ -119,7 +119,7 @@ class Attention(Layer):
         if self.qk_norm is not None:
             qkv, norm_cache = self.qk_norm.forward(p["qk_norm"], qkv, ctx)
         if self.rotation is not None:
-            self.rotation.rotate(qkv, self.turned, ctx)
+            self.rotation.rotate(qkv, self.rotated_heads, ctx)
         heads = y = ctx.empty((len(x), self.embedding_dim))
         if ctx.kv_cache is not None:
             self.core.decode(self, qkv, heads, ctx)
@@ -137,7 +137,7 @@ class Attention(Layer):
         dqkv = ctx.empty(qkv.shape)
         self.core.backward(dy, qkv, heads, kept, dqkv, ctx)
         if self.rotation is not None:
-            self.rotation.rotate(dqkv, self.turned, ctx, back=True)
+            self.rotation.rotate(dqkv, self.rotated_heads, ctx, back=True)
         if self.qk_norm is not None:
             dqkv = self.qk_norm.backward(p["qk_norm"], g["qk_norm"], dqkv, norm_cache, ctx)
         return self.qkv.backward(p["qkv"], g["qkv"], dqkv, qkv_cache, ctx)

@@ -31,7 +31,7 @@ class MixtureOfExperts(Layer):
     num_experts, top_k
         E, and how many of them a token uses.
     balance
-        Weight of that loss; 0 for none.
+        Weight of that loss, elsewhere the auxiliary or load-balancing loss; 0 for none.
     normalize
         Whether the gates of the chosen experts are made to sum to 1.
     gated, activation, bias
@@ -80,9 +80,9 @@ class MixtureOfExperts(Layer):
         logits, router_cache = self.router.forward(p["router"], x, ctx)
         probabilities = ctx.kernels.softmax(ctx, logits, None)
         choice = choose(probabilities, self.top_k, self.normalize, ctx)
-        pull = None
+        dbalance = None
         if self.balance and ctx.weights is not None:
-            pull = balance_loss(probabilities, choice, self.balance, ctx)
+            dbalance = balance_loss(probabilities, choice, self.balance, ctx)
         # One place for each choice, ordered by expert, so that an expert's rows are a slice.
         inputs = ctx.empty((len(choice.rows), self.embedding_dim))
         np.take(x, choice.rows, axis=0, out=inputs, mode="clip")
@@ -94,11 +94,11 @@ class MixtureOfExperts(Layer):
                 outputs[choice.places[part]] = h
             caches.append(cache)
         y = self._sum(outputs, choice.gates, ctx)
-        return y, (router_cache, probabilities, choice, pull, outputs, caches)
+        return y, (router_cache, probabilities, choice, dbalance, outputs, caches)
 
     def backward(self, p, g, dy, cache, ctx):
         """Return the gradients through the experts and through the router, added."""
-        router_cache, probabilities, choice, pull, outputs, caches = cache
+        router_cache, probabilities, choice, dbalance, outputs, caches = cache
         dx = ctx.empty(dy.shape)
         with ctx.scratch():
             dinputs, drows = ctx.empty(outputs.shape), ctx.empty(outputs.shape)
@@ -115,7 +115,7 @@ class MixtureOfExperts(Layer):
             dgates = ctx.empty(choice.gates.shape)
             blocks = outputs.reshape(self.top_k, *dy.shape)
             np.einsum("nc,knc->kn", dy, blocks, out=dgates)
-            dlogits = choose_backward(dgates, probabilities, choice, pull, self.normalize, ctx)
+            dlogits = choose_backward(dgates, probabilities, choice, dbalance, self.normalize, ctx)
             dx += self.router.backward(p["router"], g["router"], dlogits, router_cache, ctx)
         return dx
 

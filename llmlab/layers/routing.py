@@ -24,6 +24,8 @@ class Choice:
         The token of each of them.
     weights
         Its gate.
+    parts
+        Of each expert the slice of `places`, `rows` and `weights` that chose it.
     """
 
     index: np.ndarray
@@ -67,13 +69,13 @@ def choose_backward(
     dgates: np.ndarray,
     probabilities: np.ndarray,
     choice: Choice,
-    pull: np.ndarray | None,
+    dbalance: np.ndarray | None,
     normalize: bool,
     ctx: Any,
 ) -> np.ndarray:
     """Return the gradient of the router's logits (N, E).
 
-    `pull` is the gradient of the balance loss by the probabilities; which experts are chosen
+    `dbalance` is the gradient of the balance loss by the probabilities; which experts are chosen
     has none.
     """
     dp, dots = ctx.empty(probabilities.shape), ctx.empty((len(probabilities), 1))
@@ -82,10 +84,10 @@ def choose_backward(
         np.einsum("kn,kn->n", dgates, choice.gates, out=row)
         dgates -= row
         dgates /= choice.total
-    if pull is None:
+    if dbalance is None:
         dp.fill(0)
     else:
-        np.copyto(dp, pull)
+        np.copyto(dp, dbalance)
     for index, dgate in zip(choice.index, dgates, strict=True):
         dp.reshape(-1)[index] += dgate
     np.einsum("ne,ne->n", dp, probabilities, out=row)
@@ -100,16 +102,16 @@ def balance_loss(probabilities: np.ndarray, choice: Choice, balance: float, ctx:
     experts = probabilities.shape[1]
     top_k, batch = len(choice.gates), ctx.batch
     w = ctx.weights.reshape(batch, -1, 1)
-    pull = ctx.empty(probabilities.shape)
+    dbalance = ctx.empty(probabilities.shape)
     loss = ctx.empty((batch,))
     with ctx.scratch():
         counts, mean = ctx.empty((batch, experts)), ctx.empty((batch, experts))
         tokens = ctx.empty((batch, 1))
-        pull.fill(0)
+        dbalance.fill(0)
         for index in choice.index:
-            pull.reshape(-1)[index] = 1
+            dbalance.reshape(-1)[index] = 1
         shape = (batch, -1, experts)
-        np.einsum("btx,bte->be", w, pull.reshape(shape), out=counts)
+        np.einsum("btx,bte->be", w, dbalance.reshape(shape), out=counts)
         np.einsum("btx,bte->be", w, probabilities.reshape(shape), out=mean)
         np.add.reduce(w, axis=1, out=tokens)
         np.maximum(tokens, np.finfo(ctx.dtype).tiny, out=tokens)  # rows of padding alone
@@ -117,6 +119,6 @@ def balance_loss(probabilities: np.ndarray, choice: Choice, balance: float, ctx:
         counts /= tokens
         np.einsum("be,be->b", counts, mean, out=loss)
         counts *= ctx.loss_scale
-        np.multiply(w, counts[:, None], out=pull.reshape(shape))
+        np.multiply(w, counts[:, None], out=dbalance.reshape(shape))
     ctx.add_loss(loss)
-    return pull
+    return dbalance
