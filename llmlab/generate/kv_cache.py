@@ -167,7 +167,7 @@ class KVCache:
         self._longest = np.where(shorter > 0, self._longest, 0)
 
     def select(self, rows: np.ndarray) -> None:
-        """Keep, reorder or repeat rows: row i becomes the old row rows[i]."""
+        """Keep, reorder or repeat rows: row i becomes the old row rows[i], rows (B,)."""
         if np.array_equal(rows, np.arange(len(self.lengths))):
             return  # often, once the beams of a search have settled
         self.lengths, self._longest = self.lengths[rows], self._longest[rows]

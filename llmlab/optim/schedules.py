@@ -1,7 +1,8 @@
 """Schedules: pure functions from the step to a factor on the learning rate.
 
 A run of `total_steps` asks for steps 0 to total_steps − 1. A warm-up of w steps goes up in equal
-parts, and step w is the first at the full rate.
+parts, and step w is the first at the full rate; `inverse_sqrt` is there a step earlier, as in its
+source, and `one_cycle` counts its warm-up as a share.
 """
 
 from math import cos, pi, sqrt

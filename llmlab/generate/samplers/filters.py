@@ -25,7 +25,10 @@ class Temperature:
 
 
 class TopK:
-    """Keep the k most probable tokens, and those equal to the last of them."""
+    """Keep the k most probable tokens, and those equal to the last (Fan et al. 2018).
+
+    arXiv:1805.04833.
+    """
 
     def __init__(self, k: int):
         self.k = k
@@ -41,7 +44,7 @@ class TopK:
 class TopP:
     """Keep the fewest most probable tokens whose probabilities reach p (Holtzman et al. 2020).
 
-    Of equally probable tokens the first ones are kept.
+    Of equally probable tokens the first ones are kept. arXiv:1904.09751.
     """
 
     def __init__(self, p: float):
@@ -58,7 +61,10 @@ class TopP:
 
 
 class MinP:
-    """Keep tokens with at least `share` times the greatest probability (Nguyen et al. 2024)."""
+    """Keep tokens with at least `share` times the greatest probability (Nguyen et al. 2024).
+
+    arXiv:2407.01082.
+    """
 
     def __init__(self, share: float):
         self.margin = log(share)

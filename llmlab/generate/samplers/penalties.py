@@ -17,7 +17,7 @@ Step = Callable[[np.ndarray, Rows], None]
 class Repetition:
     """Divide positive scores of tokens seen in prompt or reply by r, multiply negative ones.
 
-    Keskar et al. 2019 (CTRL).
+    Keskar et al. 2019 (CTRL), arXiv:1909.05858.
     """
 
     def __init__(self, r: float):
@@ -46,7 +46,7 @@ class Occurrence:
 class NoRepeat:
     """Rule out tokens that would complete an n-gram of prompt or reply a second time.
 
-    Where nothing would be left, nothing is ruled out.
+    Where nothing would be left, nothing is ruled out (Paulus et al. 2017, arXiv:1705.04304).
     """
 
     def __init__(self, n: int):

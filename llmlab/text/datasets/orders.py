@@ -39,7 +39,8 @@ def drawn(high: int, seed: int, epoch: int) -> Order:
 def shuffled(count: int, seed: int, epoch: int) -> Order:
     """Return a function that permutes the indices below `count`.
 
-    A Feistel network over the next power of four; what falls outside goes through it again.
+    A Feistel network over the next power of four; what falls outside goes through it again
+    (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
     """
     half = max(1, ((count - 1).bit_length() + 1) // 2)
     low = np.uint64(2**half - 1)

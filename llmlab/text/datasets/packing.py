@@ -7,8 +7,9 @@ from collections.abc import Sequence
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Return rows of sample numbers whose lengths add up to `capacity` or less.
 
-    Best fit, longest first: each sample goes where it leaves the least room. Rows, and the
-    samples within one, are ordered by the first sample's number.
+    Best fit, longest first: each sample goes where it leaves the least room (best-fit
+    decreasing, Johnson 1973). Rows, and the samples within one, are ordered by the first
+    sample's number.
     """
     rows: list[list[int]] = []
     # (room, row), sorted; rows that are full leave the list.

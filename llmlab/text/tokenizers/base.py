@@ -58,7 +58,7 @@ class Tokenizer(ABC):
         """Return the ids of `text`; what looks like a special token in it is plain text."""
 
     def encode_array(self, text: str) -> NDArray[np.int32]:
-        """Return what `encode` does as an array; where it can, faster."""
+        """Return what `encode` does as an array (n,); where it can, faster."""
         return np.array(self.encode(text), dtype=np.int32)
 
     @abstractmethod
