@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from chat_lab import CHATS, checkpoint, config, lab, model  # noqa: F401
+from chat_lab import CHATS, chatml_model, checkpoint, config, lab, model  # noqa: F401
 from conftest import gpt_stack
 
 from llmlab import kernels
@@ -15,6 +15,8 @@ from llmlab.params import Layout
 from llmlab.phases import generate as phase_generate
 from llmlab.phases import score as phase_score
 from llmlab.phases.answering import Answerer
+from llmlab.phases.chat import Chat
+from llmlab.phases.chat_commands import obey
 from llmlab.phases.chat_terminal import printable
 from llmlab.workspace import Context
 
@@ -87,9 +89,12 @@ def test_stop_texts(generate, stop, expected):
 
 def test_a_bias_on_a_word(generate):
     assert generate("sample", temperature=0.0, logit_bias={"Rain": -100}) != f"{ANSWER}\n"
-    for word in ("zebra", "two words"):
-        with pytest.raises(ConfigError, match=f"^sampler.logit_bias.{word}: must be one token"):
+    for word, found in (("zebra", "an unknown one"), ("two words", "2 tokens")):
+        with pytest.raises(
+            ConfigError, match=f"^sampler.logit_bias.{word}: must be one token"
+        ) as e:
             generate("sample", logit_bias={word: 1})
+        assert e.value.problems[0].endswith(f"; this is {found}")
 
 
 def test_nothing_is_asked_for(generate):
@@ -166,3 +171,13 @@ def test_a_text_of_one_token_has_no_score():
     stack = gpt_stack()
     with pytest.raises(ValueError, match="one token"):
         log_probabilities(stack, Layout(stack).init(0, np.float64), [3], 12)
+
+
+def test_a_token_with_a_line_end_keeps_to_its_row(monkeypatch, capsys):
+    given, own = chatml_model("byte")
+    monkeypatch.setattr(phase_score, "checkpoint_model", lambda _: own)
+    phase_score.run(replace(given, prompt="a\n\tb\rc"))
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows[1:7]] == ["a", r"\n", r"\t", "b", r"\r", "c"]
+    chat = Chat(given, own)
+    assert obey(chat, "/tokens a\tb") == "a | \\t | b\n3 tokens"

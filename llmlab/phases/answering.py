@@ -191,6 +191,11 @@ def clean(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def on_one_line(token: str) -> str:
+    r"""Return a token for a table or a list: line ends and tabs as `\n`, `\r` and `\t`."""
+    return token.translate({ord("\n"): r"\n", ord("\r"): r"\r", ord("\t"): r"\t"})
+
+
 def _with_ids(spec: Any, tokenizer: Any) -> Any:
     """Return a sampler's spec with ids for the words of `logit_bias`."""
     biases = spec.get("logit_bias") if isinstance(spec, dict) else None
@@ -200,9 +205,10 @@ def _with_ids(spec: Any, tokenizer: Any) -> Any:
     for key, value in biases.items():
         ids = [key] if isinstance(key, int) else tokenizer.encode(str(key))
         if len(ids) != 1 or ids[0] == tokenizer.unknown_id:
+            found = f"{len(ids)} tokens" if len(ids) != 1 else "an unknown one"
             raise ConfigError(
                 f"sampler.logit_bias.{key}: must be one token of the vocabulary, or an id; "
-                f"this is {len(ids) if len(ids) != 1 else 'an unknown one'}"
+                f"this is {found}"
             )
         named[ids[0]] = value
     return {**spec, "logit_bias": named}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmlab.errors import ConfigError, suggest
+from llmlab.phases.answering import on_one_line
 
 if TYPE_CHECKING:
     from llmlab.phases.chat import Chat
@@ -112,7 +113,7 @@ def _load(chat: "Chat", argument: str) -> str:
 def _tokens(chat: "Chat", argument: str) -> str:
     conversation = chat.conversation
     if argument:
-        tokens = list(conversation.tokens(argument))
+        tokens = [on_one_line(token) for token in conversation.tokens(argument)]
         return f"{' | '.join(tokens)}\n{len(tokens)} tokens"
     room = chat.answerer.longest_prompt
     held = f"{room} tokens, {chat.answerer.model.max_seq_len} with its answer"

@@ -7,7 +7,7 @@ from typing import Any
 from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.generate import log_probabilities
-from llmlab.phases.answering import checkpoint_model, clean, log
+from llmlab.phases.answering import checkpoint_model, clean, log, on_one_line
 from llmlab.phases.chat_terminal import be_lenient, shown
 
 
@@ -27,7 +27,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
         log.warning("not in the model's vocabulary: %s", ", ".join(unknown))
     ids = [*tokenizer.encode(text), tokenizer.end_id]
     logs = log_probabilities(model.stack, model.params, ids, model.max_seq_len, config.kernels)
-    tokens = [shown(tokenizer.token(id), sys.stdout) for id in ids]
+    tokens = [shown(on_one_line(tokenizer.token(id)), sys.stdout) for id in ids]
     width = max(map(len, ["token", *tokens]))
     lines = [f"{'token':<{width}}  probability     nats"]
     lines.append(f"{tokens[0]:<{width}}  {'-':>11}  {'-':>7}")
