@@ -1,15 +1,14 @@
 """llmlab's tokenizers as tokenizer.json, the form of the library `tokenizers`."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmlab.errors import CheckpointError, ResourceError
+from llmlab.errors import CheckpointError
 from llmlab.exchange.word_spacing import decoder as word_decoder
 from llmlab.text import Tokenizer
-
-_MARKS = r"[!-/:-@\[-`{-~]"
+from llmlab.text.spacing import MARK_RANGES
+from llmlab.text.tokenizers.bpe import BpeTokenizer
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -21,8 +20,6 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     ------
     CheckpointError
         The tokenizer is of a type that tokenizer.json can't say.
-    ResourceError
-        A BPE tokenizer needs the library `tokenizers`, and it isn't installed.
     """
     forms = {"word": _word, "char": _char, "byte": _byte, "bpe": _bpe}
     if tokenizer.type not in forms:
@@ -36,7 +33,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 def _word(tokenizer: Tokenizer) -> dict[str, Any]:
     # Split as Python's \s does it: the library's own notion of white space is another.
     spaces = "".join(chr(code) for code in range(0x3001) if re.match(r"\s", chr(code)))
-    cut = [_split(f"[{spaces}]+", "Removed"), _split(_MARKS, "Isolated")]
+    cut = [_split(f"[{spaces}]+", "Removed"), _split(f"[{MARK_RANGES}]", "Isolated")]
     return _document(
         tokenizer,
         _word_level(tokenizer),
@@ -64,18 +61,8 @@ def _byte(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:
-    try:
-        import tokenizers
-    except ImportError:
-        raise ResourceError(
-            "phase=export of a BPE tokenizer needs the package 'tokenizers': "
-            "pip install 'llmlab[hf]'"
-        ) from None
-    own = tokenizer.arguments()
-    library = tokenizers.Tokenizer.from_str(json.dumps(own["json"]))
-    present = {t.content for t in library.get_added_tokens_decoder().values() if t.special}
-    library.add_special_tokens([token for token in own["specials"] if token not in present])
-    content = json.loads(library.to_str())
+    assert isinstance(tokenizer, BpeTokenizer)
+    content = tokenizer.tokenizer_json()
     # llmlab puts nothing round a text: the template says what stands there.
     content["post_processor"] = None
     return content

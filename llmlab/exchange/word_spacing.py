@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_EDGE = r"[\s!-/:-@\[-`{-~]"  # white space or an ASCII mark: what a word ends at
-_WORD = r"[^\s!-/:-@\[-`{-~]"
+from llmlab.text.spacing import MARK_RANGES
+
+_EDGE = rf"[\s{MARK_RANGES}]"  # white space or an ASCII mark: what a word ends at
+_WORD = rf"[^\s{MARK_RANGES}]"
 _SUFFIX = rf"(?:s|t|re|ve|ll|d|m|S|T|RE|VE|LL|D|M)(?={_EDGE}|\z)"
 _RULES = (
     r" (?=[.,!?;:)\]}%])",  # closing marks join what precedes them

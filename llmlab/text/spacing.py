@@ -1,8 +1,10 @@
 """Where spaces stand between the words and punctuation marks of English text."""
 
+import re
 from collections.abc import Sequence
 
-MARKS = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+MARK_RANGES = r"!-/:-@\[-`{-~"  # ASCII punctuation, for the brackets of a pattern
+MARKS = frozenset(chr(code) for code in range(128) if re.match(f"[{MARK_RANGES}]", chr(code)))
 _CLOSING = frozenset(".,!?;:)]}%")
 _OPENING = frozenset("([{$#@")
 _BETWEEN = frozenset("-/_^\\")

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from llmlab.errors import DataError
 from llmlab.text.files import InvalidUtf8, TextFile
+from llmlab.text.paths import absolute
 from llmlab.text.reading import LISTS, source_texts
 from llmlab.text.shards import Shards, ShardWriter, check_ids, open_shards
 from llmlab.text.tokenizers import Tokenizer
@@ -28,7 +29,7 @@ _PATIENCE = 1.0  # seconds before a progress bar appears
 def default_cache() -> Path:
     """Return the folder for token ids: `llmlab/tokens` in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.abspath(os.path.expanduser(base))) / "llmlab" / "tokens"
+    return absolute(base) / "llmlab" / "tokens"
 
 
 def tokenise(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmlab.errors import ConfigError, DataError, ResourceError
+from llmlab.text.paths import absolute
 from llmlab.text.tokenizers.base import TOKENIZERS, Tokenizer, check_id, number_specials
 
 _END = "<|endoftext|>"
@@ -162,6 +163,10 @@ class BpeTokenizer(Tokenizer):
             "end": self._end,
         }
 
+    def tokenizer_json(self) -> dict[str, Any]:
+        """Return the content of a tokenizer.json, the special tokens of `specials` with it."""
+        return json_format.loads(self._fast.to_str())
+
     def byte_lengths(self) -> NDArray[np.int32] | None:
         """Return the bytes of each id, if the tokens are bytes; else None."""
         content = self._json or {}
@@ -202,7 +207,7 @@ def pretrained(
     DataError
         The file can't be read, or is no tokenizer.json.
     """
-    file = Path(os.path.abspath(os.path.expanduser(path)))
+    file = absolute(path)
     try:
         content = json_format.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llmlab.errors import ConfigError, DataError
-from llmlab.text.spacing import MARKS, spaces_before
+from llmlab.text.spacing import MARK_RANGES, MARKS, spaces_before
 from llmlab.text.tokenizers.base import TOKENIZERS, Tokenizer, check_id, number_specials
 
-_TOKEN = re.compile(r"[!-/:-@\[-`{-~]|[^\s!-/:-@\[-`{-~]+")
+_TOKEN = re.compile(rf"[{MARK_RANGES}]|[^\s{MARK_RANGES}]+")
 _SPECIALS = ("<unk>", "</s>")
 
 
