@@ -103,6 +103,9 @@ def test_to_dict_gives_away_nothing_of_the_configuration():
         ("model.stack.2.layers.1.layer.hidden_dim", 2.5, "hidden_dim=2.5: expected a whole"),
         ("model.stack.2.layers.0.layer.num_heads", 3, "model.stack.2.layers.0.layer: num_heads=3"),
         ("model.stack.2.layers.1.layer.activation", "rleu", "did you mean 'relu'?"),
+        ("model.stack.2.layers.0.layer", 5, "model.stack.2.layers.0.layer=5: expected a layer"),
+        ("model.stack.2.layers.0.norm", None, "norm=null: expected a layer's name"),
+        ("model.stack.1.max_seq_len", 40, "max_seq_len=40: less than the model's, 80"),
     ],
 )
 def test_a_bad_value_is_refused_by_the_name_of_its_key(key, value, said):

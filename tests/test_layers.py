@@ -290,7 +290,7 @@ def test_ones_and_layer_norm_start_as_the_identity():
         ({"type": "pre_norm", "layer": "linear"}, "model.stack[0].norm: missing"),
         ({"type": "linear", "widht": 3}, "model.stack[0].widht: unknown argument"),
         ({"type": "pre_norm", "layer": 5, "norm": NORM}, "model.stack[0].layer=5: expected"),
-        ({"type": "pre_norm", "layer": "linear", "norm": None}, "model.stack[0].norm=None"),
+        ({"type": "pre_norm", "layer": "linear", "norm": None}, "model.stack[0].norm=null"),
         ({"type": "block", "layers": {"type": "linear"}}, "expected a list of layers"),
         ({"type": "block", "layers": "linear"}, "model.stack[0].layers='linear'"),
         ({"type": "learned_positions", "max_seq_len": 8}, "max_seq_len=8: less than the model's"),

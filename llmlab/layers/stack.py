@@ -116,7 +116,8 @@ def _build(spec: Spec, where: str, context: Mapping[str, Any]) -> Layer:
                 inner = {"type": inner} if isinstance(inner, str) else inner
                 arguments[key] = _build(inner, here, context)
             elif not isinstance(inner, Layer) and not (inner is None and _may_be_null(spec, key)):
-                problems.append(f"{here}={inner!r}: expected a layer's name, or its mapping")
+                found = "null" if inner is None else repr(inner)
+                problems.append(f"{here}={found}: expected a layer's name, or its mapping")
         except ConfigError as error:
             problems += error.problems
     problems += LAYERS.check(arguments, where, context)
