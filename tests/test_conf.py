@@ -9,6 +9,7 @@ from hydra.core.plugins import Plugins
 
 from llmlab import __version__
 from llmlab.cli import main
+from llmlab.cli.help import help_text
 from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
 from llmlab.config import Config, Model
@@ -22,7 +23,7 @@ PLUGIN = "hydra_plugins.hydra_joblib_launcher"
 HAS_JOBLIB = all(map(importlib.util.find_spec, ("hydra_plugins", PLUGIN)))
 OPTIONS = [
     (path.parent.name, path.stem)
-    for path in sorted(CONF.glob("*/*.yaml"))
+    for path in sorted(CONF.glob("*/[!_]*.yaml"))  # those with _ are parts of others
     if path.parent.name != "hydra"
 ]
 GROUPS = {group: [n for g, n in OPTIONS if g == group] for group, _ in OPTIONS}
@@ -121,3 +122,17 @@ def test_a_launcher_that_is_not_installed_says_what_is(tmp_path, monkeypatch, ca
         "error: launcher=joblib: needs a package, install it with: "
         "pip install hydra-joblib-launcher\n"
     )
+
+
+def test_parts_of_files_are_no_options_but_their_keys_are_known(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def problem(word):
+        assert main([word]) == 2
+        return capsys.readouterr().err
+
+    assert list(CONF.glob("*/_*.yaml")) and "_" not in help_text().split("data=")[1].split("\n")[0]
+    assert problem("data=nothing").endswith("known: rustgpt, text, tokens\n")
+    assert problem("data=3").endswith("known: rustgpt, text, tokens\n")
+    assert "did you mean 'data.tune.answer_only'?" in problem("answer_only=true")
+    assert "did you mean" not in problem("defaults=1")

@@ -4,6 +4,7 @@ from pathlib import Path
 from textwrap import dedent, wrap
 from typing import Any
 
+from llmlab.cli.hints import options_of
 from llmlab.cli.places import conf_folder
 
 _TITLES = {
@@ -90,8 +91,8 @@ def _groups(conf: Path, defaults: dict[str, Any]) -> list[str]:
         ((group, chosen),) = entry.items()
         if group == "phase" or group.startswith("override"):
             continue
-        options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-        lines.append(_line(f"{group}={_shown(chosen)}", f"of: {', '.join(options)}"))
+        options = ", ".join(options_of(conf / group))
+        lines.append(_line(f"{group}={_shown(chosen)}", f"of: {options}"))
     return lines
 
 

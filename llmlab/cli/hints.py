@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from llmlab.cli.places import conf_folder
@@ -73,7 +74,7 @@ def hint(error: Exception, tokens: Sequence[str]) -> Exception:
 
 def _unknown_option(group: str, name: str, text: str) -> str:
     listed = text.partition("Available options")[2].partition("Config search path")[0]
-    options = re.findall(r"^\t(\S+)$", listed, re.MULTILINE)
+    options = re.findall(r"^\t([^\s_]\S*)$", listed, re.MULTILINE)
     if group == "hydra/launcher" and name in _LAUNCHERS:
         package = _LAUNCHERS[name]
         return f"launcher={name}: needs a package, install it with: pip install {package}"
@@ -86,9 +87,14 @@ def _no_option(tokens: Sequence[str]) -> ConfigError | None:
         key, _, value = token.partition("=")
         folder = conf_folder() / key.split("@")[0]
         if folder.is_dir() and not (folder / f"{value}.yaml").is_file():
-            known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            known = ", ".join(options_of(folder))
             return ConfigError(f"{token}: expected the name of a file; known: {known}")
     return None
+
+
+def options_of(folder: Path) -> list[str]:
+    """Return the files of a group that can be chosen; those with `_` are parts of others."""
+    return sorted(path.stem for path in folder.glob("[!_]*.yaml"))
 
 
 def _unknown_key(key: str) -> str:
@@ -106,11 +112,17 @@ def _known_keys() -> list[str]:
 
     conf = conf_folder()
     known: dict[str, None] = {}
-    for path in [conf / "config.yaml", *sorted(conf.glob("*/*.yaml"))]:
+    for path in [conf / "config.yaml", *sorted(conf.glob("*/[!_]*.yaml"))]:
         text = path.read_text(encoding="utf-8")
         top = path.parent == conf or text.startswith("# @package _global_")
-        known |= dict.fromkeys(_flat(yaml.safe_load(text), "" if top else path.parent.name))
-    return [key for key in known if not key.startswith(("defaults", "hydra"))]
+        values = yaml.safe_load(text)
+        for part in values.pop("defaults", []):
+            name, _, place = part.partition("@") if isinstance(part, str) else ("", "", "")
+            if name.startswith("_") and place:
+                shared = (path.parent / f"{name}.yaml").read_text(encoding="utf-8")
+                values[place] = yaml.safe_load(shared)
+        known |= dict.fromkeys(_flat(values, "" if top else path.parent.name))
+    return [key for key in known if not key.startswith("hydra")]
 
 
 def _flat(value: Any, where: str) -> Iterator[str]:
