@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,12 @@ def test_every_page_of_docs_is_in_its_list():
         re.findall(r"\]\((\w[\w-]*\.md)\)", (ROOT / "docs" / "README.md").read_text("utf-8"))
     )
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
+
+
+def test_the_source_distribution_has_all_pages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert {f"/{path.name}" for path in ROOT.glob("*.md")} | {"/docs"} <= set(included)
 
 
 def test_every_optimizer_and_schedule_is_documented():
