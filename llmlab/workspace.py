@@ -87,6 +87,8 @@ class Context:
         Both are for layers with a loss of their own.
     memo
         Constants that layers keep between steps, such as masks; few and small.
+    pass_memo
+        What layers share within one pass, such as masks of packed rows.
     fresh
         Identities of gradient views that nothing was added to yet in this step.
     """
@@ -123,6 +125,7 @@ class Context:
         self.weights, self.loss_scale = weights, loss_scale
         self.position = None if kv_cache is None else kv_cache.lengths
         self.losses: list[np.ndarray] = []
+        self.pass_memo: dict[Any, np.ndarray] = {}
 
     def scratch(self) -> Workspace:
         """Return a context manager; what is taken inside it is given back at its end."""

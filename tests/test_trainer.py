@@ -140,6 +140,13 @@ def test_repeated_runs_are_bit_identical(threads):
     assert np.array_equal(one[1], two[1]) and np.array_equal(one[2], two[2])
 
 
+def test_a_target_outside_the_vocabulary_is_refused():
+    wrong = batch(LENGTHS)
+    wrong.targets[0, 0] = VOCABULARY
+    with trainer() as t, pytest.raises(ValueError, match=f"target {VOCABULARY}: must be 0 to"):
+        t.step([wrong])
+
+
 def test_padding_changes_nothing():
     steps, padded = [[batch(LENGTHS)]], [[batch(LENGTHS)]]
     whole = steps[0][0]

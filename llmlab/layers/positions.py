@@ -174,17 +174,15 @@ def token_positions(ctx: Context) -> np.ndarray | None:
     return ctx.positions
 
 
-def once_a_pass(ctx: Any, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+def once_a_pass(ctx: Context, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
     """Return `make()`, the same array for all layers that ask for `key` in one pass.
 
-    For what depends on the rows, such as masks of packed ones; it may lie in the workspace.
+    For what depends on the rows, such as masks of packed ones. It may lie in the workspace, so
+    it is not to be asked for first inside `ctx.scratch()`.
     """
-    kept = ctx.memo.get("pass")
-    if kept is None or kept[0] is not ctx.losses:  # each pass begins with a new list of them
-        kept = ctx.memo["pass"] = (ctx.losses, {})
-    known = kept[1].get(key)
+    known = ctx.pass_memo.get(key)
     if known is None:
-        known = kept[1][key] = make()
+        known = ctx.pass_memo[key] = make()
     return known
 
 

@@ -173,6 +173,9 @@ class Shard:
                 loss_scale=scale,
             )
             logits, cache = self.stack.forward(self.params.tree, piece.inputs, ctx)
+            last = logits.shape[1] - 1
+            if piece.targets.max(initial=0) > last:  # a kernel would write beyond its row
+                raise ValueError(f"target {piece.targets.max()}: must be 0 to {last}")
             part, dlogits = self.kernels.cross_entropy(ctx, logits, piece.targets, weights, scale)
             if self.label_smoothing:
                 part += self.kernels.smooth_labels(
