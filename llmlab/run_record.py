@@ -44,7 +44,7 @@ def new_record(
         "status": "running",
         "created": now(),
         "order": _next_order(root),
-        "overrides": _without_resume(overrides),
+        "overrides": _without_folder(overrides),
         "hydra_overrides": list(hydra_overrides),
         "argv": list(argv),
         "cwd": os.getcwd(),
@@ -70,9 +70,9 @@ def restarted(
     restart: dict[str, Any] = {"time": now(), "argv": list(argv), "changed": changed}
     fresh = {**record, **today, "status": "running"}
     fresh["config_dir"] = config_dir or record.get("config_dir")
-    if overrides is not None and _without_resume(overrides) != record.get("overrides"):
+    if overrides is not None and _without_folder(overrides) != record.get("overrides"):
         restart["overrides_before"] = record.get("overrides")
-        fresh["overrides"] = _without_resume(overrides)
+        fresh["overrides"] = _without_folder(overrides)
     fresh["restarts"] = [*record.get("restarts", []), restart]
     return fresh, changed
 
@@ -159,5 +159,11 @@ def _next_order(root: Path) -> int:
     return max(time.time_ns(), int(last) + 1)
 
 
-def _without_resume(overrides: Sequence[str]) -> list[str]:
-    return [text for text in overrides if not text.startswith("resume=")]
+def branches(override: str) -> bool:
+    """Tell whether an override continues a checkpoint in a run of its own."""
+    return override.startswith("resume=") and override.rstrip("'").endswith(".npz")
+
+
+def _without_folder(overrides: Sequence[str]) -> list[str]:
+    """Leave out which run goes on, but not the checkpoint that it took its configuration from."""
+    return [text for text in overrides if not text.startswith("resume=") or branches(text)]

@@ -257,3 +257,26 @@ def test_a_state_of_an_older_checkpoint_brings_its_configuration(lab):
     assert branched.reproducible() == config.reproducible() | {"seed": 5}
     new = next(path for path in lab.folder.glob("runs/tune/*") if path != run)
     assert json.loads((new / "run.json").read_text())["parent"] == str(first)
+
+
+def test_a_run_that_branched_keeps_the_configuration_when_it_goes_on(lab):
+    lab("phase=tune", "lr=7e-3", "batch_size=3", "hydra.run.dir=old it's")
+    config = lab.calls[0]
+    meta = {"stage": "tune", "config": config.reproducible()}
+    checkpoints = CheckpointFolder(lab.folder / "old it's/checkpoints")
+    first, _ = (checkpoints.save(step, WEIGHTS, meta) for step in (1, 2))
+    assert lab(f"resume={first}", f"seed={STOPPED}").code == 143
+    (branch,) = lab.folder.glob("runs/tune/*")
+    for more in ("log_every=2", "keep=4"):  # as often as one likes
+        assert lab(f"resume={branch}", more).code == 143
+    own = CheckpointFolder(branch / "checkpoints").save(
+        1, WEIGHTS, {**meta, "config": lab.calls[-1].reproducible()}
+    )
+    shutil.rmtree(lab.folder / "old it's")
+    assert lab("resume=latest", "lr=2e-3").code == 143
+    assert lab(f"resume={own}", "seed=5").code == 0
+    changed = [{"seed": STOPPED}] * 3 + [{"seed": STOPPED, "lr": 2e-3}, {"seed": 5, "lr": 2e-3}]
+    assert [c.reproducible() for c in lab.calls[1:]] == [config.reproducible() | c for c in changed]
+    assert (lab.calls[-1].log_every, lab.calls[-1].keep) == (2, 4)
+    record = json.loads((branch / "run.json").read_text())
+    assert (record["status"], len(record["restarts"])) == ("finished", 4)

@@ -109,6 +109,29 @@ def test_a_run_that_falls_back_to_an_older_checkpoint_is_still_the_same(calm, st
     assert same(calm / "pretrain", stopped)
 
 
+def test_a_run_that_branched_goes_on_even_if_it_died_before_its_first_save(
+    calm, stopped, monkeypatch
+):
+    class Dies(BaseException):
+        pass
+
+    def dying(self, batches):
+        raise Dies
+
+    older = stopped / "checkpoints/step-000005.npz"
+    with monkeypatch.context() as patch, pytest.raises(Dies):
+        patch.setattr(Trainer, "step", dying)
+        main([f"resume={older}"])
+    (branch,) = stopped.parent.glob("runs/pretrain/*")
+    shutil.rmtree(stopped)
+    assert main([f"resume={branch}"]) == 0
+    found, wanted = load(newest(branch)), load(newest(calm / "pretrain"))
+    assert found.meta["step"] == wanted.meta["step"] > 5
+    assert found.meta["config"] == wanted.meta["config"]
+    for name, array in wanted.arrays.items():
+        assert array.tobytes() == found.arrays[name].tobytes(), name
+
+
 def without_updates(state):
     state.meta["updates"] = 0
 

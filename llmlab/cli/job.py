@@ -74,7 +74,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], sweep_tokens: Sequence[st
 def _execute(composed: Any, typed: Sequence[str], in_sweep: bool) -> dict[str, Any]:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        config = _configuration(composed)
+        config = _configuration(composed, folder)
         phase = find(config.phase)
         action = phase.load()
         config = _with_kernels(config, folder if phase.trains else None)
@@ -89,14 +89,17 @@ def _execute(composed: Any, typed: Sequence[str], in_sweep: bool) -> dict[str, A
     return _train(config, phase, folder, typed, in_sweep)
 
 
-def _configuration(composed: Any) -> Config:
+def _configuration(composed: Any, folder: Path) -> Config:
+    """Return what was composed; a run that branched from a checkpoint has that one's numbers."""
     typed = {Override.of(text).name for text in _tokens("task")}
     resume = composed.get("resume")
     stored = None
     if isinstance(resume, str) and resume.endswith(".npz"):
-        from llmlab.train.checkpoint import peek
+        from llmlab.runs import CHECKPOINTS
+        from llmlab.train.checkpoint import CheckpointFolder, peek
 
-        stored = peek(resume)["config"]
+        own = CheckpointFolder(folder / CHECKPOINTS).steps()  # the other may be gone by now
+        stored = peek(own[-1][1] if own else resume)["config"]
     return load(composed, typed, stored)
 
 
@@ -116,7 +119,7 @@ def _train(
     from llmlab.train.signals import interruptible
 
     branched = config.resume is not None and config.resume.endswith(".npz")
-    continues = in_sweep or (config.resume is not None and not branched)
+    continues = in_sweep or config.resume is not None
     common: dict[str, Any] = {
         "overrides": _tokens("task"),
         "argv": list(typed),

@@ -10,7 +10,7 @@ from typing import Any
 from llmlab.cli.arguments import FOLDERS, LATEST, Override, is_sweep, parts, quoted, split, token
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.phases import PHASES
-from llmlab.run_record import RECORD
+from llmlab.run_record import RECORD, branches
 
 SWEEP_RECORD = "sweep.json"
 _OF_SWEEPS = re.compile(r"[+~]*(hydra[./])?(launcher|sweeper|sweep)\b")
@@ -103,8 +103,9 @@ def _resumed(value: str, flags: list[str], given: list[Override], sweep: bool) -
             raise ConfigError(f"resume={path}: that is one run; leave -m out")
         record = _stored(path / RECORD)
         tokens = [*_merged(record, given), _folder("hydra.run.dir", path)]
-        flags = _with_own_yaml(flags, record)
-        return CommandLine(flags, [*tokens, f"resume={quoted(str(path))}"], False)
+        # What a run branched from goes on saying what it computes.
+        origin = next(filter(branches, record["overrides"]), _folder("resume", path))
+        return CommandLine(_with_own_yaml(flags, record), [*tokens, origin], False)
     return _started(path, flags, given, sweep)
 
 

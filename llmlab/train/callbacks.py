@@ -97,7 +97,7 @@ class Metrics(Callback):
 
 
 class Checkpoints(Callback):
-    """Save at step 0, every `every` steps, at the best validation, at the end and at a signal.
+    """Save at the start, every `every` steps, at the best validation, at the end and at a signal.
 
     Parameters
     ----------
@@ -124,8 +124,8 @@ class Checkpoints(Callback):
         self._signals, self._command = signals, command
 
     def on_start(self, progress: Progress) -> None:
-        """Save the very first state, so that a run can be continued from its start."""
-        if progress.step == 0:
+        """Save the first state if there is none, so that a run can be continued from its start."""
+        if not self._folder.steps():
             self.save(progress)
 
     def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
