@@ -1,5 +1,6 @@
 """A run's checkpoints: which are kept, which is the newest sound one, which the best."""
 
+import errno
 import logging
 import os
 import shutil
@@ -7,7 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from llmlab.errors import CheckpointError
+from llmlab.errors import CheckpointError, ResourceError
+from llmlab.train import checkpoint_file
 from llmlab.train.checkpoint import CheckpointFolder, load, peek
 
 
@@ -27,6 +29,10 @@ def damage(path, at=0.3):
     data = bytearray(path.read_bytes())
     data[int(len(data) * at)] ^= 1
     path.write_bytes(data)
+
+
+def raised(error):
+    raise error
 
 
 def test_the_last_and_the_best_are_kept(tmp_path):
@@ -58,6 +64,12 @@ def test_a_run_that_patience_ended_hands_on_its_best(tmp_path, stale, patience, 
     assert checkpoints.latest() == checkpoints.path(3)  # which is what is continued
 
 
+def test_without_a_count_of_stale_validations_there_were_none(tmp_path):
+    checkpoints = fill(tmp_path, 1, 2, best=(1,))
+    checkpoints.save(3, {"params/w": np.zeros(2, "f4")}, {"patience": 1})
+    assert checkpoints.outcome() == checkpoints.path(3)
+
+
 def test_keep_counts(tmp_path):
     fill(tmp_path, *range(6), keep=4)
     assert len(names(tmp_path)) == 4
@@ -87,6 +99,56 @@ def test_a_damaged_newest_falls_back_and_says_so(tmp_path, caplog, at):
         found = checkpoints.load_latest()
     assert found is not None and found.meta["step"] == 9
     assert "DAMAGED" in caplog.text and "step-000010.npz" in caplog.text
+    assert f"falling back to {tmp_path / 'step-000009.npz'}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (MemoryError(), "no memory to load it; close other programs"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files; raise the limit"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied; make it readable"),
+    ],
+)
+def test_what_the_system_refuses_is_no_damage_to_fall_back_from(
+    tmp_path, monkeypatch, caplog, refusal, said
+):
+    checkpoints = fill(tmp_path, 9, 10)
+    read = checkpoint_file.form.read
+
+    def refusing(file, size):
+        if os.fstat(file.fileno()).st_ino == newest.stat().st_ino:
+            raise refusal
+        return read(file, size)
+
+    newest = tmp_path / "step-000010.npz"
+    monkeypatch.setattr(checkpoint_file.form, "read", refusing)
+    with pytest.raises(ResourceError, match=f"step-000010.npz: .*{said}"):
+        checkpoints.load_latest()
+    assert caplog.text == ""
+
+
+def test_a_disk_that_cannot_read_a_file_has_damaged_it(tmp_path, monkeypatch, caplog):
+    checkpoints = fill(tmp_path, 9, 10)
+    read, answers = checkpoint_file.form.read, [OSError(errno.EIO, "Input/output error")]
+    monkeypatch.setattr(
+        checkpoint_file.form, "read", lambda *a: raised(answers.pop()) if answers else read(*a)
+    )
+    assert checkpoints.latest() == tmp_path / "step-000009.npz"
+    assert "step-000010.npz: unusable checkpoint: Input/output error" in caplog.text
+
+
+def test_a_damaged_one_hides_no_sound_one(tmp_path):
+    """Wherever it stands among them: the sound ones count, and are deleted in their turn."""
+    for hurt in range(1, 5):
+        folder = tmp_path / f"{hurt}"
+        checkpoints = fill(folder, 1, 2, 3, 4, keep=9)
+        damage(checkpoints.path(hurt), 0.98)
+        sound = [step for step in range(1, 5) if step != hurt]
+        assert [step for step, _ in checkpoints.steps()] == sound
+        fill(folder, 5)
+        assert names(folder) == [f"step-00000{n}.npz" for n in sorted({hurt, sound[-1], 5})]
 
 
 def test_a_damaged_old_one_is_no_news(tmp_path, caplog):

@@ -1,5 +1,6 @@
 """Save and load one checkpoint file."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from llmlab.errors import CheckpointError, TrainingError
+from llmlab.errors import CheckpointError, ResourceError, TrainingError
 from llmlab.train import checkpoint_format as form
 from llmlab.train.durable import replace_file
 
@@ -17,6 +18,14 @@ T = TypeVar("T")
 Arrays = dict[str, np.ndarray]
 Meta = dict[str, Any]
 _SHOWN = 40
+# What the system may refuse although the file is sound: no reason to fall back to an older one.
+_REFUSALS = {
+    errno.ENOMEM: "close other programs",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.EACCES: "make it readable for yourself",
+    errno.EPERM: "make it readable for yourself",
+}
 _ADVICE = "use another checkpoint of its run, or resume=RUN, which takes the newest sound one"
 
 
@@ -74,7 +83,15 @@ def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, 
 
 
 def load(path: Path | str) -> Checkpoint:
-    """Read and verify a checkpoint; every kind of damage is one CheckpointError."""
+    """Read and verify a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        It is damaged in whatever way, missing, or no checkpoint.
+    ResourceError
+        There is no memory for it, or the system refuses to open it.
+    """
     path = Path(path)
 
     def read(file: BinaryIO, size: int) -> Checkpoint:
@@ -123,7 +140,7 @@ def compare(
 
 
 def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
-    """Open `path` and call `read(file, size)`, turning every failure into a CheckpointError."""
+    """Open `path` and call `read(file, size)`; whatever fails is a CheckpointError or the system."""
     try:
         # Not blocking: a fifo would wait forever for somebody to write.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -136,9 +153,17 @@ def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
         raise CheckpointError(f"{path}: there is no such checkpoint; look into its run") from error
     except form.Damaged as error:
         raise CheckpointError(f"{path}: unusable checkpoint: {error}; {_ADVICE}") from error
-    # zip, JSON, struct and memory have some twenty ways to say "damaged"; their texts would
-    # puzzle (NumPy's advises unsafe loading), so they are only chained.
+    # Sizes were compared with the file's before, so that it is the machine's memory that ended.
+    except MemoryError as error:
+        raise ResourceError(
+            f"{path}: no memory to load it; close other programs, or use a larger machine"
+        ) from error
+    # zip, JSON and struct have some twenty ways to say "damaged"; their texts would puzzle
+    # (NumPy's advises unsafe loading), so they are only chained.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            advice = _REFUSALS[error.errno]
+            raise ResourceError(f"{path}: can't be read: {error.strerror}; {advice}") from error
         told = error.strerror if isinstance(error, OSError) else None
         reason = told or "it is damaged, or no checkpoint"
         raise CheckpointError(f"{path}: unusable checkpoint: {reason}; {_ADVICE}") from error
