@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from test_trainer import batch, trainer
 
-from llmlab.errors import TrainingError
+from llmlab.errors import ResourceError, TrainingError
 from llmlab.optim import SCHEDULES
 from llmlab.streams import stream
+from llmlab.train.callbacks import Metrics, ProgressBar
 from llmlab.train.fit import Callback, Progress, fit, total_steps
+from llmlab.train.trackers import NoTracker
 
 
 class Numbers:
@@ -154,6 +156,50 @@ def test_callbacks_hear_of_the_end_after_an_error():
     with trainer() as t, pytest.raises(KeyboardInterrupt):
         fit(t, Numbers(), steps=9, callbacks=[log, Stops()], **OPTIONS)
     assert log.calls == [("start", 0), ("end", 1)]
+
+
+class Fails(Callback):
+    def __init__(self, where):
+        self.where = where
+
+    def on_start(self, progress):
+        if self.where == "start":
+            raise ResourceError("no space")
+
+    def on_end(self, progress):
+        if self.where == "end":
+            raise ConnectionError("the tracker is gone")
+
+
+def test_callbacks_hear_of_the_end_after_a_start_that_failed(tmp_path):
+    finished = []
+
+    class Tracking(NoTracker):
+        def finish(self):
+            finished.append(True)
+
+    log = Log()
+    metrics = Metrics(tmp_path / "metrics.jsonl", 1, Tracking())
+    watching = [log, metrics, Fails("start"), ProgressBar("test", 1, bar=False)]
+    with trainer() as t, pytest.raises(ResourceError):
+        fit(t, Numbers(), steps=1, callbacks=watching, **OPTIONS)
+    assert log.calls == [("start", 0), ("end", 0)]
+    assert finished == [True]
+    with pytest.raises(ValueError, match="closed file"):
+        metrics.sync()
+
+
+def test_an_end_that_fails_keeps_no_other_from_its_own_and_hides_no_error(caplog):
+    log = Log()
+    with trainer() as t, pytest.raises(ConnectionError, match="gone"):
+        fit(t, Numbers(), steps=1, callbacks=[Fails("end"), log], **OPTIONS)
+    assert log.calls == [("start", 0), ("end", 1)]
+    assert caplog.text == ""
+    log = Log()
+    with trainer() as t, pytest.raises(ResourceError, match="no space"):
+        fit(t, Numbers(), steps=1, callbacks=[Fails("end"), Fails("start"), log], **OPTIONS)
+    assert log.calls == [("end", 0)]
+    assert "the tracker is gone" in caplog.text
 
 
 def test_data_without_a_batch_is_an_error_not_an_endless_loop():

@@ -170,6 +170,7 @@ class ProgressBar(Callback):
         self._stage, self._steps, self._bar = stage, steps, bar
         self._smooth: float | None = None
         self._tokens = 0
+        self._tqdm: Any = None
         self._shown = self._began = time.monotonic()
 
     def on_start(self, progress: Progress) -> None:
@@ -205,6 +206,8 @@ class ProgressBar(Callback):
 
     def on_end(self, progress: Progress) -> None:
         """Leave the last numbers on the screen."""
+        if self._tqdm is None:
+            return
         now = time.monotonic()
         if not self._tqdm.disable:
             self._tqdm.set_postfix_str(self._text(progress, now))

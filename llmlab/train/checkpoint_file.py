@@ -140,7 +140,7 @@ def compare(
 
 
 def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
-    """Open `path` and call `read(file, size)`; whatever fails is a CheckpointError or the system."""
+    """Open `path` and call `read(file, size)`; tell damage from a refusal of the system."""
     try:
         # Not blocking: a fifo would wait forever for somebody to write.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

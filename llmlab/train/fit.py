@@ -1,6 +1,8 @@
 """The training loop: epochs of batches, one step after the other, from any point."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Protocol
@@ -8,6 +10,8 @@ from typing import Any, Protocol
 from llmlab.errors import TrainingError
 from llmlab.train.shards import Tokens
 from llmlab.train.trainer import StepResult, Trainer
+
+log = logging.getLogger("llmlab")
 
 
 @dataclass
@@ -76,7 +80,7 @@ class Callback:
         """Be told of a step; `row` is its metrics, to which earlier callbacks may have added."""
 
     def on_end(self, progress: Progress) -> None:
-        """Be told that training ended, also by an error or a stop."""
+        """Be told that training ended, also by an error, a stop, or a start that failed."""
 
 
 def total_steps(
@@ -113,9 +117,7 @@ def fit(
     """
     progress = progress or Progress()
     count = dataset.num_batches(batch_size)
-    for callback in callbacks:
-        callback.on_start(progress)
-    try:
+    with _watched(callbacks, progress):
         while progress.step < steps and not progress.is_stale:
             before = progress.step
             batches = dataset.batches(batch_size, seed, progress.epoch, progress.index)
@@ -138,10 +140,33 @@ def fit(
                     f"no batch after {progress.index} of {count} in epoch {progress.epoch}: the "
                     "data is empty, or shorter than when this run began"
                 )
-    finally:
-        for callback in callbacks:
-            callback.on_end(progress)
     return progress
+
+
+@contextmanager
+def _watched(callbacks: Sequence[Callback], progress: Progress) -> Iterator[None]:
+    """Tell of start and end: whatever fails, all hear of the end, and the first error is raised."""
+    try:
+        for callback in callbacks:
+            callback.on_start(progress)
+        yield
+    except BaseException:
+        for error in _end(callbacks, progress):
+            log.warning("and then, at the end of training: %r", error)
+        raise
+    for error in _end(callbacks, progress):
+        raise error
+
+
+def _end(callbacks: Sequence[Callback], progress: Progress) -> list[Exception]:
+    """Tell all of the end, and return the errors of those that failed."""
+    errors = []
+    for callback in callbacks:
+        try:
+            callback.on_end(progress)
+        except Exception as error:
+            errors.append(error)
+    return errors
 
 
 def _groups(batches: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
