@@ -4,12 +4,16 @@ import json
 import os
 import shutil
 import signal
+import weakref
 
 import pytest
 
 from llmlab.cli import main
-from llmlab.train.checkpoint import load, save
+from llmlab.phases import fit
+from llmlab.train import trainer
+from llmlab.train.checkpoint import CheckpointFolder, load, save
 from llmlab.train.shards import Shard
+from llmlab.train.team import Team
 from llmlab.train.trainer import Trainer
 
 SMALL = [
@@ -130,6 +134,42 @@ def test_a_run_that_branched_goes_on_even_if_it_died_before_its_first_save(
     assert found.meta["config"] == wanted.meta["config"]
     for name, array in wanted.arrays.items():
         assert array.tobytes() == found.arrays[name].tobytes(), name
+
+
+@pytest.mark.parametrize("kind", ["resumed", "new"])
+def test_training_holds_one_set_of_parameters_and_moments(calm, stopped, monkeypatch, kind):
+    loaded, models, left = [], [], []
+
+    def noting(function, kept, arrays):
+        def call(*args):
+            result = function(*args)
+            kept.extend(map(weakref.ref, arrays(result)))
+            return result
+
+        return call
+
+    def forking(*args):
+        left.append(sum(array() is not None for array in loaded))
+        return Team(*args)
+
+    latest = noting(
+        CheckpointFolder.load_latest, loaded, lambda state: state.arrays.values() if state else []
+    )
+    monkeypatch.setattr(CheckpointFolder, "load_latest", latest)
+    model = noting(fit.stage_model, models, lambda model: [model.params])
+    monkeypatch.setattr(fit, "stage_model", model)
+    monkeypatch.setattr(trainer, "Team", forking)
+    step = Trainer.step
+
+    def stepping(self, batches):
+        left.append(sum(array() is not None for array in models))
+        return step(self, batches)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+    assert run("stopped" if kind == "resumed" else "new") == 0
+    assert len(models) == 1 and (loaded or kind == "new")
+    assert set(left) == {0}
+    assert same(calm / "pretrain", stopped if kind == "resumed" else stopped.parent / "new")
 
 
 def without_updates(state):

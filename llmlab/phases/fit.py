@@ -64,6 +64,13 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     threads = build.resolve_threads(config.threads, config.batch_size)
     build.check_memory(config, model.stack, model.layout, model.max_seq_len, threads)
     hashes = _hashes(training, model)
+
+    def prepare(trainer: Trainer) -> None:
+        if state is not None:
+            _restore(trainer, state)
+            state.arrays.clear()
+        model.params = trainer.params  # one set of parameters is enough
+
     trainer = Trainer(
         model.stack,
         model.params,
@@ -76,10 +83,9 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         ema=config.ema,
         threads=threads,
         kernels=config.kernels,
+        prepare=prepare,
     )
     with Signals() as signals, trainer:
-        if state is not None:
-            _restore(trainer, state)
         tracker = build.new_tracker(config, folder, run.folder.name)
         # All that could refuse this start has been asked; from here on it is on record.
         known = run.record.get("hashes", {})

@@ -33,6 +33,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     print(describe(first, model), flush=True)
     if before is None:
         _show("before training", replace(config, max_new_tokens=BEFORE), model, question)
+    del model  # training makes or loads its own
     pretrained = train_stage(first, run, run.stage_folder("pretrain"), begin)
     tuned = train_stage(second, run, run.stage_folder("tune"), Path(pretrained["checkpoint"]))
     model = build.load_model(config, load(tuned["checkpoint"]))

@@ -1,6 +1,6 @@
 """One training step: gradients of a batch, clipping, an update."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from types import TracebackType
@@ -67,6 +67,9 @@ class Trainer:
         can't be forked (Windows, macOS) there is one shard, and BLAS gets the threads.
     kernels
         Name of the kernel set, or the set itself.
+    prepare
+        Called with the trainer before there are workers, to `load` a state: what is given back
+        then is free, while later the workers would still hold it.
 
     Notes
     -----
@@ -88,6 +91,7 @@ class Trainer:
         ema: float | None = None,
         threads: int = 1,
         kernels: Any = "numpy",
+        prepare: Callable[["Trainer"], None] | None = None,
     ):
         self.stack, self.optimizer, self.schedule = stack, optimizer, schedule
         self.lr, self.clip_norm, self.seed = lr, clip_norm, seed
@@ -105,6 +109,8 @@ class Trainer:
         self.batches: Sequence[Tokens] = ()  # of the last step
         self._blas: Any = threadpool_limits(threads // self.threads, user_api="blas")
         try:
+            if prepare is not None:
+                prepare(self)
             self._team = Team(self._shard, self.threads)
         except BaseException:
             self._blas.restore_original_limits()
