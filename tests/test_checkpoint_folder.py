@@ -215,3 +215,10 @@ def test_a_damaged_best_isnt_given_out(tmp_path, caplog):
     damage(tmp_path / "step-000001.npz")
     assert checkpoints.best() is None
     assert "step-000001.npz" in caplog.text
+
+
+def test_when_the_newest_best_is_damaged_the_one_before_is_given_out(tmp_path, caplog):
+    checkpoints = fill(tmp_path, 1, 2, 3, best=(1, 3), keep=9)
+    damage(tmp_path / "step-000003.npz")  # its array: the manifest still says that it is the best
+    assert checkpoints.best() == tmp_path / "step-000001.npz"
+    assert "step-000003.npz" in caplog.text

@@ -172,11 +172,11 @@ def _branched(file: Path, flags: list[str], given: list[Override], sweep: bool) 
     What decides the numbers comes from the checkpoint; the rest, such as the paths of data,
     from the run that it lies in, if there is one.
     """
-    from llmlab.train.checkpoint import load
+    from llmlab.train.checkpoint import peek
 
     if sweep:
         raise ConfigError(f"resume={file}: a sweep can't continue one state; use checkpoint=")
-    stage = str(load(file).meta.get("stage"))
+    stage = str(peek(file).get("stage"))  # training reads and verifies the rest
     if stage not in PHASES:
         raise CheckpointError(f"{file}: it is of a stage '{stage}' that llmlab doesn't know")
     records = [folder / RECORD for folder in file.parents[1:3] if (folder / RECORD).is_file()]

@@ -58,7 +58,7 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     progress.patience = config.patience
     if state is not None and (progress.step >= steps or progress.is_stale):
         log.info("%s: finished, %d steps are done", config.phase, progress.step)
-        return _results(config, folder, progress)
+        return _results(config, folder, progress, checkpoints.outcome() or state.path)
     if state is not None:
         _refuse_another_order(config, state, progress)
     threads = build.resolve_threads(config.threads, config.batch_size)
@@ -122,7 +122,9 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
             progress=progress,
             callbacks=callbacks,
         )
-    return _results(config, folder, progress)
+    # As `outcome` has it, but what was just written isn't read again.
+    best = checkpoints.best() if progress.is_stale else None
+    return _results(config, folder, progress, best or checkpoints.path(progress.step))
 
 
 def stage_model(config: Config, state: Checkpoint | None, begin: Path | None) -> build.Model:
@@ -217,10 +219,9 @@ def _measure(config: Config, trainer: Trainer, validation: Dataset) -> Callable[
     return measure
 
 
-def _results(config: Config, folder: Path, progress: Progress) -> dict[str, Any]:
+def _results(config: Config, folder: Path, progress: Progress, outcome: Path) -> dict[str, Any]:
     """Draw the report and return the stage's figures."""
     report = write_report(folder, config.phase)
-    outcome = CheckpointFolder(folder / CHECKPOINTS, config.keep).outcome()
     results: dict[str, Any] = {
         "loss": report.loss,
         "steps": progress.step,

@@ -27,13 +27,13 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     be_lenient(sys.stdout, sys.stderr)
     first, second = config.for_stage("pretrain"), config.for_stage("tune")
     begin = None if config.checkpoint is None else Path(config.checkpoint)
-    before = _newest(config, run, "pretrain")
-    model = stage_model(first, None if before is None else load(before), begin)
+    before = CheckpointFolder(run.stage_folder("pretrain") / CHECKPOINTS).load_latest()
+    model = stage_model(first, before, begin)
     question = config.prompt or _question(config, model)
     print(describe(first, model), flush=True)
     if before is None:
         _show("before training", replace(config, max_new_tokens=BEFORE), model, question)
-    del model  # training makes or loads its own
+    del model, before  # training makes or loads its own
     pretrained = train_stage(first, run, run.stage_folder("pretrain"), begin)
     tuned = train_stage(second, run, run.stage_folder("tune"), Path(pretrained["checkpoint"]))
     model = build.load_model(config, load(tuned["checkpoint"]))
@@ -45,10 +45,6 @@ def after(config: Config, results: dict[str, Any]) -> None:
     """Chat with what was trained, at a terminal; however that is left, the run is finished."""
     if config.chat and sys.stdin.isatty():
         chat.run(replace(config, checkpoint=results["checkpoint"]))
-
-
-def _newest(config: Config, run: Run, stage: str) -> Path | None:
-    return CheckpointFolder(run.stage_folder(stage) / CHECKPOINTS, config.keep).latest()
 
 
 def _question(config: Config, model: build.Model) -> str:

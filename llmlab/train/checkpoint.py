@@ -125,13 +125,13 @@ class CheckpointFolder:
         return (self.best() if ended else None) or newest.path
 
     def best(self) -> Path | None:
-        """Return the best that is here and verifies, by the newest manifest; else None."""
+        """Return the best that is here and verifies, by the newest manifest it has; else None."""
         entries = self._entries()
-        step = entries[-1][2].get("best_step") if entries else None
-        for candidate, path in self.steps():
-            if candidate == step:
+        paths = {step: path for step, path, _ in entries}
+        for step in dict.fromkeys(meta.get("best_step") for _, _, meta in reversed(entries)):
+            if step in paths:
                 try:
-                    return load(path).path
+                    return load(paths[step]).path
                 except CheckpointError as error:
                     log.warning("DAMAGED CHECKPOINT: %s", error)
         return None
