@@ -161,7 +161,7 @@ def loading(path: Path, overrides: list[str]) -> tuple[float, float]:
         model.params,
         build.new_optimizer(config),
         lr=LR,
-        threads=build.resolve_threads(config.threads, config.batch_size),
+        threads=build.resolve_threads(config.threads, config.batch_size, model.max_seq_len),
         kernels=config.kernels,
     ) as trainer:
         where = {"stage": "pretrain", "batch_size": config.batch_size, "seed": config.seed}

@@ -68,7 +68,7 @@ def compare(workload: Workload, count: int, options: argparse.Namespace) -> None
     print(f"\n## {workload.name}, {count} core{'s' * (count > 1)}\n", flush=True)
     default = workload.name == "default"
     limit(count)
-    threads = options.threads or resolve_threads("auto", workload.batch)
+    threads = options.threads or resolve_threads("auto", workload.batch, workload.context or 80)
     ours = {f"llmlab {kernels}": kernels for kernels in options.kernels}
     if options.peers:
         for kernels in ours.values():

@@ -16,7 +16,7 @@ from llmlab.train.checkpoint import Checkpoint, compare
 from llmlab.train.memory import available_memory, training_memory
 from llmlab.train.trackers import TRACKERS, Tracker
 
-ROWS_PER_THREAD = 4  # fewer, and handing over costs more than a second core gives
+TOKENS_PER_THREAD = 320  # fewer, and handing over costs more than a second core gives
 
 
 @dataclass
@@ -59,8 +59,9 @@ def new_model(config: Config, tokenizer: Tokenizer) -> Model:
     """Return the model of the configuration with fresh parameters."""
     stack = new_stack(config.model, tokenizer)
     layout = Layout(stack)
-    threads = resolve_threads(config.threads, config.batch_size)
-    check_memory(config, stack, layout, config.model["max_seq_len"], threads)
+    length = config.model["max_seq_len"]
+    threads = resolve_threads(config.threads, config.batch_size, length)
+    check_memory(config, stack, layout, length, threads)
     params = layout.init(config.seed, config.dtype)
     return Model(config.model, stack, params, tokenizer, config.template)
 
@@ -190,8 +191,9 @@ def new_tracker(config: Config, folder: Any, name: str) -> Tracker:
     return TRACKERS.build(config.tracker, "tracker", folder=folder, name=name)
 
 
-def resolve_threads(threads: int | str, batch_size: int) -> int:
+def resolve_threads(threads: int | str, batch_size: int, max_seq_len: int) -> int:
     """Return the number of shards: as typed, or what pays for this batch on this machine."""
     if threads != "auto":
         return int(threads)
-    return max(1, min(usable_cpus(), batch_size // ROWS_PER_THREAD))
+    enough = batch_size * max_seq_len // TOKENS_PER_THREAD
+    return max(1, min(usable_cpus(), batch_size, enough))

@@ -8,6 +8,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 from llmlab import __version__
+from llmlab.build import resolve_threads
 from llmlab.cli import main
 from llmlab.cli.help import help_text
 from llmlab.cli.places import conf_folder
@@ -136,3 +137,17 @@ def test_parts_of_files_are_no_options_but_their_keys_are_known(tmp_path, monkey
     assert problem("data=3").endswith("known: rustgpt, text, tokens\n")
     assert "did you mean 'data.tune.answer_only'?" in problem("answer_only=true")
     assert "did you mean" not in problem("defaults=1")
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch_size", "length", "wanted"),
+    [
+        *[(3, 1, 8, 3), ("auto", 8, 80, 2), ("auto", 1, 4096, 1)],
+        *[("auto", 4, 64, 1), ("auto", 6, 128, 2), ("auto", 64, 256, 8)],
+    ],
+)
+def test_cores_are_used_as_far_as_rows_and_tokens_go(
+    threads, batch_size, length, wanted, monkeypatch
+):
+    monkeypatch.setattr("llmlab.build.usable_cpus", lambda: 8)
+    assert resolve_threads(threads, batch_size, length) == wanted

@@ -61,7 +61,7 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         return _results(config, folder, progress, checkpoints.outcome() or state.path)
     if state is not None:
         _refuse_another_order(config, state, progress)
-    threads = build.resolve_threads(config.threads, config.batch_size)
+    threads = build.resolve_threads(config.threads, config.batch_size, model.max_seq_len)
     build.check_memory(config, model.stack, model.layout, model.max_seq_len, threads)
     hashes = _hashes(training, model)
 

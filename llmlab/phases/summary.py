@@ -72,7 +72,7 @@ def describe(config: Config, model: Network) -> str:
     """Return the table as text, for one batch of full length."""
     batch, time = config.batch_size, model.spec["max_seq_len"]
     item = np.dtype(config.dtype).itemsize
-    threads = build.resolve_threads(config.threads, batch)
+    threads = build.resolve_threads(config.threads, batch, time)
     widths = output_widths(model.stack, model.layout)
     rows: list[tuple[str, ...]] = [HEAD]
     for name, layer in leaves(model.stack):
