@@ -45,6 +45,10 @@ def test_the_docs_name_all_keys_and_what_resuming_needs(lab):
     save("needed.npz", checkpoint.arrays, needed)
     # In a folder of its own, so that nothing but this file is there to go on with.
     assert lab("resume=needed.npz", *KEYS, "steps=3").code == 0
+    del needed["updates"]
+    save("poor.npz", checkpoint.arrays, needed)
+    answer = lab("resume=poor.npz", *KEYS, "steps=3")
+    assert answer.code == 4 and "its meta lacks updates, which going on needs" in answer.err
 
 
 def test_the_docs_name_format_and_dtypes():

@@ -23,6 +23,9 @@ from llmlab.train.trainer import Trainer
 
 log = logging.getLogger("llmlab")
 
+# What of a checkpoint's meta going on needs, see docs/checkpoint-format.md.
+RESUMED = ["config", "tokenizer", "stage", "step", "updates", "cursor", "hashes", "metrics_offset"]
+
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """Train one stage in the run's folder; a folder that holds a state is continued."""
@@ -39,10 +42,10 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         Checkpoint to take weights, model and tokenizer from.
     """
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, config.keep)
-    state = checkpoints.load_latest()
+    state = _whole(checkpoints.load_latest())
     offset = state.meta["metrics_offset"] if state else 0
     if state is None and config.resume and config.resume.endswith(".npz"):
-        state = load(config.resume)
+        state = _whole(load(config.resume))
     model = stage_model(config, state, begin)
     training, validation = stage_data(config, model, config.phase)
     if config.patience is not None and validation is None:
@@ -200,6 +203,17 @@ def _refuse_another_order(config: Config, state: Checkpoint, progress: Progress)
 
 def _hashes(training: Dataset, model: build.Model) -> dict[str, str]:
     return {"data": training.sha256, "tokenizer": model.tokenizer.sha256()}
+
+
+def _whole(state: Checkpoint | None) -> Checkpoint | None:
+    """Return the state of a run, which may come from a file that something else has written."""
+    missing = [key for key in RESUMED if key not in state.meta] if state else []
+    if state and missing:
+        raise CheckpointError(
+            f"{state.path}: its meta lacks {', '.join(missing)}, which going on needs; use "
+            "checkpoint= to start from its weights"
+        )
+    return state
 
 
 def _restore(trainer: Trainer, state: Checkpoint) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.config import Config
-from llmlab.errors import CheckpointError
+from llmlab.errors import CheckpointError, ResourceError
 from llmlab.phases.tables import human
 from llmlab.run_record import RECORD
 from llmlab.runs import CHECKPOINTS, latest_run, read_record
@@ -95,7 +95,7 @@ def _folder(folder: Path) -> Iterator[Finding]:
 def _judged(path: Path, kind: Callable[[Path], str]) -> Finding:
     try:
         return Finding(SOUND, path, kind(path))
-    except CheckpointError as error:
+    except (CheckpointError, ResourceError) as error:
         reason = str(error).removeprefix(f"{path}: ")
     except OSError as error:
         reason = error.strerror or str(error)

@@ -169,6 +169,7 @@ class ProgressBar(Callback):
     def __init__(self, stage: str, steps: int, bar: bool = True):
         self._stage, self._steps, self._bar = stage, steps, bar
         self._smooth: float | None = None
+        self._validation: float | None = None
         self._tokens = 0
         self._tqdm: Any = None
         self._shown = self._began = time.monotonic()
@@ -191,6 +192,7 @@ class ProgressBar(Callback):
     def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
         """Update the bar."""
         self._tokens += round(result.tokens)
+        self._validation = row.get("val_loss", self._validation)
         if not result.skipped:
             old = result.loss if self._smooth is None else self._smooth
             self._smooth = old + 0.05 * (result.loss - old)
@@ -222,4 +224,6 @@ class ProgressBar(Callback):
         text = f"{speed:,.0f} tokens/s"
         if loss is not None:
             text = f"loss {loss:.4f}, perplexity {exp(min(loss, 700)):,.2f}, " + text
+        if self._validation is not None:
+            text += f", validation {self._validation:.4f}"
         return text + (f", {progress.skipped} skipped" if progress.skipped else "")

@@ -93,6 +93,7 @@ class Trainer:
         kernels: Any = "numpy",
         prepare: Callable[["Trainer"], None] | None = None,
     ):
+        optimizer.check(params.layout)
         self.stack, self.optimizer, self.schedule = stack, optimizer, schedule
         self.lr, self.clip_norm, self.seed = lr, clip_norm, seed
         self.label_smoothing = label_smoothing
