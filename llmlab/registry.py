@@ -83,7 +83,7 @@ class Registry:
         signature = self.signature(name)
         problems = [
             f"{where}.{key}: unknown argument of {self.kind} '{name}'{suggest(key, signature)}; "
-            f"it takes: {', '.join(signature) or 'nothing'}"
+            f"it takes: {', '.join(signature) or 'nothing'}{self._takers(key)}"
             for key in given
             if key not in signature
         ]
@@ -113,6 +113,11 @@ class Registry:
             return self._factories[name](**arguments)
         except ConfigError as error:
             raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
+
+    def _takers(self, key: str) -> str:
+        """Say which others take an argument, for a message."""
+        takers = [name for name in self.names() if key in self.signature(name)]
+        return f"; {key} goes with: {', '.join(takers)}" if takers else ""
 
     def signature(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the parameters of the factory, which are what its spec may say."""

@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from llmlab.errors import ConfigError
+from llmlab.phases import PHASES
 
 FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r"}
 FLAGS |= {"--multirun", "-m", "--shell-completion", "-sc"}
@@ -114,6 +115,8 @@ def _misspelt(token: str, rest: list[str]) -> str:
     if rest and "=" not in token and "=" not in rest[0] and not rest[0].startswith("-"):
         value = " ".join(_words(rest)) if _is_free(token) else rest.pop(0)
         return f"{token} {value}: write {token}={shlex.quote(value)}"
+    if token in PHASES:
+        return f"{token}: write phase={token}"
     return f"{token}: expected key=value, for example lr=5e-4; {_SPACES}"
 
 

@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,12 @@ def _latest() -> Path:
 
 def _started(path: Path, flags: list[str], given: list[Override], sweep: bool) -> CommandLine:
     """Begin a run in a folder that has none, so that one command serves start and restart."""
+    # Nearly `latest`, but a new folder may well be called `test`.
+    if not path.exists() and get_close_matches(path.name, ["latest", "best"], 1, 0.83):
+        raise ConfigError(
+            f"resume={path.name}: no such run; resume=latest goes on from the newest state, "
+            "checkpoint=best starts something new from the best"
+        )
     held = [item.name for item in path.iterdir()] if path.is_dir() else []
     foreign = [name for name in held if name not in _LEFTOVERS and not name.startswith(".")]
     if foreign and not (sweep and held):
@@ -126,6 +134,7 @@ def _started(path: Path, flags: list[str], given: list[Override], sweep: bool) -
             f"resume={path}: neither a run nor a sweep, but it holds {foreign[0]}; "
             "name a run's folder, or one that is empty or not there yet"
         )
+    print(f"resume={path}: no run there yet, so one begins", file=sys.stderr)
     tokens = [
         *_tokens(given, sweep),
         _folder("hydra.sweep.dir" if sweep else "hydra.run.dir", path),
