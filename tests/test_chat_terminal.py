@@ -127,6 +127,7 @@ def test_a_whole_chat(terminal, tmp_path):
     assert it.end() == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c(terminal, tmp_path):
     plugin = tmp_path / "slow_sampler.py"
     plugin.write_text(SLOW)

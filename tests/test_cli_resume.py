@@ -209,6 +209,7 @@ def test_one_command_starts_and_continues_a_run(lab):
     assert "epochs=7" in record["overrides"]
 
 
+@pytest.mark.slow
 def test_a_run_and_a_sweep_of_ones_own_yaml_go_on_from_elsewhere(lab, monkeypatch):
     own = lab.folder / "my conf"
     (own / "experiment").mkdir(parents=True)
@@ -226,6 +227,7 @@ def test_a_run_and_a_sweep_of_ones_own_yaml_go_on_from_elsewhere(lab, monkeypatc
     assert record["config_dir"] == str(own)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_kernels_that_auto_meant(lab, monkeypatch):
     def here(auto):
         monkeypatch.setattr("llmlab.kernels.resolve", lambda name: auto if name == "auto" else name)

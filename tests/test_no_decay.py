@@ -122,6 +122,7 @@ def test_a_wrong_pattern_ends_a_command_before_it_begins(lab):
     assert problem.startswith("error: optimizer.no_decay: no parameter matches embedding.*")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_patterns(lab):
     assert lab(*ADAMW, "steps=4", "save_every=2", "hydra.run.dir=whole/run").code == 0
     assert lab(*ADAMW, "steps=2", "hydra.run.dir=parts/run").code == 0

@@ -86,7 +86,7 @@ def same(one, other):
 @pytest.mark.parametrize(
     ("phase", "what", "status"),
     [
-        ("tune", signal.SIGINT, "stopped"),
+        pytest.param("tune", signal.SIGINT, "stopped", marks=pytest.mark.slow),
         pytest.param("pretrain", signal.SIGTERM, "stopped", marks=pytest.mark.slow),
         pytest.param("pretrain", signal.SIGUSR1, "preempted", marks=pytest.mark.slow),
         ("pretrain", signal.SIGUSR2, "preempted"),
@@ -113,6 +113,7 @@ def test_a_run_that_falls_back_to_an_older_checkpoint_is_still_the_same(calm, st
     assert same(calm / "pretrain", stopped)
 
 
+@pytest.mark.slow
 def test_a_run_that_branched_goes_on_even_if_it_died_before_its_first_save(
     calm, stopped, monkeypatch
 ):

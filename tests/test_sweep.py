@@ -98,6 +98,7 @@ def test_what_hydra_refuses_stops_the_sweep_before_any_job(lab):
     assert not (lab.folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_the_schema_refuses_is_a_row(lab, quick):
     answer = lab("-m", "phase=tune", "batch_size=4,0")
     assert answer.code == 1

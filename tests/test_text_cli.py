@@ -59,6 +59,7 @@ def test_a_resumed_run_is_the_unbroken_one(inside):
     assert parts == whole
 
 
+@pytest.mark.slow
 def test_measuring_on_another_text(inside, capsys):
     assert main(BYTES) == 0
     (inside / "own.txt").write_text("This is some other text. " * 20)
@@ -78,6 +79,7 @@ def test_measuring_on_another_text(inside, capsys):
     assert said.startswith("n-grams      none: what the checkpoint was trained on can't be read")
 
 
+@pytest.mark.slow
 def test_a_text_measured_on_itself_has_no_n_grams_beside_it(inside, capsys):
     assert main([*BYTES, "data.pretrain.val_fraction=0"]) == 0
     capsys.readouterr()
@@ -86,6 +88,7 @@ def test_a_text_measured_on_itself_has_no_n_grams_beside_it(inside, capsys):
     assert said == "n-grams      none: data.pretrain keeps no part for validation"
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_own_text(inside, capsys):
     assert main([*BYTES, "data.pretrain.val_fraction=0.2"]) == 0
     capsys.readouterr()
@@ -94,6 +97,7 @@ def test_a_run_knows_its_own_text(inside, capsys):
     assert "the part for validation: 14 windows, 447 target tokens" in out and "5-gram" in out
 
 
+@pytest.mark.slow
 def test_an_older_state_goes_on_with_the_data_that_were_typed(inside):
     options = ["data.pretrain.windows=shuffled", "save_every=2"]
     assert main([*BYTES, *options, "hydra.run.dir=whole/run"]) == 0
@@ -192,6 +196,7 @@ def test_text_that_is_none(inside, capsys, argument, message):
     assert message in refused(capsys, 3, *SHIPPED, argument)
 
 
+@pytest.mark.slow
 def test_a_template_without_its_tokens(inside, capsys):
     assert main(BYTES) == 0
     capsys.readouterr()

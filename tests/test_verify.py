@@ -81,6 +81,7 @@ def test_a_damaged_checkpoint_doesnt_say_how_long_the_metrics_are(run):
 # through the command line
 
 
+@pytest.mark.slow
 def test_sound_files_are_listed_and_damaged_ones_are_an_error(lab):
     before = lab.tree()
     answer = lab("phase=verify", "checkpoint=run")
