@@ -112,7 +112,8 @@ class Registry:
         try:
             return self._factories[name](**arguments)
         except ConfigError as error:
-            raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
+            own = self.signature(name)
+            raise ConfigError([_within(where, own, text) for text in error.problems]) from error
 
     def _takers(self, key: str) -> str:
         """Say which others take an argument, for a message."""
@@ -127,6 +128,12 @@ class Registry:
 @cache
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(factory).parameters
+
+
+def _within(where: str, own: Mapping[str, inspect.Parameter], problem: str) -> str:
+    """Return the problem with the whole key of the argument that it begins with, if it does."""
+    argument, equals, _ = problem.partition("=")
+    return f"{where}.{problem}" if equals and argument in own else f"{where}: {problem}"
 
 
 def _origin(factory: Callable[..., Any]) -> str:

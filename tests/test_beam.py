@@ -125,5 +125,5 @@ def test_no_ngram_twice(engine):
     [("num_beams", 0), ("num_samples", 5), ("num_samples", 0), ("length_penalty", float("nan"))],
 )
 def test_out_of_range(key, value):
-    with pytest.raises(ConfigError, match=f"^sampler: {key}={value}: must be "):
+    with pytest.raises(ConfigError, match=rf"^sampler\.{key}={value}: must be "):
         beam(**{key: value})

@@ -86,7 +86,7 @@ def test_an_error_doesnt_end_the_chat(talk):
         "/nope: unknown command; /help lists them, and // begins a prompt with a slash",
         "/temprature: unknown command (did you mean '/temperature'?); /help lists them, and // "
         "begins a prompt with a slash",
-        "sampler: temperature=-1.0: must be a finite number of at least 0 (0 is greedy)",
+        "sampler.temperature=-1.0: must be a finite number of at least 0 (0 is greedy)",
         "/temperature x: expected a number, as 0.8",
         "/history maybe: expected on or off",
     ]

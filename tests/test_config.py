@@ -101,7 +101,7 @@ def test_to_dict_gives_away_nothing_of_the_configuration():
         ("model.stack.0.init.std", "wide", "model.stack.0.init.std=wide: expected a number"),
         ("model.stack.2.layers.0.norm.eps", None, "eps=null: expected a number"),
         ("model.stack.2.layers.1.layer.hidden_dim", 2.5, "hidden_dim=2.5: expected a whole"),
-        ("model.stack.2.layers.0.layer.num_heads", 3, "model.stack.2.layers.0.layer: num_heads=3"),
+        ("model.stack.2.layers.0.layer.num_heads", 3, "model.stack.2.layers.0.layer.num_heads=3"),
         ("model.stack.2.layers.1.layer.activation", "rleu", "did you mean 'relu'?"),
         ("model.stack.2.layers.0.layer", 5, "model.stack.2.layers.0.layer=5: expected a layer"),
         ("model.stack.2.layers.0.norm", None, "norm=null: expected a layer's name"),

@@ -47,9 +47,9 @@ def test_through_the_command_line(checkpoint, monkeypatch, capsys):  # noqa: F81
     assert main([*keys, *bad]) == 2
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if not line.startswith("checkpoint:")] == [
-        "error: sampler: temperature=-1.0: must be a finite number of at least 0 (0 is greedy)",
-        "error: sampler: top_k=-1: must be at least 0 (0 is off)",
-        "error: sampler: top_p=0.0: must be more than 0 and at most 1 (1 is off)",
+        "error: sampler.temperature=-1.0: must be a finite number of at least 0 (0 is greedy)",
+        "error: sampler.top_k=-1: must be at least 0 (0 is off)",
+        "error: sampler.top_p=0.0: must be more than 0 and at most 1 (1 is off)",
     ]
     assert main([*keys, "sampler.temperature=nan"]) == 2
     assert capsys.readouterr().err.endswith("error: sampler.temperature=nan: must be finite\n")

@@ -80,7 +80,7 @@ def test_every_problem_is_named_with_its_key(things):
         ({"type": None}, "model.box: no 'type'; known things: box, fussy"),
         (3, "model.box=3: expected a thing as a mapping with 'type'"),
         (None, "model.box=None: expected a thing as a mapping with 'type'"),
-        ({"type": "fussy", "value": -1}, "model.box: value=-1: must not be negative"),
+        ({"type": "fussy", "value": -1}, "model.box.value=-1: must not be negative"),
         (
             {"type": 7},
             "model.box: unknown thing '7'; known: box, fussy" + OWN,

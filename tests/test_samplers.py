@@ -179,7 +179,7 @@ def test_logits_that_are_no_numbers_give_some_token(logits):
     ],
 )
 def test_out_of_range(key, value):
-    with pytest.raises(ConfigError, match=rf"^sampler: {key}.*=.*: must be "):
+    with pytest.raises(ConfigError, match=rf"^sampler\.{key}.*=.*: must be "):
         sampler(**{key: value})
 
 

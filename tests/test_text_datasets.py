@@ -256,7 +256,7 @@ def test_wrong_arguments(build, argument):
     ((key, value),) = argument.items()
     with pytest.raises(ConfigError) as caught:
         build("chats", CHATS, **argument)
-    assert str(caught.value).startswith(f"data: {key}={value!r}: ")
+    assert str(caught.value).startswith(f"data.{key}={value!r}: ")
 
 
 def test_sha256_tells_data_apart(build):

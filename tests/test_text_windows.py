@@ -375,7 +375,7 @@ def test_wrong_options(build, argument):
     ((key, value),) = argument.items()
     with pytest.raises(ConfigError) as caught:
         build("some text", **argument)
-    assert str(caught.value).startswith(f"data: {key}={value!r}: expected ")
+    assert str(caught.value).startswith(f"data.{key}={value!r}: expected ")
 
 
 # Ids made elsewhere

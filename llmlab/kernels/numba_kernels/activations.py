@@ -20,7 +20,6 @@ _FAR = np.float32(FAR)
 _BELL = np.float32(1 / sqrt(2 * pi))
 
 relu = reference.relu
-relu_squared = reference.relu_squared
 multiply_slope = reference.multiply_slope
 
 
@@ -45,6 +44,11 @@ def silu(ctx, x):
     return _sloped(_silu, reference.silu, ctx, x)
 
 
+def relu_squared(ctx, x):
+    """Turn x into max(x, 0)²; the cache is the derivative."""
+    return _sloped(_relu_squared, reference.relu_squared, ctx, x)
+
+
 def _sloped(kernel, plain, ctx, x):
     if x.dtype != np.float32:
         return plain(ctx, x)
@@ -57,6 +61,16 @@ def _sloped(kernel, plain, ctx, x):
 def _relu_backward(dy, y):
     for i in range(dy.size):
         dy[i] = dy[i] if y[i] > 0 else 0
+
+
+@compiled
+def _relu_squared(x, slope):
+    for i in range(x.size):
+        v = x[i]
+        # Written so that NaN stays NaN.
+        v = np.float32(0) if v <= 0 else v
+        slope[i] = v + v
+        x[i] = v * v
 
 
 @compiled
