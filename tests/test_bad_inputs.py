@@ -329,7 +329,7 @@ CASES = [
         "long-line",
         data(),
         0,
-        ["1 texts over max_seq_len, split"],
+        ["texts over max_seq_len, split: 1"],
         text("a word " * 200 + "\n" + GOOD),
         keeps=False,
     ),

@@ -1,8 +1,13 @@
 """Steps that are not finite: skipped, counted, shown, never in the parameters; then diagnosed."""
 
+import fcntl
 import json
 import math
+import os
 import re
+import struct
+import sys
+import termios
 
 import numpy as np
 import pytest
@@ -177,8 +182,23 @@ def test_the_figures_shown_leave_skipped_steps_out():
         result = StepResult(loss, loss, 0.1, 5.0, skipped)
         shown.on_step(Progress(step=1, skipped=int(skipped)), result, {})
     text = shown._text(Progress(skipped=2), 1e9)
-    assert "loss 2.0000" in text and text.endswith("2 skipped")
+    assert "loss 2.000" in text and text.endswith("2 skipped")
     shown.on_end(Progress())
+
+
+def test_loss_perplexity_and_speed_fit_into_80_columns(monkeypatch):
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        shown = ProgressBar("pretrain", 20_000)
+        shown.on_start(Progress())
+        shown.on_step(Progress(step=10_000), StepResult(6.3, 10_000, 0.1, 5.0, False), {})
+        shown.on_end(Progress(step=10_000))
+        last = os.read(master, 4096).decode().strip().split("\r")[-1]
+    os.close(master)
+    assert re.search(r"loss 6\.300, perplexity 544\.6, [\d,]+ tokens/s$", last)
+    assert len(last) <= 80
 
 
 def kept(folder, batch):

@@ -124,5 +124,5 @@ def test_constant_schedule():
     assert [schedule(step) for step in (0, 1, 10**9)] == [1, 1, 1]
     rising = SCHEDULES.build({"type": "constant", "warmup_steps": 3}, "schedule")
     assert [rising(step) for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
-    with pytest.raises(ConfigError, match="schedule.warmup_steps=-1"):
+    with pytest.raises(ConfigError, match=r"schedule\.warmup_steps=-1"):
         SCHEDULES.build({"type": "constant", "warmup_steps": -1}, "schedule")

@@ -125,7 +125,7 @@ def test_long_lines_are_split(build, caplog):
     assert words(dataset)[0] == "a b c </s>"
     assert dataset.report["split"] == 1 and dataset.report["samples"] == 7
     assert dataset.report["tokens"] == build("lines", LINES).report["tokens"]
-    assert "1 texts over max_seq_len, split" in caplog.text
+    assert "texts over max_seq_len, split: 1" in caplog.text
     assert max(batch.inputs.shape[1] for batch in dataset.batches(8, 0, 0)) == 3
 
 
@@ -133,7 +133,7 @@ def test_long_lines_are_truncated(build, caplog):
     dataset = build("lines", LINES, max_seq_len=3, long_lines="truncate")
     assert words(dataset)[2] == "a b c d" and len(dataset) == 5
     assert dataset.report["truncated"] == 1 and dataset.report["split"] == 0
-    assert "1 texts over max_seq_len, truncated" in caplog.text
+    assert "texts over max_seq_len, truncated: 1" in caplog.text
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 9])

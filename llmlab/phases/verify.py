@@ -10,6 +10,7 @@ from typing import Any
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ResourceError
 from llmlab.phases.tables import human
+from llmlab.run_lookup import resolve_checkpoint
 from llmlab.run_record import RECORD
 from llmlab.runs import CHECKPOINTS, latest_run, read_record
 from llmlab.train.checkpoint import load, peek
@@ -17,7 +18,7 @@ from llmlab.train.durable import TEMPORARY
 
 SOUND, NOTE, DAMAGED = "sound", "note", "DAMAGED"
 METRICS = "metrics.jsonl"
-_EXPECTED = "name a checkpoint, a run, a sweep, a folder that holds some, or latest"
+_EXPECTED = "name a checkpoint, a run, a sweep, a folder that holds some, latest or best"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Finding:
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
-    """Print a line for each file of `checkpoint`: a file, a run, a sweep, a folder or `latest`.
+    """Print a line for each file of `checkpoint`.
+
+    That is a file, a run, a sweep, a folder, `latest` (the whole run) or `best` (the file).
 
     Raises
     ------
@@ -38,7 +41,12 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
         Something isn't sound, or there is nothing to check.
     """
     named = config.checkpoint or "latest"
-    path = latest_run().absolute() if named == "latest" else Path(named).expanduser().absolute()
+    if named == "best":
+        path = resolve_checkpoint(named)
+    elif named == "latest":
+        path = latest_run().absolute()
+    else:
+        path = Path(named).expanduser().absolute()
     if not path.exists():
         raise CheckpointError(f"checkpoint={named}: there is no {path}; {_EXPECTED}")
     found = list(check(path))

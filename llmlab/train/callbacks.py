@@ -163,6 +163,10 @@ def progress_of(meta: dict[str, Any]) -> Progress:
     return Progress(**fields | meta["cursor"])
 
 
+# Loss, perplexity and speed are to fit into 80 columns; the bar takes what they leave.
+BAR = "{desc} {percentage:3.0f}%|{bar}|{n_fmt}/{total_fmt} <{remaining}{postfix}"
+
+
 class ProgressBar(Callback):
     """Show loss, perplexity and speed; a line every half minute where no bar can be drawn."""
 
@@ -182,9 +186,9 @@ class ProgressBar(Callback):
             total=self._steps,
             initial=progress.step,
             desc=self._stage,
-            unit="step",
             disable=disable,
             dynamic_ncols=True,
+            bar_format=BAR,
             mininterval=0.2,
         )
         self._shown = self._began = time.monotonic()
@@ -223,7 +227,7 @@ class ProgressBar(Callback):
         speed = self._tokens / max(now - self._began, 1e-9)
         text = f"{speed:,.0f} tokens/s"
         if loss is not None:
-            text = f"loss {loss:.4f}, perplexity {exp(min(loss, 700)):,.2f}, " + text
+            text = f"loss {loss:.3f}, perplexity {exp(min(loss, 700)):,.1f}, " + text
         if self._validation is not None:
             text += f", validation {self._validation:.4f}"
         return text + (f", {progress.skipped} skipped" if progress.skipped else "")

@@ -150,7 +150,9 @@ class Samples(Dataset):
             )
         for kind in ("split", "truncated"):
             if counts[kind]:
-                logger.warning("%s: %d texts over max_seq_len, %s", self.source, counts[kind], kind)
+                logger.warning(
+                    "%s: texts over max_seq_len, %s: %d", self.source, kind, counts[kind]
+                )
         if counts["dropped"]:
             logger.warning(
                 "%s: %d samples without a target, dropped", self.source, counts["dropped"]
