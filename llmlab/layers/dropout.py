@@ -52,5 +52,5 @@ class Dropout(Layer):
         return ctx.kernels.dropout_backward(ctx, dy, cache)
 
     def elements(self, batch, time):
-        """Output, mask, input gradient."""
-        return 3 * batch * time * self.embedding_dim
+        """Output, input gradient, and the mask if there is one."""
+        return (3 if self.rate else 2) * batch * time * self.embedding_dim
