@@ -423,3 +423,31 @@ def test_what_layers_share_is_made_once_a_pass():
             once_a_pass(ctx, "key", lambda: made.append(1) or np.ones(1))
         once_a_pass(ctx, "other", lambda: made.append(1) or np.ones(1))
     assert len(made) == 4
+
+
+GROUPS = {
+    "layer_norm": {"weight": "undecayed", "bias": "undecayed"},
+    "learned_positions": {"weight": "decayed"},
+    "linear": {"weight": "matrix", "bias": "undecayed"},
+    "output_projection": {"weight": "decayed", "bias": "undecayed"},
+    "rms_norm": {"weight": "undecayed"},
+    "tied_output_projection": {"weight": "decayed"},
+    "token_embedding": {"weight": "decayed"},
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_what_weight_decay_may_shrink(name):
+    sizes = {"embedding_dim": 6, "vocab_size": 7, "max_seq_len": 9}
+    params = LAYERS.build(name, "", **sizes).params()
+    assert {name: param.group for name, param in params.items()} == GROUPS[name]
+
+
+def test_the_output_starts_as_it_is_told():
+    spec = {"type": "output_projection", "init": "ones"}
+    assert Layout(build_stack([spec], embedding_dim=6, vocab_size=7)).init(0).flat.sum() == 6 * 7
+
+
+def test_norms_add_little_to_the_variance():
+    for name in ("layer_norm", "rms_norm"):
+        assert LAYERS.build(name, "", embedding_dim=6).eps <= 1e-5
