@@ -130,10 +130,19 @@ def test_sinusoidal_positions(name):
         assert output(bench)[b, t, 2 * i : 2 * i + 2] == pytest.approx(wanted, rel=1e-12)
 
 
+def test_a_token_just_behind_a_table():
+    layer = LAYERS.build("sinusoidal_positions", "", embedding_dim=2)
+    ctx = Context(NUMPY, np.float64)
+    ctx.begin(1, 1, positions=np.array([[64]]))
+    y, _ = layer.forward({}, np.zeros((1, 2)), ctx)
+    assert y[0] == pytest.approx([sin(64), cos(64)])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_tables_of_positions_are_kept_and_have_the_dtype(dtype):
-    for name in ("rope", "alibi"):
-        bench = Bench(case("attention", num_heads=3, positions_=name), dtype)
+    rows = [case("attention", num_heads=3, positions_=name) for name in ("rope", "alibi")]
+    for row in (*rows, case("sinusoidal_positions")):
+        bench = Bench(row, dtype)
         ctx = bench.context()
         bench.run(ctx)
         kept = dict(ctx.memo)
