@@ -11,7 +11,7 @@ from contract import NUMPY, Bench
 from test_layers import ATTENTION, FEED_FORWARD, NORM, TABLE, case, small_blocks  # noqa: F401
 
 from llmlab.errors import ConfigError
-from llmlab.layers import LAYERS, build_stack
+from llmlab.layers import ACTIVATIONS, LAYERS, build_stack
 from llmlab.layers.dropout import attention_masks
 from llmlab.layers.positions import once_a_pass, table_size
 from llmlab.layers.routing import balance_loss, choose
@@ -380,6 +380,10 @@ def test_defaults():
     built = build_stack([{"type": "mixture_of_experts"}, {"type": "gated_feed_forward"}], **sizes)
     assert not [name for name in Layout(built).shapes if "bias" in name]
     assert {"gate", "up", "down"} == experts.expert.children().keys()
+    plain = LAYERS.build({"type": "mixture_of_experts", "gated": False}, "", **sizes)
+    assert {"up", "down"} == plain.expert.children().keys()
+    feed_forward = LAYERS.build("feed_forward", "", **sizes)
+    assert all("bias" in part.params() for part in feed_forward.children().values())
 
 
 @pytest.mark.parametrize(
@@ -460,3 +464,34 @@ def test_the_output_starts_as_it_is_told():
 def test_norms_add_little_to_the_variance():
     for name in ("layer_norm", "rms_norm"):
         assert LAYERS.build(name, "", embedding_dim=6).eps <= 1e-5
+
+
+def test_two_rotations_of_one_pass_have_their_own_angles():
+    one, other = (
+        LAYERS.build({"type": "attention", "positions": rope}, "", embedding_dim=6).rotation
+        for rope in ("rope", {"type": "rope", "theta": 100.0})
+    )
+    ctx = Context(NUMPY, np.float64)
+    ctx.begin(1, 2, positions=np.array([[0, 1]]))
+    first, second = (rotation._angles(ctx)[0].copy() for rotation in (one, other))
+    assert not np.allclose(first, second)
+    assert np.array_equal(first, one._angles(ctx)[0])
+
+
+def test_tables_of_one_row():
+    ctx = Context(NUMPY, np.float64)
+    ctx.begin(1, 1, positions=np.zeros((1, 1), np.intp))
+    tokens = LAYERS.build("token_embedding", "", vocab_size=1, embedding_dim=2)
+    y, _ = tokens.forward({"weight": np.ones((1, 2))}, np.zeros(1, np.intp), ctx)
+    positions = LAYERS.build("learned_positions", "", max_seq_len=1, embedding_dim=2)
+    assert positions.forward({"weight": np.ones((1, 2))}, y, ctx)[0].tolist() == [[2, 2]]
+    with pytest.raises(ConfigError, match="max_seq_len=0: must be at least 1"):
+        LAYERS.build("learned_positions", "", max_seq_len=0, embedding_dim=2)
+
+
+def test_an_activation_that_is_built_already():
+    own = ACTIVATIONS.build("relu2", "")
+    layer = LAYERS.build("feed_forward", "", embedding_dim=6, hidden_dim=5, activation=own)
+    assert layer.activation is own
+    with pytest.raises(ConfigError, match="activation: unknown activation 'rlu'"):
+        LAYERS.build("feed_forward", "", embedding_dim=6, hidden_dim=5, activation="rlu")
