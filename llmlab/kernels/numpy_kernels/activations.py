@@ -53,7 +53,7 @@ def gelu_tanh(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     arXiv:1606.08415).
     """
     a, b = sqrt(2 / pi), sqrt(2 / pi) * 0.044715
-    slope = ctx.empty(x.shape)
+    sloped, slope = _wants_slope(ctx), ctx.empty(x.shape)
     flat, dout = x.reshape(-1), slope.reshape(-1)
     with ctx.scratch():
         scratch = ctx.empty((2, min(BLOCK, x.size)))
@@ -66,18 +66,25 @@ def gelu_tanh(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             t += a
             t *= xc
             np.tanh(t, out=t)
-            # The derivative of the argument, times x / 2.
-            square *= 1.5 * b
-            square += 0.5 * a
-            square *= xc
-            np.multiply(t, t, out=d)
-            np.subtract(1, d, out=d)
-            d *= square
+            if sloped:
+                # The derivative of the argument, times x / 2.
+                square *= 1.5 * b
+                square += 0.5 * a
+                square *= xc
+                np.multiply(t, t, out=d)
+                np.subtract(1, d, out=d)
+                d *= square
             t += 1
             t *= 0.5
-            d += t
+            if sloped:
+                d += t
             xc *= t
     return x, slope
+
+
+def _wants_slope(ctx: Any) -> bool:
+    """Tell whether a backward pass may follow; after decoding none does."""
+    return ctx.kv_cache is None
 
 
 def multiply_slope(ctx: Any, dy: np.ndarray, cache: np.ndarray) -> np.ndarray:
@@ -141,7 +148,7 @@ def silu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     σ is the logistic function, here (1 + tanh(x / 2)) / 2, which can't overflow (Elfwing et al.
     2017, arXiv:1702.03118).
     """
-    slope = ctx.empty(x.shape)
+    sloped, slope = _wants_slope(ctx), ctx.empty(x.shape)
     flat, dout = x.reshape(-1), slope.reshape(-1)
     with ctx.scratch():
         scratch = ctx.empty((min(BLOCK, x.size),))
@@ -153,10 +160,11 @@ def silu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             np.tanh(s, out=s)
             s *= 0.5
             s += 0.5
-            np.subtract(1, s, out=d)
-            d *= xc
-            d += 1
-            d *= s
+            if sloped:
+                np.subtract(1, s, out=d)
+                d *= xc
+                d += 1
+                d *= s
             xc *= s
     return x, slope
 
