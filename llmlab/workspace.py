@@ -137,6 +137,13 @@ class Context:
             self._ones = np.ones(2 * size, self.dtype)
         return self._ones[:size]
 
+    def shares(self, size: int) -> np.ndarray:
+        """Return a vector of 1 / size: products with it are means."""
+        known = self.memo.get(("shares", size))
+        if known is None:
+            known = self.memo["shares", size] = np.full(size, 1 / size, self.dtype)
+        return known
+
     def counting(self, size: int) -> np.ndarray:
         """Return the numbers 0 to size − 1."""
         if size > len(self._counting):

@@ -1,5 +1,6 @@
 """Normalisations of rows."""
 
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,25 @@ def layer_norm(
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Return weight · (x − mean) / √(variance + eps) + bias, each row of (N, C) by itself."""
     n, c = x.shape
-    normed, inverse = ctx.empty((n, c)), ctx.empty((n, 1))
-    y = ctx.empty((n, c))
-    with ctx.scratch():
-        mean = ctx.empty((n,))
-        np.matmul(x, ctx.ones(c), out=mean)
-        mean *= 1 / c
-        np.subtract(x, mean[:, None], out=normed)
-    flat = inverse[:, 0]
-    np.vecdot(normed, normed, out=flat)
-    flat *= 1 / c
-    flat += eps
-    np.sqrt(flat, out=flat)
-    np.reciprocal(flat, out=flat)
-    normed *= inverse
+    y, normed, inverse = ctx.empty((n, c)), ctx.empty((n, c)), ctx.empty((n, 1))
+    flat = inverse[:, 0]  # holds the mean first
+    np.matmul(x, ctx.shares(c), out=flat)
+    np.subtract(x, inverse, out=normed)
+    _inverse(normed, eps, flat)
+    np.multiply(normed, inverse, out=normed)
     np.multiply(normed, weight, out=y)
     if bias is not None:
-        y += bias
+        np.add(y, bias, out=y)
     return y, (normed, inverse)
+
+
+def _inverse(x: np.ndarray, eps: float, out: np.ndarray) -> None:
+    """Write 1 / √(mean(x²) + eps) of each row to `out` (N,), in few calls: rows may be few."""
+    c = x.shape[1]
+    np.vecdot(x, x, out=out)
+    np.add(out, c * eps, out=out)
+    np.sqrt(out, out=out)
+    np.divide(sqrt(c), out, out=out)
 
 
 def layer_norm_backward(
@@ -66,12 +68,7 @@ def rms_norm(
     """Return weight · x / √(mean(x²) + eps), each row of (N, C) by itself."""
     n, c = x.shape
     y, normed, inverse = ctx.empty((n, c)), ctx.empty((n, c)), ctx.empty((n, 1))
-    flat = inverse[:, 0]
-    np.vecdot(x, x, out=flat)
-    flat *= 1 / c
-    flat += eps
-    np.sqrt(flat, out=flat)
-    np.reciprocal(flat, out=flat)
+    _inverse(x, eps, inverse[:, 0])
     np.multiply(x, inverse, out=normed)
     np.multiply(normed, weight, out=y)
     return y, (normed, inverse)
