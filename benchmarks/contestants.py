@@ -48,13 +48,19 @@ class Training:
             self.epoch(0, None)
 
     def turn(self, number: int, stage: str | None = None) -> dict[str, Any]:
-        """Do the steps of turn `number`; return seconds, steps and target tokens."""
+        """Do the steps of turn `number`; return seconds, steps and target tokens.
+
+        They are done twice, and the second time counts: training is long, and the first steps
+        after a pause find cold caches and sleeping workers. With a stage it is training, once.
+        """
         if stage != self.stage:
             self.stage = stage
             if stage == "pretrain":
                 self.restart()
             self.begin(LR[stage or "pretrain"])
         batches = list(self.task.batches(number, stage))
+        if stage is None:
+            self.epoch(number, stage)
         return {
             "seconds": self.epoch(number, stage),
             "steps": len(batches),

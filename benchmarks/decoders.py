@@ -41,7 +41,8 @@ class Decoding:
         self.info = {"tokens": self.decode().tolist()}
 
     def turn(self, number: int, repeats: int = 1) -> dict[str, Any]:
-        """Decode `repeats` times; return the seconds and the number of new tokens."""
+        """Decode once, then `repeats` times; return the seconds of those and their new tokens."""
+        self.decode()
         start = perf_counter()
         for _ in range(repeats):
             self.decode()

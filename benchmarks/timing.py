@@ -18,7 +18,7 @@ from typing import Any
 SCRIPT = Path(__file__).with_name("contestants.py")
 ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 TRIAL, HOPELESS = 3, 1.3  # rounds, and how many times slower than a sister
-PAUSE = 0.03  # seconds before a turn: other thread pools stop spinning, caches are nobody's
+PAUSE = 0.2  # seconds before a turn: other thread pools stop spinning, caches are nobody's
 
 
 class FailedError(Exception):
