@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar
@@ -132,8 +133,8 @@ def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 def _within(where: str, own: Mapping[str, inspect.Parameter], problem: str) -> str:
     """Return the problem with the whole key of the argument that it begins with, if it does."""
-    argument, equals, _ = problem.partition("=")
-    return f"{where}.{problem}" if equals and argument in own else f"{where}: {problem}"
+    key = re.match(r"(\w+)[\w.\[\]-]*=", problem)
+    return f"{where}.{problem}" if key and key[1] in own else f"{where}: {problem}"
 
 
 def _origin(factory: Callable[..., Any]) -> str:

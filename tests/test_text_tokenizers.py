@@ -184,7 +184,7 @@ def test_damaged_dict(damage):
 
 
 def test_the_same_damage_in_a_config_is_a_config_error():
-    with pytest.raises(ConfigError, match=r"tokenizer: words\[0\]"):
+    with pytest.raises(ConfigError, match=r"tokenizer\.words\[0\]"):
         TOKENIZERS.build({"type": "word", "words": ["a b"]}, "tokenizer")
 
 
