@@ -495,3 +495,22 @@ def test_an_activation_that_is_built_already():
     assert layer.activation is own
     with pytest.raises(ConfigError, match="activation: unknown activation 'rlu'"):
         LAYERS.build("feed_forward", "", embedding_dim=6, hidden_dim=5, activation="rlu")
+
+
+HEADS = {"type": "attention", "num_heads": 5}
+PLACES = [
+    ({"type": "pre_norm", "layer": HEADS, "norm": {**NORM, "eps": -1}}, "layer.num_heads norm.eps"),
+    ({"type": "block", "layers": [HEADS]}, "layers[0].num_heads"),
+    ({"type": "linear", "init": {"type": "normal", "std": -1}}, "init.std"),
+    ({"type": "attention", "positions": {"type": "rope", "theta": 0}}, "positions.theta"),
+    ({"type": "linear", "name": 3}, "name"),
+    ({"type": "linear", "name": ""}, "name"),
+]
+
+
+@pytest.mark.parametrize(("spec", "keys"), PLACES)
+def test_a_problem_has_its_place_in_the_stack(spec, keys):
+    with pytest.raises(ConfigError) as caught:
+        build_stack([spec], embedding_dim=12)
+    found = [problem.partition("=")[0] for problem in caught.value.problems]
+    assert found == [f"model.stack[0].{key}" for key in keys.split()]
