@@ -57,6 +57,8 @@ class Terminal:
         termios.tcsetattr(slave, termios.TCSANOW, attributes)
         paths = [environment.pop("first", None), str(ROOT), os.environ.get("PYTHONPATH")]
         path = os.pathsep.join(filter(None, paths))
+        # A process in the background ignores SIGINT, and so would what it starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "llmlab", "phase=chat", *keys],
             stdin=slave,
