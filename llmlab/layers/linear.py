@@ -10,7 +10,7 @@ from llmlab.workspace import Context
 
 
 def affine_params(
-    d_in: int, d_out: int, bias: bool, init: InitSpec, group: str = "matrix"
+    d_in: int, d_out: int, bias: bool, init: InitSpec, group: str
 ) -> dict[str, Param]:
     """Declare a weight (d_in, d_out) and, if wanted, a bias (d_out,) of zeros."""
     params = {"weight": Param((d_in, d_out), initialisation(init), group)}
