@@ -136,6 +136,11 @@ def test_a_token_just_behind_a_table():
     ctx.begin(1, 1, positions=np.array([[64]]))
     y, _ = layer.forward({}, np.zeros((1, 2)), ctx)
     assert y[0] == pytest.approx([sin(64), cos(64)])
+    other = LAYERS.build("sinusoidal_positions", "", embedding_dim=4, theta=9.0)
+    y, _ = other.forward({}, np.zeros((1, 4)), ctx)
+    assert y[0] == pytest.approx([sin(64), cos(64), sin(64 / 3), cos(64 / 3)])
+    usual = LAYERS.build("sinusoidal_positions", "", embedding_dim=4)
+    assert not np.allclose(usual.forward({}, np.zeros((1, 4)), ctx)[0], y)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
