@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmlab.train.checkpoint import CheckpointFolder, load
+from llmlab.checkpoints import CheckpointFolder, load
 
 SIZES = {
     "rustgpt 0.5 M": (128, 256, 3, 533),

@@ -27,10 +27,10 @@ from quality import figure, llmlab
 from timing import cores, table
 
 from llmlab import build
+from llmlab.checkpoints import load
 from llmlab.cli.start import compose
-from llmlab.phases.fit import stage_data, stage_model
+from llmlab.phases.training import stage_data, stage_model
 from llmlab.text import DATASETS, Batch, Dataset, train_tokenizer
-from llmlab.train.checkpoint import load
 from llmlab.train.fit import fit
 from llmlab.train.trainer import Trainer
 

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmlab.checkpoints import load, save
     from llmlab.generate.engine import Engine
     from llmlab.layers import Stack, build_stack
     from llmlab.measure import Evaluator, memorisation_floor
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from llmlab.text import Tokenizer, train_tokenizer
     from llmlab.text.datasets.chats import chats
     from llmlab.text.datasets.lines import lines
-    from llmlab.train.checkpoint import load, save
     from llmlab.train.fit import fit, total_steps
     from llmlab.train.trainer import Trainer
 
@@ -53,9 +53,9 @@ _HOMES = {
     "chats": "llmlab.text.datasets.chats",
     "fit": "llmlab.train.fit",
     "lines": "llmlab.text.datasets.lines",
-    "load": "llmlab.train.checkpoint",
+    "load": "llmlab.checkpoints",
     "memorisation_floor": "llmlab.measure",
-    "save": "llmlab.train.checkpoint",
+    "save": "llmlab.checkpoints",
     "total_steps": "llmlab.train.fit",
     "train_tokenizer": "llmlab.text",
 }

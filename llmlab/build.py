@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llmlab.checkpoints import Checkpoint, compare
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ResourceError
 from llmlab.generate import SAMPLERS, Sampler
 from llmlab.layers import Stack, build_stack
 from llmlab.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from llmlab.params import Arena, Layout
-from llmlab.provenance import usable_cpus
+from llmlab.runs.provenance import usable_cpus
 from llmlab.text import DATASETS, TEMPLATES, Dataset, Template, Tokenizer, train_tokenizer
-from llmlab.train.checkpoint import Checkpoint, compare
 from llmlab.train.memory import available_memory, training_memory
 from llmlab.train.trackers import TRACKERS, Tracker
 

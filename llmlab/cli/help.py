@@ -54,7 +54,7 @@ def help_text() -> str:
     """Return the whole help."""
     # The configuration's room imports NumPy and all registries; only the help needs it here.
     from llmlab.config import Config, Model
-    from llmlab.config_values import keys_of
+    from llmlab.config.values import keys_of
     from llmlab.phases import PHASES
 
     conf = conf_folder()

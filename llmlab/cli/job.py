@@ -18,8 +18,8 @@ from llmlab.cli.explain import explain, report
 from llmlab.config import Config, load
 from llmlab.errors import LlmlabError, ResourceError, Stopped
 from llmlab.phases import Phase, find
-from llmlab.run_record import RECORD, read_config
-from llmlab.shell import near
+from llmlab.runs.record import RECORD, read_config
+from llmlab.runs.shell import near
 
 log = logging.getLogger("llmlab")
 
@@ -41,7 +41,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], sweep_tokens: Sequence[st
 
     The result is left in the job's folder, where a job that has one isn't run again.
     """
-    from llmlab.train.signals import orphaned
+    from llmlab.signals import orphaned
 
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
@@ -95,8 +95,8 @@ def _configuration(composed: Any, folder: Path) -> Config:
     resume = composed.get("resume")
     stored = None
     if isinstance(resume, str) and resume.endswith(".npz"):
+        from llmlab.checkpoints import CheckpointFolder, peek
         from llmlab.runs import CHECKPOINTS
-        from llmlab.train.checkpoint import CheckpointFolder, peek
 
         own = CheckpointFolder(folder / CHECKPOINTS).steps()  # the other may be gone by now
         stored = peek(own[-1][1] if own else resume)["config"]
@@ -116,7 +116,7 @@ def _train(
 ) -> dict[str, Any]:
     """Run a training phase in its folder: one that is there already is continued."""
     from llmlab.runs import Run
-    from llmlab.train.signals import interruptible
+    from llmlab.signals import interruptible
 
     branched = config.resume is not None and config.resume.endswith(".npz")
     continues = in_sweep or config.resume is not None

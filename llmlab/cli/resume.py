@@ -12,7 +12,7 @@ from typing import Any
 from llmlab.cli.arguments import FOLDERS, LATEST, Override, is_sweep, parts, quoted, split, token
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.phases import PHASES
-from llmlab.run_record import RECORD, branches
+from llmlab.runs.record import RECORD, branches
 
 SWEEP_RECORD = "sweep.json"
 _OF_SWEEPS = re.compile(r"[+~]*(hydra[./])?(launcher|sweeper|sweep)\b")
@@ -161,8 +161,8 @@ def _resumed_sweep(path: Path, flags: list[str], given: list[Override]) -> Comma
 
 def _run_that_ends_with(file: Path) -> Path | None:
     """Return the run whose newest checkpoint is `file`; None if there is no such run."""
+    from llmlab.checkpoints import CheckpointFolder
     from llmlab.runs import CHECKPOINTS
-    from llmlab.train.checkpoint import CheckpointFolder
 
     stage = file.parent.parent
     run = next((f for f in (stage, stage.parent) if (f / RECORD).is_file()), None)
@@ -181,7 +181,7 @@ def _branched(file: Path, flags: list[str], given: list[Override], sweep: bool) 
     What decides the numbers comes from the checkpoint; the rest, such as the paths of data,
     from the run that it lies in, if there is one.
     """
-    from llmlab.train.checkpoint import peek
+    from llmlab.checkpoints import peek
 
     if sweep:
         raise ConfigError(f"resume={file}: a sweep can't continue one state; use checkpoint=")
@@ -200,7 +200,7 @@ def _branched(file: Path, flags: list[str], given: list[Override], sweep: bool) 
 def _in_checkpoint(name: str) -> bool:
     """Tell whether a checkpoint says better than its run's overrides what this key is."""
     from llmlab.config import kept_keys
-    from llmlab.config_stored import PATH_KEYS
+    from llmlab.config.stored import PATH_KEYS
 
     top, _, rest = name.partition(".")
     if top in ("phase", "stages", "checkpoint"):
@@ -245,7 +245,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write a sweep's record in one operation."""
-    from llmlab.train.durable import replace_text
+    from llmlab.atomic_write import replace_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(record, indent=1) + "\n")

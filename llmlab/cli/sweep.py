@@ -17,8 +17,8 @@ from typing import Any
 from llmlab.cli.arguments import Override
 from llmlab.cli.resume import SWEEP_RECORD, write_record
 from llmlab.errors import ConfigError
-from llmlab.phases.tables import columns
-from llmlab.shell import near, shell_command
+from llmlab.report.tables import columns
+from llmlab.runs.shell import near, shell_command
 
 RESULT = "result.json"
 FIGURES = ("loss", "val_loss", "perplexity", "tokens", "steps")

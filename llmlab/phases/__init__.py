@@ -40,8 +40,10 @@ class Phase:
 
 PHASES: dict[str, Phase] = {
     "full": Phase("llmlab.phases.full", "pre-train, tune, compare answers, chat", trains=True),
-    "pretrain": Phase("llmlab.phases.fit", "train on statements", trains=True),
-    "tune": Phase("llmlab.phases.fit", "train on chats, from checkpoint= if given", trains=True),
+    "pretrain": Phase("llmlab.phases.training", "train on statements", trains=True),
+    "tune": Phase(
+        "llmlab.phases.training", "train on chats, from checkpoint= if given", trains=True
+    ),
     "chat": Phase("llmlab.phases.chat", "talk with a checkpoint", wants_checkpoint=True),
     "generate": Phase("llmlab.phases.generate", "answer prompt= once", wants_checkpoint=True),
     "score": Phase(

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmlab import build
+from llmlab.checkpoints import Checkpoint, load
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.generate import Engine, Reply
 from llmlab.streams import stream
 from llmlab.text.templates.none import NoTemplate
-from llmlab.train.checkpoint import Checkpoint, load
 
 log = logging.getLogger("llmlab")
 

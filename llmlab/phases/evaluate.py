@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from llmlab import build
+from llmlab.checkpoints import Checkpoint, load
 from llmlab.config import Config
-from llmlab.config_stored import PATH_KEYS
+from llmlab.config.stored import PATH_KEYS
 from llmlab.errors import CheckpointError, DataError
 from llmlab.measure import Baseline, Evaluator, Losses, baselines, memorisation_floor
 from llmlab.phases.answering import Answerer
-from llmlab.run_record import read_config
+from llmlab.runs.record import read_config
 from llmlab.text import Dataset, Windows
-from llmlab.train.checkpoint import Checkpoint, load
 
 logger = logging.getLogger("llmlab")
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from llmlab import build
+from llmlab.checkpoints import CheckpointFolder, load
 from llmlab.config import Config
 from llmlab.phases import chat
 from llmlab.phases.answering import Answerer
-from llmlab.phases.chat_terminal import be_lenient, shown
-from llmlab.phases.fit import stage_model, train_stage
+from llmlab.phases.chat.terminal import be_lenient, shown
 from llmlab.phases.summary import describe
+from llmlab.phases.training import stage_model, train_stage
 from llmlab.runs import CHECKPOINTS, Run
-from llmlab.train.checkpoint import CheckpointFolder, load
 
 QUESTION = "How do mountains form?"
 BEFORE = 12  # tokens of noise that an untrained model may show

@@ -6,7 +6,7 @@ from typing import Any
 from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.phases.answering import Answerer, checkpoint_model
-from llmlab.phases.chat_terminal import be_lenient, shown
+from llmlab.phases.chat.terminal import be_lenient, shown
 
 BETWEEN = "---"  # a line between several answers
 

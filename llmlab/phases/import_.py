@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from llmlab import build
+from llmlab.atomic_write import make_folder
+from llmlab.checkpoints import CheckpointFolder, compare, save
 from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.exchange import Imported, read_folder
 from llmlab.params import Layout
-from llmlab.phases.fit import checkpoint_meta
+from llmlab.phases.training import checkpoint_meta
 from llmlab.runs import CHECKPOINTS, Run
 from llmlab.text import TEMPLATES
-from llmlab.train.checkpoint import CheckpointFolder, compare, save
-from llmlab.train.durable import make_folder
 from llmlab.train.fit import Progress
 
 log = logging.getLogger("llmlab")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from llmlab.config import Config
-from llmlab.config_specs import OFFERED, registries
+from llmlab.config.specs import OFFERED, registries
 from llmlab.phases import PHASES
 from llmlab.registry import Registry
 

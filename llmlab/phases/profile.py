@@ -8,12 +8,12 @@ from threadpoolctl import threadpool_limits
 
 from llmlab import build
 from llmlab.config import Config
-from llmlab.config_specs import STAGES
+from llmlab.config.specs import STAGES
 from llmlab.errors import ConfigError
 from llmlab.kernels import load as load_kernels
 from llmlab.phases.answering import checkpoint_model
-from llmlab.phases.fit import stage_data
-from llmlab.phases.tables import columns, human
+from llmlab.phases.training import stage_data
+from llmlab.report.tables import columns, human
 from llmlab.train.profiling import Timed, sgemm_peak, timed_kernels, timed_stack
 from llmlab.train.trainer import Trainer
 

@@ -8,7 +8,7 @@ from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.generate import log_probabilities
 from llmlab.phases.answering import checkpoint_model, clean, log, on_one_line
-from llmlab.phases.chat_terminal import be_lenient, shown
+from llmlab.phases.chat.terminal import be_lenient, shown
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from llmlab.kernels import load as load_kernels
 from llmlab.layers import Layer, Stack
 from llmlab.params import Layout, walk_params
 from llmlab.phases.answering import checkpoint_model
-from llmlab.phases.tables import columns, human
+from llmlab.report.tables import columns, human
 from llmlab.text import Tokenizer
 from llmlab.train.memory import available_memory, training_memory
 from llmlab.workspace import Context

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmlab.atomic_write import TEMPORARY
+from llmlab.checkpoints import load, peek
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ResourceError
-from llmlab.phases.tables import human
-from llmlab.run_lookup import resolve_checkpoint
-from llmlab.run_record import RECORD
+from llmlab.report.tables import human
 from llmlab.runs import CHECKPOINTS, latest_run, read_record
-from llmlab.train.checkpoint import load, peek
-from llmlab.train.durable import TEMPORARY
+from llmlab.runs.lookup import resolve_checkpoint
+from llmlab.runs.record import RECORD
 
 SOUND, NOTE, DAMAGED = "sound", "note", "DAMAGED"
 METRICS = "metrics.jsonl"

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from llmlab.atomic_write import make_folder, refused
+from llmlab.checkpoints import CheckpointFolder
 from llmlab.errors import Stopped
-from llmlab.train.checkpoint import CheckpointFolder
-from llmlab.train.durable import make_folder, refused
+from llmlab.signals import Signals
 from llmlab.train.fit import Callback, Progress
-from llmlab.train.signals import Signals
 from llmlab.train.trackers import Tracker
 from llmlab.train.trainer import StepResult, Trainer
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from llmlab.atomic_write import replace_file, replace_text
 from llmlab.layers import Layer, Stack
 from llmlab.params import Arena
-from llmlab.train.durable import replace_file, replace_text
 from llmlab.train.fit import Callback, Progress
 from llmlab.train.shards import Tokens
 from llmlab.train.trainer import StepResult, Trainer

@@ -1,0 +1,6 @@
+"""Checkpoints: one self-contained, hashed file, and the folder that always holds a sound one."""
+
+from llmlab.checkpoints.file import UPGRADES, Checkpoint, compare, load, peek, save
+from llmlab.checkpoints.folder import CheckpointFolder
+
+__all__ = ["UPGRADES", "Checkpoint", "CheckpointFolder", "compare", "load", "peek", "save"]

@@ -1,0 +1,181 @@
+"""Save and load one checkpoint file."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+
+from llmlab.atomic_write import replace_file
+from llmlab.checkpoints import format as form
+from llmlab.errors import CheckpointError, ResourceError, TrainingError
+
+T = TypeVar("T")
+Arrays = dict[str, np.ndarray]
+Meta = dict[str, Any]
+_SHOWN = 40
+# What the system may refuse although the file is sound: no reason to fall back to an older one.
+_REFUSALS = {
+    errno.ENOMEM: "close other programs",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.EACCES: "make it readable for yourself",
+    errno.EPERM: "make it readable for yourself",
+}
+_ADVICE = "use another checkpoint of its run, or resume=RUN, which takes the newest sound one"
+
+
+def _cursor_of_its_own(arrays: Arrays, meta: Meta) -> tuple[Arrays, Meta]:
+    """Format 1 held the position in the data as two flat numbers."""
+    cursor = {key: meta[key] for key in ("epoch", "index")}
+    return arrays, {key: meta[key] for key in meta if key not in cursor} | {"cursor": cursor}
+
+
+#: What makes an older format into the next one; a checkpoint climbs them one by one.
+UPGRADES: dict[int, Callable[[Arrays, Meta], tuple[Arrays, Meta]]] = {1: _cursor_of_its_own}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file held: arrays by name, and `meta`, plain JSON, brought to today's format."""
+
+    arrays: Arrays
+    meta: Meta
+    path: Path
+
+
+def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> int:
+    """Write a checkpoint durably; when this returns, it survives a power cut.
+
+    Parameters
+    ----------
+    path
+        The file, replaced in one operation if it is there.
+    arrays
+        By name: "params/<dotted name>", "optimizer/<slot>/<dotted name>".
+    meta
+        JSON values with string keys (the order of keys isn't kept). To keep equal states equal
+        files, it should hold no path, time or name of the run.
+
+    Returns
+    -------
+    int
+        The size of the file in bytes.
+
+    Raises
+    ------
+    TrainingError
+        A parameter is NaN or infinite; nothing is written.
+    ResourceError
+        The system refused; nothing has changed.
+    """
+    bad = _first_not_finite(arrays)
+    if bad:
+        raise TrainingError(
+            f"{path}: not saved, since the parameter {bad!r} holds NaN or infinity; "
+            "the checkpoints before it are intact: resume with a smaller lr"
+        )
+    return replace_file(Path(path), lambda file: form.write(file, arrays, meta))
+
+
+def load(path: Path | str) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        It is damaged in whatever way, missing, or no checkpoint.
+    ResourceError
+        There is no memory for it, or the system refuses to open it.
+    """
+    path = Path(path)
+
+    def read(file: BinaryIO, size: int) -> Checkpoint:
+        found, arrays, meta = form.read(file, size)
+        for version in range(found, form.FORMAT):
+            arrays, meta = UPGRADES[version](arrays, meta)
+        bad = _first_not_finite(arrays)
+        if bad:
+            raise form.Damaged(f"the parameter {bad!r} holds NaN or infinity")
+        return Checkpoint(arrays, meta, path)
+
+    return _guarded(path, read)
+
+
+def peek(path: Path | str) -> Meta:
+    """Read the meta alone, verified, as the file has it; the arrays aren't looked at."""
+    return _guarded(Path(path), form.read_manifest)["meta"]
+
+
+def compare(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    where: str = "the checkpoint",
+) -> None:
+    """Raise a CheckpointError that lists all names that are missing, extra or misshapen."""
+    rows = []
+    for name in sorted(expected.keys() | found.keys()):
+        wanted, given = (_shown(shapes.get(name)) for shapes in (expected, found))
+        if wanted != given:
+            rows.append((name, wanted, given))
+    if not rows:
+        return
+    table = [("name", "expected", "found"), *rows[:_SHOWN]]
+    widths = [max(len(row[i]) for row in table) for i in range(3)]
+    lines = [
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+    if len(rows) > _SHOWN:
+        lines.append(f"  ... and {len(rows) - _SHOWN} more")
+    raise CheckpointError(
+        f"{where} doesn't fit what is built: {len(rows)} arrays differ; "
+        "use it with the model and the optimizer that it was saved with\n" + "\n".join(lines)
+    )
+
+
+def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
+    """Open `path` and call `read(file, size)`; tell damage from a refusal of the system."""
+    try:
+        # Not blocking: a fifo would wait forever for somebody to write.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise form.Damaged("it isn't a regular file")
+            return read(file, status.st_size)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such checkpoint; look into its run") from error
+    except form.Damaged as error:
+        raise CheckpointError(f"{path}: unusable checkpoint: {error}; {_ADVICE}") from error
+    # Sizes were compared with the file's before, so that it is the machine's memory that ended.
+    except MemoryError as error:
+        raise ResourceError(
+            f"{path}: no memory to load it; close other programs, or use a larger machine"
+        ) from error
+    # zip, JSON and struct have some twenty ways to say "damaged"; their texts would puzzle
+    # (NumPy's advises unsafe loading), so they are only chained.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            advice = _REFUSALS[error.errno]
+            raise ResourceError(f"{path}: can't be read: {error.strerror}; {advice}") from error
+        told = error.strerror if isinstance(error, OSError) else None
+        reason = told or "it is damaged, or no checkpoint"
+        raise CheckpointError(f"{path}: unusable checkpoint: {reason}; {_ADVICE}") from error
+
+
+def _first_not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
+    for name, array in arrays.items():
+        floats = name.startswith("params/") and array.dtype.kind == "f"
+        if floats and not np.isfinite(array).all():
+            return name
+    return None
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "-" if shape is None else "x".join(map(str, shape)) or "scalar"

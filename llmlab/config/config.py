@@ -1,0 +1,242 @@
+"""The typed configuration: what each key means, and how composed YAML becomes one."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any
+
+from llmlab.config.model import MANY, Model, Spec, Stage
+from llmlab.config.plugins import import_plugins
+from llmlab.config.specs import STAGES, check_specs
+from llmlab.config.stored import overlay, without_paths
+from llmlab.config.values import Key, check_fields, keys_of, plain
+from llmlab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every key of a run, checked, with plain Python values.
+
+    Attributes
+    ----------
+    typed
+        The keys that were typed on the command line, dotted; a group's name if the group was
+        chosen there.
+    """
+
+    phase: Annotated[str, Key("what to do", group=True)]
+    lr: Annotated[float | None, Key("learning rate; null: the phase's own", kept=True, above=0)]
+    epochs: Annotated[
+        int | None, Key("passes over the data; null: the phase's own", kept=True, low=1, high=MANY)
+    ]
+    steps: Annotated[int | None, Key("updates, instead of epochs", kept=True, low=1, high=MANY)]
+    batch_size: Annotated[int, Key("lines in a batch", kept=True, low=1, high=1_000_000)]
+    accumulate: Annotated[int, Key("batches in an update", kept=True, low=1, high=1_000_000)]
+    clip_norm: Annotated[
+        float | None, Key("largest norm of the whole gradient; null: off", kept=True, above=0)
+    ]
+    label_smoothing: Annotated[
+        float, Key("share of each target given to all tokens alike", kept=True, low=0, below=1)
+    ]
+    ema: Annotated[
+        float | None,
+        Key("decay of a running mean of the weights, to use and save", kept=True, above=0, below=1),
+    ]
+    patience: Annotated[
+        int | None, Key("validations without a new best that end a run", kept=True, low=1)
+    ]
+    seed: Annotated[int, Key("where all randomness comes from", kept=True, low=0, high=2**63 - 1)]
+    checkpoint: Annotated[
+        str | None, Key("start from these weights: a file, a run, latest or best")
+    ]
+    resume: Annotated[str | None, Key("continue: a run, a sweep, a checkpoint file, or latest")]
+    allow_changed_data: Annotated[bool, Key("resume although the data have changed")]
+    threads: Annotated[
+        int | str, Key("threads for training, or auto", low=1, high=4_096, choices=("auto",))
+    ]
+    kernels: Annotated[
+        str, Key("numpy, numba or auto", kept=True, choices=("numpy", "numba", "auto"))
+    ]
+    dtype: Annotated[str, Key("float32 or float64", kept=True, choices=("float32", "float64"))]
+    plugins: Annotated[list[str], Key("your own modules to import first: my_layers.py or [a,b]")]
+    prompt: Annotated[str | None, Key("the text of generate and score; the question of full")]
+    template: Annotated[Any, Key("how a chat is written as text; none: as it is", kept=True)]
+    max_new_tokens: Annotated[
+        int | None, Key("longest answer; null: until the model is full", low=0)
+    ]
+    chat: Annotated[bool, Key("whether full opens the chat at its end")]
+    source: Annotated[str | None, Key("the folder that import reads")]
+    target: Annotated[str | None, Key("what export writes; import: a file of its own, too")]
+    on: Annotated[
+        str | None, Key("the text of evaluate: pretrain, tune or a file; of profile: a stage")
+    ]
+    save_every: Annotated[int | None, Key("steps between checkpoints; null: ten in a run", low=1)]
+    eval_every: Annotated[
+        int | None, Key("steps between validations; null: at each epoch's end", kept=True, low=1)
+    ]
+    log_every: Annotated[int, Key("steps between rows of metrics", low=1)]
+    keep: Annotated[int, Key("how many of the last checkpoints to keep", low=2, high=1_000_000)]
+    max_bad_steps: Annotated[
+        int, Key("non-finite steps in a row that stop a run", kept=True, low=1)
+    ]
+    stages: Annotated[dict[str, Any], Key("lr, epochs and steps of each stage, for full")]
+    model: Annotated[Spec, Key("the network", group=True, kept=True)]
+    optimizer: Annotated[Spec, Key("the update rule", group=True, kept=True)]
+    schedule: Annotated[Spec, Key("how lr changes with the step", group=True, kept=True)]
+    tokenizer: Annotated[Spec, Key("text to ids", group=True, kept=True)]
+    data: Annotated[
+        dict[str, Any], Key("what to train on: data.pretrain and data.tune", group=True)
+    ]
+    sampler: Annotated[Spec, Key("how the next token is chosen", group=True)]
+    tracker: Annotated[Spec, Key("where metrics go besides the run's folder", group=True)]
+    typed: frozenset[str] = field(default=frozenset())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as values that JSON can hold."""
+        values = {item.name: _copied(getattr(self, item.name)) for item in fields(self)}
+        return values | {"typed": sorted(self.typed)}
+
+    def is_typed(self, key: str) -> bool:
+        """Tell whether `key`, something around it or something inside it was typed."""
+        return any(
+            key == given or key.startswith(f"{given}.") or given.startswith(f"{key}.")
+            for given in self.typed
+        )
+
+    def for_stage(self, stage: str) -> "Config":
+        """Return the configuration of one stage of `full`, with lr, epochs and steps of its own.
+
+        A typed `stages.X.lr` beats a top-level `lr`, which beats the stage's own. `epochs` and
+        `steps` go together: who states one of them, states both.
+        """
+        if self.phase == stage:
+            return replace(self, stages={})
+        own = self.stages[stage]
+        lengths = {key: own[key] for key in ("epochs", "steps")}
+        if not self._typed_in(stage, *lengths) and (self.epochs, self.steps) != (None, None):
+            lengths = {"epochs": self.epochs, "steps": self.steps}
+        lr = own["lr"] if self.lr is None or self._typed_in(stage, "lr") else self.lr
+        return replace(self, phase=stage, lr=lr, stages={}, **lengths)
+
+    def _typed_in(self, stage: str, *keys: str) -> bool:
+        whole = f"stages.{stage}"
+        return whole in self.typed or any(f"{whole}.{key}" in self.typed for key in keys)
+
+    def reproducible(self) -> dict[str, Any]:
+        """Return what decides the numbers, for a checkpoint.
+
+        No path, name, prompt or machine in it: the same experiment gives the same bytes,
+        wherever it runs. Of `data`, the stage's own part is kept.
+        """
+        values = {n: getattr(self, n) for n, (_, key) in keys_of(Config).items() if key.kept}
+        values["phase"] = self.phase
+        values["data"] = {k: v for k, v in self.data.items() if self.phase in ("full", k)}
+        return without_paths(values)
+
+
+def kept_keys() -> list[str]:
+    """Return the top-level keys that a checkpoint keeps."""
+    return [*(name for name, (_, key) in keys_of(Config).items() if key.kept), "phase", "data"]
+
+
+def load(
+    composed: Any, typed: Collection[str] = (), stored: Mapping[str, Any] | None = None
+) -> Config:
+    """Check a composed configuration and return it typed, with everything resolved.
+
+    Parameters
+    ----------
+    composed
+        What Hydra composed (a DictConfig), or a mapping like it.
+    typed
+        The keys that were typed on the command line.
+    stored
+        The configuration of a checkpoint whose state is continued: it replaces what wasn't
+        typed.
+
+    Raises
+    ------
+    ConfigError
+        With every problem found, each naming its key.
+    """
+    problems: list[str] = []
+    literal = {"prompt", "checkpoint", "resume", "source", "target", "on"} & set(typed)
+    values = plain(composed, problems, literal)
+    if stored is not None:
+        values = overlay(values, stored, typed)
+    if isinstance(values.get("plugins"), str):
+        values["plugins"] = [values["plugins"]]
+    values = check_fields(Config, values, "", problems)
+    model = check_fields(Model, values.get("model"), "model", problems)
+    stages = _check_stages(values, problems)
+    _check_lengths(values, stages, typed, problems)
+    if values.get("plugins") and "plugins" not in typed:
+        problems.append("plugins: only taken from the command line, since it runs code")
+    elif isinstance(values.get("plugins"), list):
+        problems += import_plugins(values["plugins"])
+    values |= {"model": model, "stages": stages}
+    check_specs(values, problems)
+    _check_patience(values, problems)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return Config(**values, typed=frozenset(typed))
+
+
+def _check_stages(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    stages = values.get("stages") or {}
+    if not isinstance(stages, Mapping):
+        return {}  # check_fields has said so
+    unknown = [name for name in stages if name not in STAGES]
+    problems += [f"stages.{name}: unknown stage; known: {', '.join(STAGES)}" for name in unknown]
+    checked = {
+        name: check_fields(Stage, value, f"stages.{name}", problems)
+        for name, value in stages.items()
+        if name in STAGES
+    }
+    if values.get("phase") == "full":
+        problems += [f"stages.{name}: missing" for name in STAGES if name not in checked]
+    return checked
+
+
+def _check_lengths(
+    values: dict[str, Any], stages: dict[str, Any], typed: Collection[str], problems: list[str]
+) -> None:
+    """Let a typed `steps` replace `epochs`, or the reverse; refuse both or none."""
+    told = {problem.split(":")[0].split("=")[0] for problem in problems}
+    for where, group in (("", values), *((f"stages.{name}.", s) for name, s in stages.items())):
+        given = [key for key in ("epochs", "steps") if group.get(key) is not None]
+        if told & {f"{where}{key}" for key in ("epochs", "steps", "lr")}:
+            continue  # what follows from a wrong value is no problem of its own
+        if len(given) == 2:
+            kept = [key for key in given if f"{where}{key}" in typed]
+            if len(kept) == 1:
+                group["epochs" if kept == ["steps"] else "steps"] = None
+            else:
+                problems.append(
+                    f"{where}epochs={group['epochs']} and {where}steps={group['steps']}: "
+                    "one of them says how long to train; set the other to null"
+                )
+        needed = bool(where) or values.get("phase") in STAGES
+        if not given and needed:
+            problems.append(f"{where}epochs: null, and so is {where}steps; set one of them")
+        if needed and group.get("lr", 1) is None:
+            problems.append(f"{where}lr: null; the phase {group.get('phase')} needs a number")
+
+
+def _check_patience(values: Mapping[str, Any], problems: list[str]) -> None:
+    """Refuse `patience` where no stage that is to run keeps text back for validation."""
+    phase, patience = values.get("phase"), values.get("patience")
+    running = STAGES if phase == "full" else [name for name in STAGES if name == phase]
+    data = values["data"] if isinstance(values.get("data"), Mapping) else {}
+    specs = {name: data[name] for name in running if isinstance(data.get(name), Mapping)}
+    without = [name for name, spec in specs.items() if spec.get("val_fraction") == 0]
+    if patience is not None and running and len(without) == len(running):
+        problems.append(
+            f"patience={patience}: counts validations, and there are none; set "
+            f"data.{running[0]}.val_fraction=0.1"
+        )
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value

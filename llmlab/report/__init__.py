@@ -1,0 +1,1 @@
+"""What runs and sweeps leave to look at: curves, pictures, tables."""

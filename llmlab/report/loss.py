@@ -1,0 +1,171 @@
+"""What a training run leaves to look at: the curve of its loss, as a picture and as one line."""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from llmlab.atomic_write import make_folder, replace_text
+from llmlab.report.svg import Curve, line_chart
+from llmlab.runs.shell import near
+
+log = logging.getLogger("llmlab")
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_PLAIN = "_.-~=+*#"  # for terminals that have no blocks
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A stage's curve in short.
+
+    Attributes
+    ----------
+    loss
+        Mean loss of the last epoch's target tokens, in nats; None if no step was finite.
+    sparkline
+        One line of the loss, ready to be printed.
+    picture
+        The SVG file.
+    """
+
+    loss: float | None
+    sparkline: str
+    picture: Path
+
+
+def write_report(folder: Path, stage: str) -> Report:
+    """Draw `report/loss.svg` from a stage's metrics.jsonl, and log the curve as one line.
+
+    A second line has the validation loss, if it was measured.
+    """
+    rows = read_metrics(folder / "metrics.jsonl")
+    picture = make_folder(folder / "report") / "loss.svg"
+    loss_svg(rows, picture, title=f"{stage}: loss")
+    losses = [loss for _, loss in _points(rows, "loss")]
+    line = sparkline(losses)
+    last = last_epoch_loss(rows)
+    if last is not None:
+        log.info("%s loss %.4g %s %.4g, drawn in %s", stage, losses[0], line, last, near(picture))
+    validation = _points(rows, "val_loss")
+    if validation:
+        step, end = validation[-1]
+        at, lowest = min(validation, key=lambda point: point[1])
+        text = "%s validation loss %.4f at step %d, lowest %.4f at step %d"
+        log.info(text, stage, end, step, lowest, at)
+    return Report(last, line, picture)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.jsonl; a line that a crash has torn is left out."""
+    rows = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def last_epoch_loss(rows: Sequence[Row]) -> float | None:
+    """Return the mean loss of the last epoch that has one, weighted by target tokens.
+
+    Rows count their tokens from the start of the run, so a row's weight is what it adds.
+    """
+    total, weight, epoch, before = 0.0, 0.0, None, 0
+    for row in rows:
+        tokens = row.get("tokens", before + 1)
+        added, before = tokens - before, tokens
+        if not _finite(row.get("loss")):
+            continue
+        if row.get("epoch") != epoch:
+            total, weight, epoch = 0.0, 0.0, row.get("epoch")
+        total += row["loss"] * added
+        weight += added
+    return total / weight if weight > 0 else None
+
+
+def loss_svg(rows: Sequence[Row], path: Path, title: str = "loss") -> None:
+    """Draw training loss, its moving mean and validation loss over the step as an SVG file.
+
+    Parameters
+    ----------
+    rows
+        As in metrics.jsonl: "step", "loss" and perhaps "val_loss"; those that aren't finite
+        numbers are left out.
+    """
+    train, validation = _points(rows, "loss"), _points(rows, "val_loss")
+    curves = []
+    if train:
+        smooth = _moving_mean([loss for _, loss in train])
+        mean = [(step, loss) for (step, _), loss in zip(train, smooth, strict=True)]
+        curves.append(Curve("training", train, "#9db8d9", 1.0))
+        curves.append(Curve(f"its mean, last {smooth[-1]:.4g}", mean, "#1f4e8c", 2.2))
+    if validation:
+        label = f"validation, lowest {min(loss for _, loss in validation):.4g}"
+        curves.append(Curve(label, validation, "#d0661b", 1.6, dots=True))
+    picture = line_chart(curves, title=title, x_label="step", y_label="nats per token")
+    replace_text(path, picture, sync=False)
+
+
+def sparkline(values: Iterable[float], width: int = 40, encoding: str | None = None) -> str:
+    """Return `values` as a line of at most `width` blocks, each the mean of its share.
+
+    Parameters
+    ----------
+    encoding
+        Of the terminal, by default stdout's; if it has no blocks, ASCII is used.
+    """
+    finite = [value for value in values if _finite(value)]
+    if not finite:
+        return ""
+    count = min(width, len(finite))
+    edges = [len(finite) * i // count for i in range(count + 1)]
+    means = [_mean(finite[a:b]) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    marks = _BLOCKS if _can_show(encoding or sys.stdout.encoding or "ascii") else _PLAIN
+    scale = (len(marks) - 1) / (high - low) if high > low else 0.0
+    return "".join(marks[round((mean - low) * scale)] for mean in means)
+
+
+def _can_show(encoding: str) -> bool:
+    try:
+        _BLOCKS.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[key]) for row in rows if "step" in row and _finite(row.get(key))]
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(value / len(values) for value in values)  # a sum could overflow
+
+
+def _moving_mean(values: Sequence[float]) -> list[float]:
+    """Return the mean of a window centred at each value (cut at both ends): it has no lag."""
+    reach = len(values) // 50
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    windows = [(max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values))]
+    return [(sums[stop] - sums[start]) / (stop - start) for start, stop in windows]

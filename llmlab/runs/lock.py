@@ -1,0 +1,71 @@
+"""One process at a time in a run's folder."""
+
+import contextlib
+import fcntl
+import os
+import platform
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+from llmlab.atomic_write import refused
+from llmlab.errors import ResourceError
+
+
+class RunLock:
+    """Hold `path` locked until `release`, or until this process ends, however it ends.
+
+    A forked child lets go of its copy by itself: else a worker that outlives its killed parent
+    would keep the run locked.
+
+    Raises
+    ------
+    ResourceError
+        Another process holds it; the message says which.
+    """
+
+    def __init__(self, path: Path):
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._handle = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise refused(path, error) from error
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(self._handle).st_nlink == 0:  # its run was refused and removed meanwhile
+                raise BlockingIOError
+        except BlockingIOError as error:
+            holder = os.pread(self._handle, 200, 0).decode(errors="replace").strip()
+            self._close()
+            raise ResourceError(
+                f"{path.parent}: {holder or 'another process'} is at work in this run; "
+                "wait until it ends, or stop it"
+            ) from error
+        except OSError as error:
+            self._close()
+            raise ResourceError(
+                f"{path}: can't be locked: {error.strerror}; put runs on a file system with locks"
+            ) from error
+        # Only words for the next one who asks: the lock holds without them, on a full disk, too.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+        os.register_at_fork(after_in_child=_closer(weakref.ref(self)))
+
+    def release(self) -> None:
+        """Unlock. The file stays: deleting it would let two processes lock two files."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)  # closing unlocks; LOCK_UN in a child would free the parent's
+            self._handle = -1
+
+
+def _closer(reference: Callable[[], RunLock | None]) -> Callable[[], None]:
+    def close() -> None:
+        lock = reference()
+        if lock is not None:
+            lock._close()
+
+    return close

@@ -1,0 +1,124 @@
+"""Find runs and checkpoints: by path, or the latest."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llmlab.checkpoints import CheckpointFolder
+from llmlab.errors import CheckpointError
+from llmlab.runs.record import RECORD, read_record
+
+log = logging.getLogger("llmlab")
+
+TRAINING = ("full", "pretrain", "tune")
+_MODELS = (*TRAINING, "import")  # whose runs hold a model
+CHECKPOINTS = "checkpoints"
+_STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
+_DEPTH = 4  # runs/sweeps/<sweep>/<job>, and one for who arranges them otherwise
+_START = "python -m llmlab starts one"
+
+
+def latest_run(root: Path | str = "runs", phases: Iterable[str] = TRAINING) -> Path:
+    """Return the folder of the run of these phases that was started last.
+
+    Raises
+    ------
+    CheckpointError
+        There is none.
+    """
+    for folder in _newest_first(Path(root), phases):
+        return folder
+    raise CheckpointError(f"{Path(root).absolute()}: no training run here yet; {_START}")
+
+
+def latest_checkpoint(root: Path | str = "runs") -> Path:
+    """Return what the newest training run, or import, with a sound checkpoint hands on."""
+    for folder in _newest_first(Path(root), _MODELS):
+        found = newest_of(folder)
+        if found is not None:
+            return found
+        log.warning("%s: the newest run has no checkpoint; looking at the one before", folder)
+    raise CheckpointError(
+        f"{Path(root).absolute()}: no training run with a checkpoint here yet; {_START}"
+    )
+
+
+def newest_of(run: Path) -> Path | None:
+    """Return what a run hands on, or has so far: for `full`, the last stage with a checkpoint."""
+    for stage in (*(run / name for name in _STAGES), run):
+        found = CheckpointFolder(stage / CHECKPOINTS).outcome()
+        if found is not None:
+            return found
+    return None
+
+
+def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
+    """Return the absolute path of the checkpoint that `value` means.
+
+    Parameters
+    ----------
+    value
+        "latest", or "best" of the same folder; a file; the folder of a run, of a stage or of
+        checkpoints, or `latest` or `best` in the latter.
+    root
+        Where "latest" and "best" look.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such thing; a file that is there isn't opened.
+    """
+    if str(value) == "latest":
+        return latest_checkpoint(root).absolute()
+    if str(value) == "best":
+        return _best(latest_checkpoint(root).absolute().parent, value)
+    path = Path(value).expanduser().absolute()
+    if path.parent.name == CHECKPOINTS and path.name == "best":
+        return _best(path.parent, value)
+    if path.parent.name == CHECKPOINTS and path.name == "latest":
+        path = path.parent
+    if not path.exists():
+        raise CheckpointError(
+            f"checkpoint={value}: there is no {path}; name a file, a run's folder, latest or best"
+        )
+    if not path.is_dir():
+        return path
+    found = newest_of(path) or CheckpointFolder(path).outcome()
+    if found is None:
+        raise CheckpointError(
+            f"checkpoint={value}: {path} holds no checkpoint; name a run's folder or a file "
+            "step-NNNNNN.npz"
+        )
+    return found
+
+
+def _best(folder: Path, value: str | Path) -> Path:
+    found = CheckpointFolder(folder).best()
+    if found is None:
+        raise CheckpointError(
+            f"checkpoint={value}: {folder} has no best, for want of a validation; take the latest, "
+            "or train with data.<stage>.val_fraction=0.1"
+        )
+    return found
+
+
+def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the folder and the record of each run below `root`, in no order."""
+    root = root.absolute()
+    for here, folders, files in os.walk(root):
+        depth = len(Path(here).relative_to(root).parts)
+        if RECORD in files or depth >= _DEPTH:
+            folders.clear()  # a run holds no runs
+        if RECORD in files:
+            try:
+                yield Path(here), read_record(Path(here))
+            except CheckpointError as error:
+                log.warning("passed over: %s", error)
+
+
+def _newest_first(root: Path, phases: Iterable[str]) -> list[Path]:
+    wanted = set(phases)
+    runs = [(r["order"], folder) for folder, r in find_runs(root) if r["phase"] in wanted]
+    return [folder for _, folder in sorted(runs, reverse=True)]

@@ -1,0 +1,132 @@
+"""What a run's numbers depend on besides its configuration: code, versions, machine."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = {
+    "numpy": "numpy",
+    "llmlab": "llmlab",
+    "hydra": "hydra-core",
+    "omegaconf": "omegaconf",
+    "numba": "numba",
+    "tokenizers": "tokenizers",
+}
+_GIT_SECONDS = 5.0
+
+
+def provenance() -> dict[str, Any]:
+    """Return git revision, versions, BLAS, processor and platform, as plain JSON values."""
+    return {
+        "git": git_state(),
+        "versions": {"python": platform.python_version()} | _versions(),
+        "blas": blas(),
+        "cpu": cpu_model(),
+        "cpus": usable_cpus(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return revision and dirtiness of llmlab's checkout, else of the current folder's."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent, Path.cwd()):
+        root = _git(folder, "rev-parse", "--show-toplevel")
+        # An installed package may lie inside somebody's repository without being part of it.
+        if root is None or (folder == package.parent and Path(root) != folder):
+            continue
+        revision = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        dirty = None if changes is None else bool(changes)
+        return {"folder": root, "revision": revision, "dirty": dirty}
+    return None
+
+
+def blas() -> list[dict[str, Any]]:
+    """Return the loaded BLAS libraries with their core type and threads."""
+    from threadpoolctl import threadpool_info
+
+    return [
+        {
+            "name": library["internal_api"],
+            "version": library["version"],
+            "core": library.get("architecture"),
+            "threads": library["num_threads"],
+        }
+        for library in threadpool_info()
+        if library["user_api"] == "blas"
+    ]
+
+
+def cpu_model() -> str:
+    """Return the processor's name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def bits_may_differ(recorded: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return what decides about the last bits and isn't as it was: {what: (then, now)}.
+
+    The threads of the BLAS aren't looked at, since training sets them itself; nor is numba where
+    its kernels weren't used.
+    """
+    deciding = ["numpy", "BLAS", "CPU"] + ["numba"] * (recorded.get("kernels") == "numba")
+    pairs = {what: (_of_bits(what, recorded), _of_bits(what, now)) for what in deciding}
+    return {what: pair for what, pair in pairs.items() if pair[0] != pair[1] and pair[0]}
+
+
+def _of_bits(what: str, record: dict[str, Any]) -> str:
+    if what in ("numpy", "numba"):
+        return str(record.get("versions", {}).get(what, ""))
+    if what == "CPU":
+        return str(record.get("cpu", ""))
+    return ", ".join(
+        " ".join(str(library.get(key)) for key in ("name", "version", "core"))
+        for library in record.get("blas", [])
+    )
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name, package in _PACKAGES.items():
+        try:
+            found[name] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a checkout that isn't installed
+            found[name] = None
+    return found
+
+
+def usable_cpus() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git says, or None: no git, no repository, too slow."""
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_GIT_SECONDS,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,169 @@
+"""run.json: what a run was started with, and on what."""
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmlab.atomic_write import replace_text
+from llmlab.errors import CheckpointError, ResourceError
+from llmlab.runs.provenance import bits_may_differ, provenance
+
+RECORD = "run.json"
+
+
+def new_id() -> str:
+    """Return a name for a run: the time, and four random hex digits for two in one second."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def now() -> str:
+    """Return the time in UTC, as run.json has it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def new_record(
+    phase: str,
+    overrides: Sequence[str],
+    hydra_overrides: Sequence[str],
+    argv: Sequence[str],
+    config_dir: str | None,
+    parent: str | Path | None,
+    root: Path,
+) -> dict[str, Any]:
+    """Return the record of a run that begins; `root` holds the runs before it."""
+    return {
+        "phase": phase,
+        "status": "running",
+        "created": now(),
+        "order": _next_order(root),
+        "overrides": _without_folder(overrides),
+        "hydra_overrides": list(hydra_overrides),
+        "argv": list(argv),
+        "cwd": os.getcwd(),
+        "config_dir": config_dir,
+        "parent": None if parent is None else str(parent),
+        "restarts": [],
+        **provenance(),
+    }
+
+
+def restarted(
+    record: Mapping[str, Any],
+    overrides: Sequence[str] | None,
+    argv: Sequence[str],
+    config_dir: str | None,
+) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
+    """Return the record of a run that goes on, and what changed that the last bits hang on.
+
+    The overrides become those of this start, so that the next one begins from them.
+    """
+    today = provenance()
+    changed = bits_may_differ(dict(record), today)
+    restart: dict[str, Any] = {"time": now(), "argv": list(argv), "changed": changed}
+    fresh = {**record, **today, "status": "running"}
+    fresh["config_dir"] = config_dir or record.get("config_dir")
+    if overrides is not None and _without_folder(overrides) != record.get("overrides"):
+        restart["overrides_before"] = record.get("overrides")
+        fresh["overrides"] = _without_folder(overrides)
+    fresh["restarts"] = [*record.get("restarts", []), restart]
+    return fresh, changed
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the run.json of a run.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is damaged.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and isinstance(record["phase"], str) and int(record["order"]):
+            return record
+        reason = "damaged"
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        reason = "damaged"
+    raise CheckpointError(f"{path}: {reason}; name the folder of a run, or start a new one")
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json durably, in one operation."""
+    replace_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write config.yaml, for people and for comparing runs."""
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
+    replace_text(folder / "config.yaml", text)
+
+
+def point_at(latest: Path, folder: Path) -> str | None:
+    """Let the hint `latest` name `folder`, if that lies beside it; return what it said before."""
+    if not folder.is_relative_to(latest.parent):
+        return None
+    before = latest.read_text(encoding="utf-8", errors="replace") if latest.is_file() else ""
+    replace_text(latest, f"{folder.relative_to(latest.parent)}\n", sync=False)
+    return before
+
+
+def remove(folder: Path, root: Path, latest_before: str | None) -> None:
+    """Delete what a run that never began has left; the lock last, since it is still held.
+
+    Other files stay, and so do the folders that hold them. `latest_before` is from `point_at`.
+    """
+    with contextlib.suppress(OSError, ResourceError):
+        if latest_before:
+            replace_text(root / "latest", latest_before, sync=False)
+        elif latest_before is not None:
+            os.unlink(root / "latest")
+    for name in (RECORD, "config.yaml", "log", "lock"):
+        with contextlib.suppress(OSError):
+            os.unlink(folder / name)
+    empty = [Path(here) for here, _, _ in os.walk(folder, topdown=False)]
+    if folder.is_relative_to(root):
+        empty += [each for each in folder.parents if each.is_relative_to(root)]
+    for each in empty:
+        with contextlib.suppress(OSError):  # there is something in it
+            if each != Path.cwd():
+                os.rmdir(each)
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """Return what `write_config` wrote; None if it isn't there or isn't readable."""
+    try:
+        values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _next_order(root: Path) -> int:
+    """Return a number greater than that of the run before, even if the clock was set back."""
+    try:
+        before = (root / "latest").read_text(encoding="utf-8").strip()
+        last = read_record(root / before)["order"]
+    except (OSError, UnicodeError, CheckpointError):
+        last = 0
+    return max(time.time_ns(), int(last) + 1)
+
+
+def branches(override: str) -> bool:
+    """Tell whether an override continues a checkpoint in a run of its own."""
+    return override.startswith("resume=") and override.rstrip("'").endswith(".npz")
+
+
+def _without_folder(overrides: Sequence[str]) -> list[str]:
+    """Leave out which run goes on, but not the checkpoint that it took its configuration from."""
+    return [text for text in overrides if not text.startswith("resume=") or branches(text)]

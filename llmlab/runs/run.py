@@ -1,0 +1,231 @@
+"""A run's folder: its lock, its record run.json, its log."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from llmlab.atomic_write import make_folder
+from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError, Stopped
+from llmlab.runs.lock import RunLock
+from llmlab.runs.log import log_file, log_traceback, status_of, warn_of_bits
+from llmlab.runs.lookup import TRAINING
+from llmlab.runs.record import (
+    RECORD,
+    new_record,
+    now,
+    point_at,
+    read_record,
+    remove,
+    restarted,
+    write_config,
+    write_record,
+)
+from llmlab.runs.shell import near, shell_command
+
+log = logging.getLogger("llmlab")
+
+_OF_BITS = {"threads": "the number of threads", "kernels": "the set of kernels"}
+_REFUSALS = (ConfigError, DataError, CheckpointError, ResourceError)
+
+
+class Run:
+    """A run that this process is at work in; use `create` or `open`, and then `with`.
+
+    Leaving the `with` records how it ended (finished, stopped, preempted, failed) unless `finish`
+    has, closes the log and unlocks. A start that was refused before the first `update` leaves no
+    trace: a new run's folder goes, an old run's record stays as it was.
+
+    Attributes
+    ----------
+    folder
+        Absolute.
+    record
+        What run.json holds.
+    show_progress
+        Whether this run has the terminal for itself: not in a sweep.
+    """
+
+    def __init__(self, folder: Path, lock: RunLock, record: dict[str, Any], show_progress: bool):
+        self.folder = folder
+        self.record = record
+        self.show_progress = show_progress
+        self._lock = lock
+        self._begun = False
+        self._config: Mapping[str, Any] | None = None  # to be written when it begins
+        self._forget: Callable[[], None] = lambda: None  # undoes `create`
+        self._began = time.monotonic()
+        self._ended = False
+        self._level = log.level
+        self._handler = log_file(folder / "log")
+        log.addHandler(self._handler)
+        if log.getEffectiveLevel() > logging.INFO:
+            log.setLevel(logging.INFO)
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path | str,
+        *,
+        phase: str,
+        config: Mapping[str, Any],
+        overrides: Sequence[str] = (),
+        hydra_overrides: Sequence[str] = (),
+        argv: Sequence[str] = (),
+        config_dir: str | None = None,
+        parent: str | Path | None = None,
+        root: Path | str = "runs",
+        show_progress: bool = True,
+    ) -> "Run":
+        """Begin a run in a folder that has none.
+
+        Parameters
+        ----------
+        config
+            Plain values; written to config.yaml.
+        overrides, hydra_overrides
+            What `resume=` needs to compose the same configuration again.
+        config_dir
+            The folder of the user's own YAML files, which `resume=` needs, too.
+        parent
+            The run or checkpoint that this one started from.
+        root
+            The folder that holds all runs: `latest` there is set to this one, if it trains.
+
+        Raises
+        ------
+        ConfigError
+            There is a run in the folder.
+        ResourceError
+            Somebody is at work there, or it can't be written.
+        """
+        folder = make_folder(Path(folder).absolute())
+        lock = RunLock(folder / "lock")
+        try:
+            if (folder / RECORD).exists():
+                raise ConfigError(
+                    f"{folder}: there is a run in it already; continue it with resume={folder}, "
+                    "or choose another folder"
+                )
+            root = Path(root).absolute()
+            record = new_record(phase, overrides, hydra_overrides, argv, config_dir, parent, root)
+            write_config(folder, config)
+            write_record(folder, record)
+            before = point_at(root / "latest", folder) if phase in TRAINING else None
+            run = cls(folder, lock, record, show_progress)
+            run._forget = lambda: remove(folder, root, before)
+            return run
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        overrides: Sequence[str] | None = None,
+        argv: Sequence[str] = (),
+        config_dir: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        show_progress: bool = True,
+    ) -> "Run":
+        """Go on with a run; how it is started this time is recorded under "restarts".
+
+        Parameters
+        ----------
+        overrides
+            All of this start, if they may differ: later restarts then begin from them.
+        config
+            The configuration of this start, if it may differ; replaces config.yaml.
+
+        Raises
+        ------
+        CheckpointError
+            There is no run in the folder, or its record is damaged.
+        ResourceError
+            Somebody is at work there, or it can't be written.
+        """
+        folder = Path(folder).absolute()
+        read_record(folder)  # before a lock is made in a folder that is no run
+        lock = RunLock(folder / "lock")
+        try:
+            record, changed = restarted(read_record(folder), overrides, argv, config_dir)
+            run = cls(folder, lock, record, show_progress)
+            run._config = config
+        except BaseException:
+            lock.release()
+            raise
+        for what, (then, today) in changed.items():
+            warn_of_bits(what, then, today)
+        return run
+
+    @property
+    def resume_command(self) -> str:
+        """What a user types to continue, from the current folder."""
+        return shell_command(f"resume={near(self.folder)}")
+
+    def stage_folder(self, name: str) -> Path:
+        """Return the folder of a stage of a `full` run."""
+        return make_folder(self.folder / name)
+
+    def update(self, **values: Any) -> None:
+        """Set entries of run.json; threads and kernels that have changed are warned of.
+
+        The first call says that the run begins: now what this start changes is recorded.
+        """
+        if not self._begun and self._config is not None:
+            write_config(self.folder, self._config)
+        self._begun = True
+        for key, what in _OF_BITS.items():
+            then, today = self.record.get(key), values.get(key)
+            if then is not None and today is not None and then != today:
+                warn_of_bits(what, then, today)
+        self.record |= values
+        write_record(self.folder, self.record)
+
+    def finish(self, status: str, **results: Any) -> None:
+        """Record how the run ended: status, time, duration of this start, results."""
+        self._ended = True
+        seconds = round(time.monotonic() - self._began, 3)
+        self.update(status=status, ended=now(), seconds=seconds, results=results)
+
+    def refused(self, error: BaseException) -> bool:
+        """Return whether `error` says that this start never began, for a reason of the user's."""
+        return not self._begun and isinstance(error, _REFUSALS)
+
+    def close(self) -> None:
+        """Close the log and unlock; a second time does nothing."""
+        log.removeHandler(self._handler)
+        log.setLevel(self._level)
+        self._handler.close()
+        self._lock.release()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and self.refused(error):
+            self._forget()
+            self.close()
+            return
+        try:
+            if error is not None and not isinstance(error, Stopped):
+                log_traceback(self._handler, error)
+            if error is None and not self._ended:
+                self.finish("finished")
+            elif error is not None:
+                self.finish(status_of(error), error=" ".join(f"{error}".split()) or repr(error))
+        except ResourceError as refusal:  # the disk is full, say: what came first matters more
+            if error is None:
+                raise
+            log.warning("%s", refusal)
+        finally:
+            self.close()

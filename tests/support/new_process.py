@@ -1,0 +1,14 @@
+"""The command line in a process of its own."""
+
+import sys
+
+from llmlab.config.specs import registries
+
+
+def new_process(monkeypatch):
+    """Forget plug-ins, as if llmlab had just been started."""
+    for registry in registries().values():
+        own = {n: f for n, f in registry._factories.items() if f.__module__.startswith("llmlab.")}
+        monkeypatch.setattr(registry, "_factories", own)
+    for name in [name for name in sys.modules if name.startswith(("llmlab_plugin_", "my_"))]:
+        monkeypatch.delitem(sys.modules, name)
