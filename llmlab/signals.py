@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+REPEATED_SECONDS = 2.0  # SLURM's srun sends a step's SIGTERM twice
 PREEMPTING = ("SIGUSR1", "SIGUSR2")  # as SLURM sends them before it takes the machine away
 
 
@@ -24,6 +26,22 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + received
 
 
+class Repeats:
+    """Tell a signal that is sent twice from a second one.
+
+    Only somebody at a keyboard means more by the second Ctrl-C than by the first.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int, float] = {}
+
+    def is_one(self, number: int) -> bool:
+        """Note a signal, and return whether it repeats the one just before it."""
+        before, self._last[number] = self._last.get(number), time.monotonic()
+        soon = before is not None and self._last[number] - before < REPEATED_SECONDS
+        return soon and number != signal.SIGINT
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """While open, stopping signals raise `Interrupted`, as SIGINT does KeyboardInterrupt.
@@ -31,9 +49,11 @@ def interruptible() -> Iterator[None]:
     By default the others would end the process without a word, and without a record of it.
     """
     before: dict[int, Any] = {}
+    repeats = Repeats()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number))
+        if not repeats.is_one(number):
+            raise Interrupted(signal.Signals(number))
 
     try:
         if threading.current_thread() is threading.main_thread():
@@ -62,7 +82,7 @@ def orphaned() -> bool:
 
 
 class Signals:
-    """While open, hold the first stopping signal in `received`; a second one ends at once.
+    """While open, hold the first stopping signal in `received`; a SIGINT after it ends at once.
 
     Outside the main thread signals can't be held, and this does nothing.
 
@@ -105,6 +125,7 @@ class Signals:
         return 128 + (self.received or 0)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self._received is None:
+            self._received = signal.Signals(number)
+        elif number == signal.SIGINT:
             os._exit(128 + number)
-        self._received = signal.Signals(number)

@@ -8,12 +8,12 @@ import csv
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
 from llmlab.errors import ConfigError
 from llmlab.phases import PHASES
+from llmlab.runs.overrides import Override, is_key
 
 FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r"}
 FLAGS |= {"--multirun", "-m", "--shell-completion", "-sc"}
@@ -34,27 +34,6 @@ _SPEC = re.compile(
     r"(optimizer|schedule|tokenizer|sampler|tracker|template|data"
     r"|model\.(stack|attention|feed_forward))\."
 )
-_KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s]+)(=(?P<value>.*))?", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Override:
-    """One `key=value` of the command line; `value` is None for `~key`."""
-
-    prefix: str
-    key: str
-    value: str | None
-
-    @classmethod
-    def of(cls, token: str) -> "Override":
-        """Take a token apart."""
-        match = _KEY.fullmatch(token)
-        return cls(match["prefix"], match["key"], match["value"]) if match else cls("", token, None)
-
-    @property
-    def name(self) -> str:
-        """Return the key without its package (`model@x` is `model`)."""
-        return self.key.split("@")[0]
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
@@ -87,7 +66,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
             problems.append(f"{token}: it would load a pickle, which can run code; use resume=RUN")
         elif token.startswith("-"):
             problems.append(_misspelt(token.lstrip("-"), rest))
-        elif not _KEY.fullmatch(token) or ("=" not in token and not token.startswith("~")):
+        elif not is_key(token) or ("=" not in token and not token.startswith("~")):
             problems.append(_misspelt(token, rest))
         else:
             overrides.append(Override.of(token))
@@ -110,7 +89,7 @@ def _words(rest: list[str]) -> list[str]:
 
 def _misspelt(token: str, rest: list[str]) -> str:
     """Say how `--lr=5e-4`, `--lr 5e-4` or `lr 5e-4` is written."""
-    if _KEY.fullmatch(token) and "=" in token:
+    if is_key(token) and "=" in token:
         return f"--{token}: write {token}"
     if rest and "=" not in token and "=" not in rest[0] and not rest[0].startswith("-"):
         value = " ".join(_words(rest)) if _is_free(token) else rest.pop(0)

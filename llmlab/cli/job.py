@@ -4,7 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,131 +12,138 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from llmlab import kernels
-from llmlab.cli import sweep
-from llmlab.cli.arguments import Override
 from llmlab.cli.explain import explain, report
+from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
 from llmlab.errors import LlmlabError, ResourceError, Stopped
 from llmlab.phases import Phase, find
-from llmlab.runs.record import RECORD, read_config
+from llmlab.report.sweep import FIGURES
+from llmlab.runs.lookup import SWEEP_RECORD
+from llmlab.runs.overrides import Override
 from llmlab.runs.shell import near
+from llmlab.runs.start import AnothersFolder, Kind, Start, start_of_job
+from llmlab.runs.sweep import Jobs, read_result, write_result, write_sweep
 
 log = logging.getLogger("llmlab")
 
 
-def run_job(composed: Any, typed: Sequence[str]) -> int:
+def run_job(composed: Any, typed: Sequence[str], start: Start | None) -> int:
     """Run the only job of a command line, report its errors, and return the exit code.
 
-    `typed` is the command line, for the run's record.
+    Parameters
+    ----------
+    typed
+        The command line, for the run's record.
+    start
+        How its run begins, if `resume=` said so; else it is a new one.
     """
     try:
-        _execute(composed, typed, in_sweep=False)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        begin = Start(Kind.NEW) if start is None else start
+        _execute(composed, typed, replace(begin, folder=folder), in_sweep=False)
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
     return 0
 
 
-def run_sweep_job(composed: Any, typed: Sequence[str], sweep_tokens: Sequence[str]) -> float:
+def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[str, Any]) -> float:
     """Run one job of a sweep and return its loss; NaN if it failed, which stops no other.
 
-    The result is left in the job's folder, where a job that has one isn't run again.
-    """
-    from llmlab.signals import orphaned
+    The result is left in the job's folder, where a job that has one isn't run again. A folder
+    that belongs to another job stays as it is: the refusal gets a folder of its own.
 
+    Parameters
+    ----------
+    record
+        What sweep.json is to say as soon as a job of this start does something.
+    """
     settings = HydraConfig.get()
-    folder = Path(settings.runtime.output_dir)
-    sweep.open_sweep(Path(settings.sweep.dir).absolute(), sweep_tokens, _config_dir())
-    result: dict[str, Any] = {"status": "finished", "overrides": _shown(_tokens("task"))}
-    before = sweep.read_result(folder)
-    if before and before["status"] == "finished" and before["overrides"] == result["overrides"]:
-        log.info("%s: finished before", folder.name)
-        return _loss(before)
+    folder, tokens = Path(settings.runtime.output_dir), _tokens("task")
+    if not (jobs.folder / SWEEP_RECORD).exists():
+        write_sweep(jobs.folder, record)
+    before = read_result(folder)
+    result: dict[str, Any] = {"status": "finished", "overrides": _shown(tokens), "tokens": tokens}
     try:
-        figures = _execute(composed, typed, in_sweep=True)
-        result |= {name: _finite(figures.get(name)) for name in sweep.FIGURES}
+        start = start_of_job(folder, tokens, jobs.former)
+        if before and before["status"] == "finished" and before["overrides"] == result["overrides"]:
+            log.info("%s: finished before", folder.name)
+            return _loss(before)
+        done = _execute(composed, typed, start, in_sweep=True)
+        if before and before["status"] == "finished" and not done.begun:
+            return _loss(before)  # what was asked for now was never trained
+        result |= {name: _finite(done.figures.get(name)) for name in FIGURES}
     except (Stopped, KeyboardInterrupt) as error:
-        code = getattr(error, "exit_code", 130)
-        sweep.write_result(folder, {**result, "status": "stopped", "error": str(error)})
-        if orphaned():
-            os._exit(code)  # else it would go on with the next job
-        if settings.runtime.choices.get("hydra/launcher") == "basic":
-            raise sweep.SweepInterrupted(Path(settings.sweep.dir).absolute(), code) from error
+        _stopped(folder, result, jobs.folder, error)
         return math.nan
     except Exception as error:
         report(error)
         lines, code = explain(error)
         message = "; ".join(lines).replace("error: ", "")
         result |= {"status": "failed", "error": message, "exit_code": code}
-    sweep.write_result(folder, result)
+        if isinstance(error, AnothersFolder):
+            folder = jobs.folder / jobs.name(tokens)
+    write_sweep(jobs.folder, record)
+    write_result(folder, result)
     return _loss(result)
 
 
-def _execute(composed: Any, typed: Sequence[str], in_sweep: bool) -> dict[str, Any]:
-    folder = Path(HydraConfig.get().runtime.output_dir)
+def _stopped(folder: Path, result: dict[str, Any], sweep: Path, error: BaseException) -> None:
+    """Leave the result of a job that a signal ended; the sweep ends with it in this process."""
+    from llmlab.signals import orphaned
+
+    code = getattr(error, "exit_code", 130)
+    write_result(folder, {**result, "status": "stopped", "error": str(error)})
+    if orphaned():
+        os._exit(code)  # else it would go on with the next job
+    if HydraConfig.get().runtime.choices.get("hydra/launcher") == "basic":
+        raise SweepInterrupted(sweep, code) from error
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a phase returned, and whether its run did anything this time."""
+
+    figures: dict[str, Any]
+    begun: bool = True
+
+
+def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) -> Done:
+    assert start.folder is not None
     try:
-        config = _configuration(composed, folder)
+        names = {Override.of(text).name for text in _tokens("task")}
+        config = load(composed, names, start.stored_config())
         phase = find(config.phase)
         action = phase.load()
-        config = _with_kernels(config, folder if phase.trains else None)
+        # A run that is there keeps the kernels that `auto` meant.
+        kept = start.recorded("kernels") if phase.trains and config.kernels == "auto" else None
+        config = replace(config, kernels=kernels.resolve(kept or config.kernels))
     except Exception:
         if not in_sweep:
-            _discard(folder)
+            _discard(start.folder)
         raise
     if in_sweep:
         config = replace(config, chat=False)
     if not phase.trains:
-        return action(config, None) or {}
-    return _train(config, phase, folder, typed, in_sweep)
-
-
-def _configuration(composed: Any, folder: Path) -> Config:
-    """Return what was composed; a run that branched from a checkpoint has that one's numbers."""
-    typed = {Override.of(text).name for text in _tokens("task")}
-    resume = composed.get("resume")
-    stored = None
-    if isinstance(resume, str) and resume.endswith(".npz"):
-        from llmlab.checkpoints import CheckpointFolder, peek
-        from llmlab.runs import CHECKPOINTS
-
-        own = CheckpointFolder(folder / CHECKPOINTS).steps()  # the other may be gone by now
-        stored = peek(own[-1][1] if own else resume)["config"]
-    return load(composed, typed, stored)
-
-
-def _with_kernels(config: Config, run: Path | None) -> Config:
-    """Return `config` with a set of kernels for `auto`: a run that is there keeps its own."""
-    name = config.kernels
-    if name == "auto" and run is not None and (run / RECORD).exists():
-        name = (read_config(run) or {}).get("kernels", name)
-    return replace(config, kernels=kernels.resolve(name))
+        return Done(action(config, None) or {})
+    return _train(config, phase, start, typed, in_sweep)
 
 
 def _train(
-    config: Config, phase: Phase, folder: Path, typed: Sequence[str], in_sweep: bool
-) -> dict[str, Any]:
-    """Run a training phase in its folder: one that is there already is continued."""
-    from llmlab.runs import Run
+    config: Config, phase: Phase, start: Start, typed: Sequence[str], in_sweep: bool
+) -> Done:
+    """Run a training phase in its folder."""
     from llmlab.signals import interruptible
 
-    branched = config.resume is not None and config.resume.endswith(".npz")
-    continues = in_sweep or config.resume is not None
-    common: dict[str, Any] = {
-        "overrides": _tokens("task"),
-        "argv": list(typed),
-        "config_dir": _config_dir(),
-        "config": config.to_dict(),
-        "show_progress": not in_sweep,
-    }
-    if continues and (folder / RECORD).exists():
-        opened = Run.open(folder, **common)
-    else:
-        opened = Run.create(
-            folder,
-            phase=config.phase,
-            hydra_overrides=_tokens("hydra"),
-            parent=config.resume if branched else config.checkpoint,
-            **common,
-        )
+    opened = start.open(
+        phase=config.phase,
+        hydra_overrides=_tokens("hydra"),
+        parent=config.checkpoint,
+        overrides=_tokens("task"),
+        argv=list(typed),
+        config_dir=config_dir(),
+        config=config.to_dict(),
+        show_progress=not in_sweep,
+    )
     with opened as run, interruptible():
         try:
             results = phase.load()(config, run) or {}
@@ -148,10 +155,10 @@ def _train(
         except BaseException as error:
             _advise(error, run)
             raise
-    print(f"run: {near(folder)}", flush=True)
+    print(f"run: {near(run.folder)}", flush=True)
     if after := phase.load_after():
         after(config, results)
-    return results
+    return Done(results, run.begun)
 
 
 def _advise(error: BaseException, run: Any) -> None:
@@ -175,7 +182,7 @@ def _out_of_memory(folder: Path) -> str:
     return f"out of memory: lower batch_size or the sizes of the model{saved}"
 
 
-def _config_dir() -> str | None:
+def config_dir() -> str | None:
     """Return the folder that `--config-dir` named, for who continues this elsewhere."""
     for source in HydraConfig.get().runtime.config_sources:
         if source.provider == "command-line":

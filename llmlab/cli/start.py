@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab.cli.places import conf_folder, data_folder
@@ -14,6 +15,8 @@ from llmlab.cli.user_yaml import check_user_yaml
 
 if TYPE_CHECKING:
     from llmlab.config import Config
+
+Task = Callable[[Any], Any]
 
 
 def _survive_python_314() -> None:
@@ -31,56 +34,86 @@ def _survive_python_314() -> None:
 
 
 def register_resolvers() -> None:
-    """Make `${run_id:}`, `${data_dir:}` and `${job_folder:...}` known to YAML."""
+    """Make `${run_id:}` and `${data_dir:}` known to YAML."""
     from omegaconf import OmegaConf
 
-    from llmlab.cli.sweep import job_folder
     from llmlab.runs import new_id
 
     OmegaConf.register_new_resolver("run_id", new_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("data_dir", lambda: str(data_folder()), replace=True)
-    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 def start(command: CommandLine) -> int:
     """Let Hydra compose the configuration and run the job or the jobs; return the exit code."""
     _survive_python_314()
-    import hydra
-
-    from llmlab.cli.arguments import Override, quoted
     from llmlab.cli.hints import hint
     from llmlab.cli.sweep import discard, finish, sweep_folder, sweeping
 
     register_resolvers()
     check_user_yaml(command.flags)
+    folder = sweep_folder(command.tokens) if command.sweep else None
     codes: list[int] = []
-    tokens, typed = command.tokens, command.typed
-    folder = sweep_folder(tokens) if command.sweep else None
-    if folder is not None:
-        tokens = [text for text in tokens if Override.of(text).name != "hydra.sweep.dir"]
-        tokens.append(f"hydra.sweep.dir={quoted(str(folder))}")
-
-    def task(cfg: Any) -> Any:
-        # Imported here, since a launcher may send this function to another process.
-        from llmlab.cli.job import run_job, run_sweep_job
-
-        if is_multirun():
-            return run_sweep_job(cfg, typed, tokens)
-        codes.append(run_job(cfg, typed))
-        return None
-
-    decorate = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
-    run: Callable[[], None] = decorate(task)
+    tokens, task = _single(command, codes) if folder is None else _jobs(command, folder)
+    decorate = hydra_main()
     argv = [*command.flags, *tokens]
     with _as_program(argv), _logging_restored(), _mode(command), sweeping(folder):
         try:
-            run()
+            decorate(task)()
         except Exception as error:
             discard(folder)
             raise hint(error, tokens) from error
         if folder is not None:
             return finish(folder)
     return codes[0] if codes else 0
+
+
+def hydra_main() -> Callable[[Task], Callable[[], None]]:
+    """Return Hydra's decorator for this package's conf/."""
+    import hydra
+
+    return hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+
+
+def _single(command: CommandLine, codes: list[int]) -> tuple[list[str], Task]:
+    """Return the tokens and the task of a single run, which adds its exit code to `codes`."""
+
+    def task(cfg: Any) -> None:
+        from llmlab.cli.job import run_job
+
+        codes.append(run_job(cfg, command.typed, command.start))
+
+    return command.tokens, task
+
+
+def _jobs(command: CommandLine, folder: Path) -> tuple[list[str], Task]:
+    """Return the tokens and the task of a sweep; Hydra asks for the folder of each job."""
+    from omegaconf import OmegaConf
+
+    from llmlab.cli.arguments import quoted
+    from llmlab.cli.sweep import varying
+    from llmlab.runs.lookup import SWEEP_RECORD
+    from llmlab.runs.overrides import Override
+    from llmlab.runs.sweep import Jobs, read_sweep
+
+    before = read_sweep(folder) if (folder / SWEEP_RECORD).is_file() else {}
+    former = before.get("changed", {}) if command.changed is None else command.changed
+    tokens = [text for text in command.tokens if Override.of(text).name != "hydra.sweep.dir"]
+    keys = sorted({*varying(tokens), *before.get("varying", ())})
+    jobs = Jobs(folder, tokens, keys, former)
+    tokens.append(f"hydra.sweep.dir={quoted(str(folder))}")
+    record = {"overrides": tokens, "varying": keys, "changed": former}
+
+    def name(overrides: Any) -> str:
+        return jobs.name([str(text) for text in OmegaConf.to_container(overrides, resolve=False)])
+
+    def task(cfg: Any) -> float:
+        # Imported here, since a launcher may send this function to another process.
+        from llmlab.cli.job import config_dir, run_sweep_job
+
+        return run_sweep_job(cfg, command.typed, jobs, {**record, "config_dir": config_dir()})
+
+    OmegaConf.register_new_resolver("job_folder", name, replace=True)
+    return tokens, task
 
 
 def compose(*argv: str) -> "Config":
@@ -95,10 +128,10 @@ def compose(*argv: str) -> "Config":
     from hydra import compose as compose_with_hydra
     from hydra import initialize_config_dir
 
-    from llmlab.cli.arguments import Override
     from llmlab.cli.hints import hint
     from llmlab.cli.resume import prepare
     from llmlab.config import load
+    from llmlab.runs.overrides import Override
 
     register_resolvers()
     tokens = prepare(argv).tokens
@@ -108,14 +141,6 @@ def compose(*argv: str) -> "Config":
     except Exception as error:
         raise hint(error, tokens) from error
     return load(composed, {Override.of(token).name for token in tokens})
-
-
-def is_multirun() -> bool:
-    """Tell whether the job that runs is one of a sweep."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 @contextmanager

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from llmlab import build
-from llmlab.checkpoints import CheckpointFolder, load
+from llmlab.checkpoints import load
 from llmlab.config import Config
 from llmlab.phases import chat
 from llmlab.phases.answering import Answerer
 from llmlab.phases.chat.terminal import be_lenient, shown
 from llmlab.phases.summary import describe
 from llmlab.phases.training import stage_model, train_stage
-from llmlab.runs import CHECKPOINTS, Run
+from llmlab.runs import Run, start_of_stage
 
 QUESTION = "How do mountains form?"
 BEFORE = 12  # tokens of noise that an untrained model may show
@@ -27,7 +27,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     be_lenient(sys.stdout, sys.stderr)
     first, second = config.for_stage("pretrain"), config.for_stage("tune")
     begin = None if config.checkpoint is None else Path(config.checkpoint)
-    before = CheckpointFolder(run.stage_folder("pretrain") / CHECKPOINTS).load_latest()
+    before = start_of_stage(run, run.stage_folder("pretrain"), config.keep).state
     model = stage_model(first, before, begin)
     question = config.prompt or _question(config, model)
     print(describe(first, model), flush=True)

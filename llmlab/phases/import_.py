@@ -26,11 +26,6 @@ _BY_TOKENS = ("chatml", "llama")  # templates that a tokenizer's special tokens 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """Write the checkpoint into the run's folder, and to `target` if that is given."""
-    if config.resume is not None and config.resume.endswith(".npz"):
-        raise ConfigError(
-            f"resume={config.resume}: an imported checkpoint has nothing to continue; "
-            "phase=tune checkpoint=FILE trains it"
-        )
     folder = CheckpointFolder(run.folder / CHECKPOINTS, config.keep)
     known = folder.latest()
     if known is not None:
@@ -50,7 +45,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     config = replace(config, tokenizer={"type": model.tokenizer.type}, dtype=dtype)
     meta = checkpoint_meta(config, model, hashes) | state
     meta |= {"cursor": cursor, "metrics_offset": 0}
-    run.update(hashes={"import": hashes})
+    run.begin(hashes={"import": hashes})
     arrays = {f"params/{name}": view for name, view in model.params.items()}
     path = folder.save(0, arrays, meta)
     if target is not None:

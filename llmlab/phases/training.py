@@ -2,29 +2,27 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmlab import build
-from llmlab.checkpoints import Checkpoint, CheckpointFolder, compare, load
+from llmlab.checkpoints import Checkpoint, CheckpointFolder, load
 from llmlab.config import Config
-from llmlab.errors import CheckpointError, ConfigError
 from llmlab.measure.losses import Evaluator
-from llmlab.report.loss import write_report
-from llmlab.runs import CHECKPOINTS, Run
+from llmlab.phases.continuing import continued, refuse_another_order, restore, tell_finished
+from llmlab.report.loss import Report, summarise, write_report
+from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
 from llmlab.signals import Signals
 from llmlab.text import Dataset
-from llmlab.train.callbacks import Checkpoints, Metrics, ProgressBar, Validation, progress_of
+from llmlab.train.callbacks import Checkpoints, Metrics, ProgressBar, Validation
 from llmlab.train.diagnose import Diagnosis
 from llmlab.train.early_stopping import EarlyStopping
 from llmlab.train.fit import Callback, Progress, fit, total_steps
 from llmlab.train.trainer import Trainer
 
 log = logging.getLogger("llmlab")
-
-# What of a checkpoint's meta going on needs, see docs/checkpoint-format.md.
-RESUMED = ["config", "tokenizer", "stage", "step", "updates", "cursor", "hashes", "metrics_offset"]
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
@@ -41,40 +39,60 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     begin
         Checkpoint to take weights, model and tokenizer from.
     """
-    checkpoints = CheckpointFolder(folder / CHECKPOINTS, config.keep)
-    state = _whole(checkpoints.load_latest())
-    offset = state.meta["metrics_offset"] if state else 0
-    if state is None and config.resume and config.resume.endswith(".npz"):
-        state = _whole(load(config.resume))
+    start = start_of_stage(run, folder, config.keep)
+    state = start.state
     model = stage_model(config, state, begin)
-    training, validation = stage_data(config, model, config.phase)
-    if config.patience is not None and validation is None:
-        log.warning("patience=%d: %s", config.patience, f"data.{config.phase} has no validation")
-    progress = _continued(config, state, training, model)
+    data = Data(*stage_data(config, model, config.phase))
+    hashes = {"data": data.training.sha256, "tokenizer": model.tokenizer.sha256()}
+    progress = Progress() if state is None else continued(config, state, hashes)
+    progress.patience = config.patience
     steps = total_steps(
-        training,
+        data.training,
         batch_size=config.batch_size,
         accumulate=config.accumulate,
         epochs=config.epochs,
         steps=config.steps,
     )
-    progress.patience = config.patience
     if state is not None and (progress.step >= steps or progress.is_stale):
-        log.info("%s: finished, %d steps are done", config.phase, progress.step)
-        return _results(config, folder, progress, checkpoints.outcome() or state.path)
+        tell_finished(config, state, progress)
+        ended = CheckpointFolder(folder / CHECKPOINTS).outcome() or state.path
+        return _results(summarise(folder), progress, ended)
+    if config.patience is not None and data.validation is None:
+        log.warning("patience=%d: %s", config.patience, f"data.{config.phase} has no validation")
     if state is not None:
-        _refuse_another_order(config, state, progress)
+        refuse_another_order(config, state, progress)
     threads = build.resolve_threads(config.threads, config.batch_size, model.max_seq_len)
     build.check_memory(config, model.stack, model.layout, model.max_seq_len, threads)
-    hashes = _hashes(training, model)
+    trainer = _trainer(config, model, state, steps, threads)
+    with Signals() as signals, trainer:
+        stage = Stage(config, run, folder, model, data, hashes, trainer, signals, steps)
+        stage.fit(progress, state if start.kind is Kind.CONTINUED else None)
+    # As `outcome` has it, but what was just written isn't read again.
+    checkpoints = CheckpointFolder(folder / CHECKPOINTS)
+    best = checkpoints.best() if progress.is_stale else None
+    report = write_report(folder, config.phase)
+    return _results(report, progress, best or checkpoints.path(progress.step))
+
+
+class Data(NamedTuple):
+    """What a stage trains on, and what it is measured on, if anything."""
+
+    training: Dataset
+    validation: Dataset | None
+
+
+def _trainer(
+    config: Config, model: build.Model, state: Checkpoint | None, steps: int, threads: int
+) -> Trainer:
+    """Return the trainer, at the state if there is one; `model` gets its parameters."""
 
     def prepare(trainer: Trainer) -> None:
         if state is not None:
-            _restore(trainer, state)
+            restore(trainer, state)
             state.arrays.clear()
         model.params = trainer.params  # one set of parameters is enough
 
-    trainer = Trainer(
+    return Trainer(
         model.stack,
         model.params,
         build.new_optimizer(config),
@@ -88,46 +106,79 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         kernels=config.kernels,
         prepare=prepare,
     )
-    with Signals() as signals, trainer:
-        tracker = build.new_tracker(config, folder, run.folder.name)
-        # All that could refuse this start has been asked; from here on it is on record.
-        known = run.record.get("hashes", {})
-        run.update(threads=threads, kernels=config.kernels, hashes={**known, config.phase: hashes})
-        metrics = Metrics(folder / "metrics.jsonl", config.log_every, tracker, offset)
-        saving = Checkpoints(
-            checkpoints,
-            trainer,
-            metrics,
-            checkpoint_meta(config, model, hashes),
-            every=config.save_every or max(1, ceil(steps / 10)),
-            last=steps,
-            signals=signals,
-            command=run.resume_command,
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training that is about to begin: all that could refuse it has been asked."""
+
+    config: Config
+    run: Run
+    folder: Path
+    model: build.Model
+    data: Data
+    hashes: dict[str, str]
+    trainer: Trainer
+    signals: Signals
+    steps: int
+
+    def fit(self, progress: Progress, own: Checkpoint | None) -> None:
+        """Train from `progress` on; `own` is the state of this folder that it comes from."""
+        config = self.config
+        tracker = build.new_tracker(config, self.folder, self.run.folder.name)
+        known = self.run.record.get("hashes", {})
+        self.run.begin(
+            threads=self.trainer.threads,
+            kernels=config.kernels,
+            hashes={**known, config.phase: self.hashes},
         )
-        callbacks: list[Callback] = [Diagnosis(trainer, folder, config.max_bad_steps)]
-        if validation is not None:
-            every = config.eval_every or ceil(
-                training.num_batches(config.batch_size) / config.accumulate
-            )
-            callbacks.append(Validation(_measure(config, trainer, validation), every, steps))
-        if config.patience is not None:
-            callbacks.append(EarlyStopping(config.patience))
-        callbacks += [metrics, saving, ProgressBar(config.phase, steps, run.show_progress)]
+        offset = own.meta["metrics_offset"] if own else 0
+        metrics = Metrics(self.folder / "metrics.jsonl", config.log_every, tracker, offset)
         fit(
-            trainer,
-            training,
+            self.trainer,
+            self.data.training,
             stage=config.phase,
             batch_size=config.batch_size,
-            steps=steps,
+            steps=self.steps,
             seed=config.seed,
             accumulate=config.accumulate,
             max_bad_steps=config.max_bad_steps,
             progress=progress,
-            callbacks=callbacks,
+            callbacks=self.callbacks(metrics),
         )
-    # As `outcome` has it, but what was just written isn't read again.
-    best = checkpoints.best() if progress.is_stale else None
-    return _results(config, folder, progress, best or checkpoints.path(progress.step))
+
+    def callbacks(self, metrics: Metrics) -> list[Callback]:
+        """Return what watches, in order: what measures, what writes, what shows."""
+        config, trainer = self.config, self.trainer
+        found: list[Callback] = [Diagnosis(trainer, self.folder, config.max_bad_steps)]
+        if self.data.validation is not None:
+            batches = self.data.training.num_batches(config.batch_size)
+            every = config.eval_every or ceil(batches / config.accumulate)
+            found.append(Validation(self._measure(self.data.validation), every, self.steps))
+        if config.patience is not None:
+            found.append(EarlyStopping(config.patience))
+        saving = Checkpoints(
+            CheckpointFolder(self.folder / CHECKPOINTS, config.keep),
+            trainer,
+            metrics,
+            checkpoint_meta(config, self.model, self.hashes),
+            every=config.save_every or max(1, ceil(self.steps / 10)),
+            last=self.steps,
+            signals=self.signals,
+            command=self.run.resume_command,
+        )
+        bar = ProgressBar(config.phase, self.steps, self.run.show_progress)
+        return [*found, metrics, saving, bar]
+
+    def _measure(self, validation: Dataset) -> Callable[[], float]:
+        trainer, config = self.trainer, self.config
+        evaluator = Evaluator(trainer.stack, trainer.averaged, trainer.kernels)
+
+        def measure() -> float:
+            # Made anew each time: kept, they would take many times the memory of the text.
+            return evaluator.measure(validation.batches(config.batch_size, config.seed, 0)).loss
+
+        return measure
 
 
 def stage_model(config: Config, state: Checkpoint | None, begin: Path | None) -> build.Model:
@@ -158,84 +209,8 @@ def checkpoint_meta(config: Config, model: build.Model, hashes: dict[str, str]) 
     }
 
 
-def _continued(
-    config: Config, state: Checkpoint | None, training: Dataset, model: build.Model
-) -> Progress:
-    """Return where the state stands, if its data are still the same."""
-    if state is None:
-        return Progress()
-    if state.meta["stage"] != config.phase:
-        raise ConfigError(
-            f"{state.path}: a state of phase {state.meta['stage']}, to be continued as phase "
-            f"{config.phase}; use checkpoint= to start from its weights"
-        )
-    now, then = _hashes(training, model), state.meta["hashes"]
-    changed = [name for name in now if now[name] != then.get(name)]
-    if changed and not config.allow_changed_data:
-        table = "; ".join(
-            f"{name} was {then.get(name, 'unknown')[:12]}, is {now[name][:12]}" for name in changed
-        )
-        raise CheckpointError(
-            f"{state.path}: {' and '.join(changed)} changed since this checkpoint ({table}); "
-            "restore the file, or resume with allow_changed_data=true"
-        )
-    return progress_of(state.meta)
-
-
-def _refuse_another_order(config: Config, state: Checkpoint, progress: Progress) -> None:
-    """Refuse what would deal the rest of an epoch out anew: lines would be missed or repeated."""
-    then, now = (
-        build.flat({key: kept[key] for key in ("batch_size", "seed", "data")})
-        for kept in (state.meta["config"], config.reproducible())
-    )
-    free = "data." if config.allow_changed_data else None
-    changed = [
-        f"{key} was {then[key]}, is {now[key]}"
-        for key in sorted(then.keys() & now.keys())
-        if then[key] != now[key] and not (free and key.startswith(free))
-    ]
-    if progress.index and changed:
-        raise CheckpointError(
-            f"{state.path}: in the middle of an epoch, whose order would change: "
-            f"{'; '.join(changed)}. Leave that out, or use checkpoint= to start from its weights"
-        )
-
-
-def _hashes(training: Dataset, model: build.Model) -> dict[str, str]:
-    return {"data": training.sha256, "tokenizer": model.tokenizer.sha256()}
-
-
-def _whole(state: Checkpoint | None) -> Checkpoint | None:
-    """Return the state of a run, which may come from a file that something else has written."""
-    missing = [key for key in RESUMED if key not in state.meta] if state else []
-    if state and missing:
-        raise CheckpointError(
-            f"{state.path}: its meta lacks {', '.join(missing)}, which going on needs; use "
-            "checkpoint= to start from its weights"
-        )
-    return state
-
-
-def _restore(trainer: Trainer, state: Checkpoint) -> None:
-    expected = {name: view.shape for name, view in trainer.arrays().items()}
-    found = {name: array.shape for name, array in state.arrays.items()}
-    compare(expected, found, str(state.path))
-    trainer.load(state.arrays, state.meta["step"], state.meta["updates"])
-
-
-def _measure(config: Config, trainer: Trainer, validation: Dataset) -> Callable[[], float]:
-    evaluator = Evaluator(trainer.stack, trainer.averaged, trainer.kernels)
-
-    def measure() -> float:
-        # Made anew each time: kept, they would take many times the memory of the text.
-        return evaluator.measure(validation.batches(config.batch_size, config.seed, 0)).loss
-
-    return measure
-
-
-def _results(config: Config, folder: Path, progress: Progress, outcome: Path) -> dict[str, Any]:
-    """Draw the report and return the stage's figures."""
-    report = write_report(folder, config.phase)
+def _results(report: Report, progress: Progress, outcome: Path) -> dict[str, Any]:
+    """Return the stage's figures."""
     results: dict[str, Any] = {
         "loss": report.loss,
         "steps": progress.step,

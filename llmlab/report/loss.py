@@ -28,17 +28,24 @@ class Report:
 
     Attributes
     ----------
+    rows
+        Of its metrics.jsonl.
     loss
         Mean loss of the last epoch's target tokens, in nats; None if no step was finite.
     sparkline
         One line of the loss, ready to be printed.
-    picture
-        The SVG file.
     """
 
+    rows: list[dict[str, Any]]
     loss: float | None
     sparkline: str
-    picture: Path
+
+
+def summarise(folder: Path) -> Report:
+    """Return what a stage's metrics.jsonl says, without writing anything."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    line = sparkline([loss for _, loss in _points(rows, "loss")])
+    return Report(rows, last_epoch_loss(rows), line)
 
 
 def write_report(folder: Path, stage: str) -> Report:
@@ -46,21 +53,21 @@ def write_report(folder: Path, stage: str) -> Report:
 
     A second line has the validation loss, if it was measured.
     """
-    rows = read_metrics(folder / "metrics.jsonl")
+    report = summarise(folder)
+    rows = report.rows
     picture = make_folder(folder / "report") / "loss.svg"
     loss_svg(rows, picture, title=f"{stage}: loss")
-    losses = [loss for _, loss in _points(rows, "loss")]
-    line = sparkline(losses)
-    last = last_epoch_loss(rows)
-    if last is not None:
-        log.info("%s loss %.4g %s %.4g, drawn in %s", stage, losses[0], line, last, near(picture))
+    if report.loss is not None:
+        first = _points(rows, "loss")[0][1]
+        text = "%s loss %.4g %s %.4g, drawn in %s"
+        log.info(text, stage, first, report.sparkline, report.loss, near(picture))
     validation = _points(rows, "val_loss")
     if validation:
         step, end = validation[-1]
         at, lowest = min(validation, key=lambda point: point[1])
         text = "%s validation loss %.4f at step %d, lowest %.4f at step %d"
         log.info(text, stage, end, step, lowest, at)
-    return Report(last, line, picture)
+    return report
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

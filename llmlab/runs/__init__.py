@@ -1,4 +1,4 @@
-"""Runs: their folders, how they begin and go on, and what they leave."""
+"""Runs: how they begin and go on, their folders, and what they leave."""
 
 from llmlab.runs.lookup import (
     CHECKPOINTS,
@@ -10,15 +10,19 @@ from llmlab.runs.lookup import (
 )
 from llmlab.runs.record import new_id, read_record
 from llmlab.runs.run import Run
+from llmlab.runs.start import Kind, Start, start_of_stage
 
 __all__ = [
     "CHECKPOINTS",
     "TRAINING",
+    "Kind",
     "Run",
+    "Start",
     "latest_checkpoint",
     "latest_run",
     "new_id",
     "newest_of",
     "read_record",
     "resolve_checkpoint",
+    "start_of_stage",
 ]

@@ -16,8 +16,41 @@ _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _PREEMPTED = {128 + getattr(signal, name) for name in PREEMPTING if hasattr(signal, name)}
 
 
-class _LogFile(logging.FileHandler):
-    """A log that a full disk leaves incomplete, without a word: what failed to save has one."""
+class LogFile(logging.FileHandler):
+    """A run's log; on a full disk it stays incomplete, without a word: what failed to save has one.
+
+    Parameters
+    ----------
+    held
+        Whether to keep lines back until `write_held`, since the start may come to nothing.
+
+    Raises
+    ------
+    ResourceError
+        The file can't be written.
+    """
+
+    def __init__(self, path: Path, held: bool = False):
+        self._held: list[logging.LogRecord] | None = [] if held else None
+        try:
+            super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=held)
+        except OSError as error:
+            raise refused(path, error) from error
+        self.setFormatter(logging.Formatter(_FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or keep it back."""
+        if self._held is not None:
+            self._held.append(record)
+            return
+        with contextlib.suppress(OSError):  # it is opened by the first line
+            super().emit(record)
+
+    def write_held(self) -> None:
+        """Write the lines that were kept back, and all that follow."""
+        held, self._held = self._held or [], None
+        for record in held:
+            self.emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Leave the line out; logging's own way is a traceback on the terminal."""
@@ -26,16 +59,6 @@ class _LogFile(logging.FileHandler):
         """Close, even if what is left can't be written."""
         with contextlib.suppress(OSError):
             super().close()
-
-
-def log_file(path: Path) -> logging.Handler:
-    """Return a handler that appends to `path`; raise ResourceError if it can't be written."""
-    try:
-        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise refused(path, error) from error
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    return handler
 
 
 def log_traceback(handler: logging.Handler, error: BaseException) -> None:

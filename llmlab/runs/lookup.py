@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.checkpoints import CheckpointFolder
-from llmlab.errors import CheckpointError
+from llmlab.errors import CheckpointError, suggest
 from llmlab.runs.record import RECORD, read_record
 
 log = logging.getLogger("llmlab")
@@ -15,6 +15,7 @@ log = logging.getLogger("llmlab")
 TRAINING = ("full", "pretrain", "tune")
 _MODELS = (*TRAINING, "import")  # whose runs hold a model
 CHECKPOINTS = "checkpoints"
+SWEEP_RECORD = "sweep.json"
 _STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
 _DEPTH = 4  # runs/sweeps/<sweep>/<job>, and one for who arranges them otherwise
 _START = "python -m llmlab starts one"
@@ -61,7 +62,7 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
     ----------
     value
         "latest", or "best" of the same folder; a file; the folder of a run, of a stage or of
-        checkpoints, or `latest` or `best` in the latter.
+        checkpoints, or `latest` or `best` in the latter; a run's id.
     root
         Where "latest" and "best" look.
 
@@ -74,14 +75,15 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
         return latest_checkpoint(root).absolute()
     if str(value) == "best":
         return _best(latest_checkpoint(root).absolute().parent, value)
-    path = Path(value).expanduser().absolute()
+    path = named(value, root)
     if path.parent.name == CHECKPOINTS and path.name == "best":
         return _best(path.parent, value)
     if path.parent.name == CHECKPOINTS and path.name == "latest":
         path = path.parent
     if not path.exists():
         raise CheckpointError(
-            f"checkpoint={value}: there is no {path}; name a file, a run's folder, latest or best"
+            f"checkpoint={value}: there is no {path}{meant(value, root)}; name a file, a run's "
+            "folder or id, latest or best"
         )
     if not path.is_dir():
         return path
@@ -104,18 +106,54 @@ def _best(folder: Path, value: str | Path) -> Path:
     return found
 
 
+def named(value: str | Path, root: Path | str = "runs") -> Path:
+    """Return the absolute path that `value` means: its own, or that of the run with this id.
+
+    Sweeps and their jobs have ids, too: the names of their folders.
+
+    Raises
+    ------
+    CheckpointError
+        Several folders have that name.
+    """
+    path = Path(value).expanduser().absolute()
+    if path.exists() or len(Path(value).parts) != 1:
+        return path
+    found = [folder for folder in _started(root) if folder.name == str(value)]
+    if found[1:]:
+        raise CheckpointError(
+            f"{value}: the name of {len(found)} folders, {found[0]} and {found[1]} among them; "
+            "name the path"
+        )
+    return found[0] if found else path
+
+
+def meant(value: str | Path, root: Path | str = "runs") -> str:
+    """Return a hint at the word or the id that `value` nearly is, for a message."""
+    if len(Path(value).parts) != 1:
+        return ""
+    return suggest(str(value), ["latest", "best", *(each.name for each in _started(root))])
+
+
 def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the folder and the record of each run below `root`, in no order."""
-    root = root.absolute()
-    for here, folders, files in os.walk(root):
-        depth = len(Path(here).relative_to(root).parts)
-        if RECORD in files or depth >= _DEPTH:
-            folders.clear()  # a run holds no runs
-        if RECORD in files:
+    for folder in _started(root):
+        if (folder / RECORD).is_file():
             try:
-                yield Path(here), read_record(Path(here))
+                yield folder, read_record(folder)
             except CheckpointError as error:
                 log.warning("passed over: %s", error)
+
+
+def _started(root: Path | str) -> Iterator[Path]:
+    """Yield the folder of each run and each sweep below `root`, in no order."""
+    root = Path(root).absolute()
+    for here, folders, files in os.walk(root):
+        folder = Path(here)
+        if RECORD in files or len(folder.relative_to(root).parts) >= _DEPTH:
+            folders.clear()  # a run holds no runs
+        if RECORD in files or SWEEP_RECORD in files:
+            yield folder
 
 
 def _newest_first(root: Path, phases: Iterable[str]) -> list[Path]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,12 @@ import yaml
 
 from llmlab.atomic_write import replace_text
 from llmlab.errors import CheckpointError, ResourceError
+from llmlab.runs.overrides import value_of
 from llmlab.runs.provenance import bits_may_differ, provenance
 
 RECORD = "run.json"
+ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # what `new_id` returns
+_ADVICE = "name the folder of a run, or start a new one"
 
 
 def new_id() -> str:
@@ -36,6 +40,7 @@ def new_record(
     argv: Sequence[str],
     config_dir: str | None,
     parent: str | Path | None,
+    origin: Path | None,
     root: Path,
 ) -> dict[str, Any]:
     """Return the record of a run that begins; `root` holds the runs before it."""
@@ -44,12 +49,13 @@ def new_record(
         "status": "running",
         "created": now(),
         "order": _next_order(root),
-        "overrides": _without_folder(overrides),
+        "overrides": without_resume(overrides),
         "hydra_overrides": list(hydra_overrides),
         "argv": list(argv),
         "cwd": os.getcwd(),
         "config_dir": config_dir,
         "parent": None if parent is None else str(parent),
+        "origin": None if origin is None else str(origin),
         "restarts": [],
         **provenance(),
     }
@@ -70,9 +76,11 @@ def restarted(
     restart: dict[str, Any] = {"time": now(), "argv": list(argv), "changed": changed}
     fresh = {**record, **today, "status": "running"}
     fresh["config_dir"] = config_dir or record.get("config_dir")
-    if overrides is not None and _without_folder(overrides) != record.get("overrides"):
+    origin = origin_of(record)
+    fresh["origin"] = None if origin is None else str(origin)
+    if overrides is not None and without_resume(overrides) != record.get("overrides"):
         restart["overrides_before"] = record.get("overrides")
-        fresh["overrides"] = _without_folder(overrides)
+        fresh["overrides"] = without_resume(overrides)
     fresh["restarts"] = [*record.get("restarts", []), restart]
     return fresh, changed
 
@@ -86,16 +94,24 @@ def read_record(folder: Path) -> dict[str, Any]:
         There is none, or it is damaged.
     """
     path = folder / RECORD
+    record = read_overrides(path)
+    if isinstance(record.get("phase"), str) and isinstance(record.get("order"), int):
+        return record
+    raise CheckpointError(f"{path}: damaged; {_ADVICE}")
+
+
+def read_overrides(path: Path) -> dict[str, Any]:
+    """Return a record that says how something was started; raise CheckpointError if it doesn't."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and isinstance(record["phase"], str) and int(record["order"]):
+        if all(isinstance(text, str) for text in record["overrides"]):
             return record
         reason = "damaged"
     except OSError as error:
         reason = error.strerror or "unreadable"
     except (ValueError, KeyError, TypeError, RecursionError):
         reason = "damaged"
-    raise CheckpointError(f"{path}: {reason}; name the folder of a run, or start a new one")
+    raise CheckpointError(f"{path}: {reason}; {_ADVICE}")
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -159,11 +175,16 @@ def _next_order(root: Path) -> int:
     return max(time.time_ns(), int(last) + 1)
 
 
-def branches(override: str) -> bool:
-    """Tell whether an override continues a checkpoint in a run of its own."""
-    return override.startswith("resume=") and override.rstrip("'").endswith(".npz")
+def without_resume(overrides: Sequence[str]) -> list[str]:
+    """Leave out which run goes on: the next start names it itself."""
+    return [text for text in overrides if not text.startswith("resume=")]
 
 
-def _without_folder(overrides: Sequence[str]) -> list[str]:
-    """Leave out which run goes on, but not the checkpoint that it took its configuration from."""
-    return [text for text in overrides if not text.startswith("resume=") or branches(text)]
+def origin_of(record: Mapping[str, Any]) -> Path | None:
+    """Return the checkpoint whose state a run branched from, if it did."""
+    origin = record.get("origin")
+    for text in record["overrides"]:  # where older runs have it
+        key, _, value = text.partition("=")
+        if key == "resume" and (path := str(value_of(value))).endswith(".npz"):
+            origin = path
+    return None if origin is None else Path(origin)

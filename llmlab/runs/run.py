@@ -10,7 +10,7 @@ from typing import Any
 from llmlab.atomic_write import make_folder
 from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError, Stopped
 from llmlab.runs.lock import RunLock
-from llmlab.runs.log import log_file, log_traceback, status_of, warn_of_bits
+from llmlab.runs.log import LogFile, log_traceback, status_of, warn_of_bits
 from llmlab.runs.lookup import TRAINING
 from llmlab.runs.record import (
     RECORD,
@@ -35,8 +35,8 @@ class Run:
     """A run that this process is at work in; use `create` or `open`, and then `with`.
 
     Leaving the `with` records how it ended (finished, stopped, preempted, failed) unless `finish`
-    has, closes the log and unlocks. A start that was refused before the first `update` leaves no
-    trace: a new run's folder goes, an old run's record stays as it was.
+    has, closes the log and unlocks. A start that never came to `begin` leaves no trace: if it was
+    refused, a new run's folder goes; a run that had finished before stays as it was, to the byte.
 
     Attributes
     ----------
@@ -46,20 +46,30 @@ class Run:
         What run.json holds.
     show_progress
         Whether this run has the terminal for itself: not in a sweep.
+    begun
+        Whether this start does something: then what it was asked for is on record.
     """
 
-    def __init__(self, folder: Path, lock: RunLock, record: dict[str, Any], show_progress: bool):
+    def __init__(
+        self,
+        folder: Path,
+        lock: RunLock,
+        record: dict[str, Any],
+        show_progress: bool,
+        before: dict[str, Any] | None = None,
+    ):
         self.folder = folder
         self.record = record
         self.show_progress = show_progress
+        self.begun = False
         self._lock = lock
-        self._begun = False
+        self._before = before  # the record that an earlier start has left
         self._config: Mapping[str, Any] | None = None  # to be written when it begins
         self._forget: Callable[[], None] = lambda: None  # undoes `create`
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._ended = False
         self._level = log.level
-        self._handler = log_file(folder / "log")
+        self._handler = LogFile(folder / "log", held=before is not None)
         log.addHandler(self._handler)
         if log.getEffectiveLevel() > logging.INFO:
             log.setLevel(logging.INFO)
@@ -76,6 +86,7 @@ class Run:
         argv: Sequence[str] = (),
         config_dir: str | None = None,
         parent: str | Path | None = None,
+        origin: Path | None = None,
         root: Path | str = "runs",
         show_progress: bool = True,
     ) -> "Run":
@@ -91,6 +102,8 @@ class Run:
             The folder of the user's own YAML files, which `resume=` needs, too.
         parent
             The run or checkpoint that this one started from.
+        origin
+            The checkpoint whose very state it goes on from.
         root
             The folder that holds all runs: `latest` there is set to this one, if it trains.
 
@@ -110,7 +123,9 @@ class Run:
                     "or choose another folder"
                 )
             root = Path(root).absolute()
-            record = new_record(phase, overrides, hydra_overrides, argv, config_dir, parent, root)
+            record = new_record(
+                phase, overrides, hydra_overrides, argv, config_dir, parent, origin, root
+            )
             write_config(folder, config)
             write_record(folder, record)
             before = point_at(root / "latest", folder) if phase in TRAINING else None
@@ -152,8 +167,9 @@ class Run:
         read_record(folder)  # before a lock is made in a folder that is no run
         lock = RunLock(folder / "lock")
         try:
-            record, changed = restarted(read_record(folder), overrides, argv, config_dir)
-            run = cls(folder, lock, record, show_progress)
+            before = read_record(folder)
+            record, changed = restarted(before, overrides, argv, config_dir)
+            run = cls(folder, lock, record, show_progress, before)
             run._config = config
         except BaseException:
             lock.release()
@@ -171,30 +187,39 @@ class Run:
         """Return the folder of a stage of a `full` run."""
         return make_folder(self.folder / name)
 
-    def update(self, **values: Any) -> None:
-        """Set entries of run.json; threads and kernels that have changed are warned of.
+    def begin(self, **values: Any) -> None:
+        """Say that this start does something, and set entries of run.json.
 
-        The first call says that the run begins: now what this start changes is recorded.
+        Now what it was asked for is recorded, and changed threads and kernels are warned of.
         """
-        if not self._begun and self._config is not None:
+        if not self.begun and self._config is not None:
             write_config(self.folder, self._config)
-        self._begun = True
+        self.begun = True
+        self._handler.write_held()
         for key, what in _OF_BITS.items():
             then, today = self.record.get(key), values.get(key)
             if then is not None and today is not None and then != today:
                 warn_of_bits(what, then, today)
-        self.record |= values
-        write_record(self.folder, self.record)
+        self._write(**values)
 
     def finish(self, status: str, **results: Any) -> None:
         """Record how the run ended: status, time, duration of this start, results."""
         self._ended = True
-        seconds = round(time.monotonic() - self._began, 3)
-        self.update(status=status, ended=now(), seconds=seconds, results=results)
+        if self._before is not None and not self.begun:
+            self.record = self._before  # what this start was asked for was never done
+            if self.record["status"] == "finished":
+                return
+        seconds = round(time.monotonic() - self._started, 3)
+        self._handler.write_held()
+        self._write(status=status, ended=now(), seconds=seconds, results=results)
 
     def refused(self, error: BaseException) -> bool:
         """Return whether `error` says that this start never began, for a reason of the user's."""
-        return not self._begun and isinstance(error, _REFUSALS)
+        return not self.begun and isinstance(error, _REFUSALS)
+
+    def _write(self, **values: Any) -> None:
+        self.record |= values
+        write_record(self.folder, self.record)
 
     def close(self) -> None:
         """Close the log and unlock; a second time does nothing."""
@@ -218,6 +243,8 @@ class Run:
             return
         try:
             if error is not None and not isinstance(error, Stopped):
+                if isinstance(error, Exception):
+                    self._handler.write_held()
                 log_traceback(self._handler, error)
             if error is None and not self._ended:
                 self.finish("finished")

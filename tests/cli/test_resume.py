@@ -8,9 +8,9 @@ import pytest
 from command_line import STOPPED, command_line
 
 from llmlab.checkpoints import CheckpointFolder
-from llmlab.cli.arguments import Override
 from llmlab.cli.resume import prepare
 from llmlab.errors import CheckpointError, ConfigError
+from llmlab.runs.overrides import Override
 
 WEIGHTS = {"params/w": np.ones(2, np.float32)}
 
@@ -160,7 +160,9 @@ def test_an_older_checkpoint_begins_a_new_run(here):
 def test_a_moved_checkpoint_begins_a_new_run_of_its_stage(here):
     (path,) = save(here, "pretrain", 4)
     moved = path.rename(here / "moved.npz")
-    assert values(prepare([f"resume={moved}", "phase=tune"])) == {
+    with pytest.raises(ConfigError, match=f"phase=tune resume={moved}: .* of phase pretrain"):
+        prepare([f"resume={moved}", "phase=tune"])
+    assert values(prepare([f"resume={moved}", "phase=pretrain"])) == {
         "phase": "pretrain",
         "resume": str(moved),
     }
@@ -282,3 +284,83 @@ def test_a_run_that_branched_keeps_the_configuration_when_it_goes_on(lab):
     assert (lab.calls[-1].log_every, lab.calls[-1].keep) == (2, 4)
     record = json.loads((branch / "run.json").read_text())
     assert (record["status"], len(record["restarts"])) == ("finished", 4)
+
+
+# ids, and words that are nearly right
+
+
+def test_an_id_is_enough(here):
+    _, newest = make_run(here / "runs/tune/20260101-000000-abcd", steps=(1, 2))
+    make_run(here / "runs/sweeps/20260102-000000-abcd/lr-1-123456", order=2)
+    (here / "runs/sweeps/20260102-000000-abcd/sweep.json").write_text('{"overrides": ["lr=1,2"]}')
+    run = values(prepare(["resume=20260101-000000-abcd"]))["hydra.run.dir"]
+    assert run == str(here / "runs/tune/20260101-000000-abcd")
+    sweep = prepare(["resume=20260102-000000-abcd"])
+    assert values(sweep)["hydra.sweep.dir"] == str(here / "runs/sweeps/20260102-000000-abcd")
+    job = values(prepare(["resume=lr-1-123456"]))["hydra.run.dir"]
+    assert job == str(here / "runs/sweeps/20260102-000000-abcd/lr-1-123456")
+    for phase in ("tune", "generate"):
+        found = values(prepare([f"phase={phase}", "checkpoint=20260101-000000-abcd"]))
+        assert found["checkpoint"] == str(newest)
+    verified = values(prepare(["phase=verify", "checkpoint=20260102-000000-abcd"]))
+    assert verified["checkpoint"] == str(here / "runs/sweeps/20260102-000000-abcd")
+    make_run(here / "runs/sweeps/20260103-000000-abcd/lr-1-123456", order=3)
+    with pytest.raises(CheckpointError, match="the name of 2 folders"):
+        prepare(["resume=lr-1-123456"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["checkpoint=lastest"], "did you mean 'latest'"),
+        (["phase=chat", "checkpoint=bets"], "did you mean 'best'"),
+        (["checkpoint=20260101-000000-abce"], "did you mean '20260101-000000-abcd'"),
+        (["resume=20260101-000000-abce"], "no such run .did you mean '20260101-000000-abcd'"),
+        (["resume=lastest"], "resume=latest goes on"),
+    ],
+)
+def test_near_misses_are_told(here, argv, said):
+    make_run(here / "runs/tune/20260101-000000-abcd", steps=(1,))
+    with pytest.raises((CheckpointError, ConfigError), match=said):
+        prepare(argv)
+
+
+# a run goes on as what it is
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["phase=evaluate", "resume=sweep"], "that is a sweep of phase tune"),
+        (["phase=full", "resume=run"], "that is a run of phase pretrain"),
+        (["phase=pretrain", "resume=full"], "that is a run of phase full"),
+        (["phase=tune", "resume=run/checkpoints/step-000001.npz"], "a training of phase pretrain"),
+        (["phase=evaluate", "resume=new"], "phase=evaluate is none"),
+        (["phase=list", "resume=new"], "phase=list is none; leave resume= out"),
+    ],
+)
+def test_another_phase_is_refused_and_touches_nothing(lab, argv, said):
+    make_run(lab.folder / "run", phase="pretrain", steps=(1, 2))
+    make_run(lab.folder / "full", phase="full", stage="tune", steps=(1,))
+    make_run(lab.folder / "sweep/lr-1-123456")
+    sweep = {"overrides": ["phase=tune", "lr=1,2"]}
+    (lab.folder / "sweep/sweep.json").write_text(json.dumps(sweep))
+    (lab.folder / "sweep/lr-1-123456/result.json").write_text('{"status": "finished"}')
+
+    def tree():
+        files = [path for path in lab.folder.rglob("*") if path.is_file()]
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+    before = tree()
+    answer = lab(*argv)
+    assert (answer.code, lab.calls) == (2, [])
+    assert said in answer.err
+    assert len(answer.lines) == 1
+    assert tree() == before
+
+
+def test_the_phase_that_it_is_may_be_named(lab):
+    lab("phase=tune", "hydra.run.dir=run", f"seed={STOPPED}")
+    assert lab("phase=tune", "resume=run", "seed=1").code == 0
+    lab("-m", "phase=tune", "lr=1,2", "hydra.sweep.dir=sweep")
+    assert lab("phase=tune", "resume=sweep").code == 0

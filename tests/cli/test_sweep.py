@@ -1,13 +1,15 @@
 """Sweeps: all jobs run, one that fails stops no other, and what is done isn't done again."""
 
 import csv
-import importlib.util
 import json
+import re
+from pathlib import Path
 
 import pytest
 from command_line import FAILING, STOPPED, command_line
 
-from llmlab.cli.sweep import folder_name
+from llmlab.runs.overrides import identity
+from llmlab.runs.sweep import Jobs
 
 
 @pytest.fixture
@@ -116,29 +118,106 @@ def test_phases_can_be_swept(lab, quick):
     ]
 
 
-def test_names_are_readable_short_and_the_same_in_any_order():
-    name = folder_name(["phase=tune", "model.num_blocks=3", "lr=0.001"], {})
-    assert name == folder_name(["lr=0.001", "phase=tune", "model.num_blocks=3"], {})
-    slug, digits = name.rsplit("-", 1)
-    assert slug == "lr-0.001-num-blocks-3-phase-tune"
-    assert len(digits) == 6
-    assert name != folder_name(["phase=tune", "model.num_blocks=3", "lr=0.002"], {})
-    assert len(folder_name([f"prompt='{'x ' * 500}'"], {})) < 80
-    assert "/" not in folder_name(["data.tune.path='/a/b/c.txt'"], {})
-    assert folder_name([], {}).startswith("defaults-")
-    assert folder_name(["lr=1", "resume=x", "launcher=joblib"], {}) == folder_name(["lr=1"], {})
+def name(*tokens, typed=("lr=1,2",), varying=("lr",), former=None):
+    return Jobs(Path("nowhere"), typed, varying, former).name(tokens)
+
+
+def test_names_say_what_varies_and_are_the_same_in_any_order():
+    typed = ["phase=tune", "lr=1e-3,1e-2", "seed=1,2", "model.num_blocks=3"]
+    keys = {"typed": typed, "varying": ["lr", "seed"]}
+    first = name("phase=tune", "model.num_blocks=3", "lr=1e-3", "seed=2", **keys)
+    assert first == name("seed=2", "lr=1e-3", "phase=tune", "model.num_blocks=3", **keys)
+    slug, digits = first.rsplit("-", 1)
+    assert slug == "lr-0.001-seed-2"
+    assert re.fullmatch("[0-9a-f]{6}", digits)
+    assert first != name("phase=tune", "model.num_blocks=4", "lr=1e-3", "seed=2", **keys)
+    assert name("lr=1", "resume=x", "launcher=joblib") == name("lr=1")
+    assert name("phase=tune", typed=["phase=tune"], varying=()).startswith("job-")
+    assert name("lr=1", "prompt=x", typed=["lr=1"], varying=()).startswith(
+        "prompt-x-"
+    )  # from elsewhere
+
+
+def test_names_are_short_and_safe():
+    assert len(name(f"prompt='{'x ' * 500}'", typed=(), varying=())) < 80
+    assert "/" not in name("data.tune.path='/a/b/c.txt'", typed=(), varying=())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("lr=1e-3", "lr=0.001"),
+        ("lr=1e-3", "lr=1.0e-3"),
+        ("epochs=1e3", "epochs=1000"),
+        ("chat=False", "chat=false"),
+        ("prompt='rain'", "prompt=rain"),
+        ("plugins=[a.py,b.py]", "plugins=['a.py', b.py]"),
+        ("optimizer={type: adam, beta1: 9e-1}", "optimizer={beta1: 0.9, type: adam}"),
+        (r"prompt='it\'s \${x}'", r"""prompt="it's \${x}\""""),
+    ],
+)
+def test_values_are_compared_not_their_spelling(one, other):
+    assert identity([one]) == identity([other])
+    assert name(one) == name(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("lr=1e-3", "lr=1e-4"),
+        ("prompt='1'", "prompt=1"),
+        ("chat=true", "chat='true'"),
+        ("seed=0", None),  # a default that wasn't typed
+        ("~experiment", "experiment=null"),
+        ("plugins=[a.py,b.py]", "plugins=[b.py,a.py]"),
+    ],
+)
+def test_values_that_differ_make_other_jobs(one, other):
+    assert identity([one]) != identity([other] if other else [])
 
 
 def test_keys_changed_for_all_jobs_do_not_rename_them():
-    before = folder_name(["lr=1", "epochs=3"], {})
-    assert folder_name(["lr=1", "epochs=9"], {"epochs": "epochs=3"}) == before
-    assert folder_name(["lr=1", "epochs=9"], {"epochs": None}) == folder_name(["lr=1"], {})
+    typed = ["lr=1,2", "epochs=3"]
+    before = name("lr=1", "epochs=3", typed=typed)
+    assert name("lr=1", "epochs=9", typed=typed, former={"epochs": "epochs=3"}) == before
+    assert name("lr=1", "epochs=9", typed=typed, former={"epochs": None}) == name("lr=1")
+
+
+def test_an_old_folder_is_found_by_what_it_records(tmp_path):
+    (tmp_path / "lr-1e-3-phase-tune-abcdef").mkdir()
+    record = {"phase": "tune", "order": 1, "overrides": ["phase=tune", "lr=1e-3", "resume='/x'"]}
+    (tmp_path / "lr-1e-3-phase-tune-abcdef" / "run.json").write_text(json.dumps(record))
+    jobs = Jobs(tmp_path, ["phase=tune", "lr=1,2"], ["lr"])
+    assert jobs.name(["lr=0.001", "phase=tune"]) == "lr-1e-3-phase-tune-abcdef"
+    assert jobs.name(["lr=0.002", "phase=tune"]).startswith("lr-0.002-")
+
+
+# a folder has one owner
+
+
+def test_a_folder_of_another_job_is_refused_in_a_row_of_its_own(lab, quick):
+    where = ["hydra.sweep.dir=s", "hydra.sweep.subdir=x"]
+    for _ in range(2):  # the same again changes nothing
+        answer = lab("-m", "phase=tune", "lr=1e-3,1e-1", *where)
+        assert answer.code == 1
+        finished, refused = rows(lab.folder / "s")
+        assert (finished["job"], finished["status"], finished["lr"]) == ("x", "finished", "0.001")
+        assert (refused["status"], refused["lr"], refused["loss"]) == ("failed", "0.1", "")
+        assert "belongs to a job of other overrides (lr was 0.001, is 0.1)" in refused["error"]
+        assert len(lab.calls) == 1
+    assert not list(lab.folder.glob("s/lr-*/run.json"))
+
+
+def test_the_same_values_in_other_words_are_the_same_job(lab, quick):
+    assert lab("-m", "phase=tune", "lr=1e-3,2e-3", "hydra.sweep.dir=s").code == 0
+    assert lab("-m", "lr=0.002,1.0e-3", "phase=tune", "hydra.sweep.dir=s").code == 0
+    assert len(lab.calls) == 2
+    assert len(rows(lab.folder / "s")) == 2
 
 
 @pytest.mark.slow
 def test_the_joblib_launcher_runs_jobs_in_other_processes(tmp_path, monkeypatch, capsys):
-    if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None:
-        pytest.skip("needs the joblib launcher")
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     from llmlab.cli import main
 
     monkeypatch.chdir(tmp_path)

@@ -15,6 +15,7 @@ from small_run import GOOD, KEYS
 import llmlab
 from llmlab.checkpoints import load
 from llmlab.runs.lock import RunLock
+from llmlab.signals import Interrupted, Repeats, Signals, interruptible
 
 # A schedule that waits in the third step, as long as the test wants it to.
 PLUGIN = """
@@ -179,6 +180,41 @@ def test_a_second_signal_ends_it_at_once(folder):
     RunLock(folder / "run" / "lock").release()
 
 
+def test_a_signal_sent_twice_is_one():
+    """As srun sends it: only somebody at a keyboard means more by the second."""
+    repeats = Repeats()
+    numbers = (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGINT)
+    assert [repeats.is_one(number) for number in numbers] == [False, True, False, False, False]
+    with Signals() as signals:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (signals.received, signals.exit_code) == (signal.SIGTERM, 143)
+    with pytest.raises(Interrupted), interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_much_later_is_another_one(monkeypatch):
+    repeats = Repeats()
+    times = iter([0.0, 2.5, 3.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    assert [repeats.is_one(signal.SIGTERM) for _ in range(3)] == [False, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_second_sigterm_lets_the_step_end_and_saves(folder, threads):
+    keys = [key for key in HELD if key != "threads=1"]
+    with Process(folder, *keys, f"threads={threads}", "hydra.run.dir=run") as process:
+        process.reached()
+        process.send(signal.SIGTERM, signal.SIGTERM)
+        code, lines = process.end()
+    assert code == 143, lines
+    assert (status(folder / "run"), newest(folder / "run")) == ("stopped", 3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_before_the_first_step_is_obeyed_at_once(folder, what):
@@ -228,9 +264,9 @@ def start_sweep(folder):
 
 def two_of_four_finished(folder):
     """Wait until this is so; return those two and the other two."""
-    until(lambda: len(list(folder.glob("s/*False*/result.json"))) == 2)
+    until(lambda: len(list(folder.glob("s/*false*/result.json"))) == 2)
     jobs = {path.parent for path in folder.glob("s/*/run.json")}
-    done = {job for job in jobs if "False" in job.name}
+    done = {job for job in jobs if "false" in job.name}
     return done, jobs - done
 
 

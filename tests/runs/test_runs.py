@@ -1,5 +1,6 @@
 """A run's folder: lock, record, log; finding runs and checkpoints."""
 
+import contextlib
 import json
 import logging
 import os
@@ -66,7 +67,7 @@ def test_a_run_leaves_record_config_and_log(runs):
         assert run.folder == folder.absolute()
         assert read_record(folder)["status"] == "running"
         log.info("hello é")
-        run.update(threads=2, hashes={"data": "abc"})
+        run.begin(threads=2, hashes={"data": "abc"})
         assert run.stage_folder("tune") == folder / "tune" and (folder / "tune").is_dir()
         run.finish("finished", loss=0.5)
     record = read_record(folder)
@@ -187,12 +188,13 @@ def test_a_restart_is_recorded_and_its_overrides_stay(runs):
     created, order = (read_record(folder)[key] for key in ("created", "order"))
     again = ["lr=1", "seed=3", "resume='/x'"]
     with Run.open(folder, overrides=again, argv=["resume=latest"]) as run:
-        run.update(threads=1)
+        run.begin(threads=1)
         assert read_record(folder)["status"] == "running"
-    with Run.open(folder, overrides=["seed=3", "lr=2"], config={"lr": 2}):
-        pass
-    with Run.open(folder):
+    with Run.open(folder, overrides=["seed=3", "lr=2"], config={"lr": 2}) as run:
+        run.begin()
+    with Run.open(folder) as run:
         log.info("last start")
+        run.begin()
     record = read_record(folder)
     assert (record["created"], record["order"]) == (created, order)
     assert record["overrides"] == ["seed=3", "lr=2"]
@@ -202,6 +204,33 @@ def test_a_restart_is_recorded_and_its_overrides_stay(runs):
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {"lr": 2}
     told = (folder / "log").read_text()
     assert told.index("first start") < told.index("last start")
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, Stopped("x", 143)])
+def test_a_finished_run_that_has_nothing_to_do_stays_as_it_was(runs, error):
+    folder = runs / "pretrain" / "a"
+    with begin(folder, overrides=["lr=1"]):
+        log.info("first start")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
+    with contextlib.suppress(KeyboardInterrupt, Stopped):
+        with Run.open(folder, overrides=["lr=2"], config={"lr": 2}) as run:
+            log.info("nothing to do")
+            if error is not None:
+                raise error
+        assert not run.begun and run.record["overrides"] == ["lr=1"]
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
+    assert after == before
+
+
+def test_a_run_that_died_before_its_end_was_recorded_is_finished_as_what_it_was(runs):
+    folder = runs / "pretrain" / "a"
+    with pytest.raises(RuntimeError), begin(folder, overrides=["lr=1"]):
+        raise RuntimeError("the power")
+    with Run.open(folder, overrides=["lr=2"], config={"lr": 2}):
+        pass
+    record = read_record(folder)
+    assert (record["status"], record["overrides"], record["restarts"]) == ("finished", ["lr=1"], [])
+    assert yaml.safe_load((folder / "config.yaml").read_text())["lr"] == 5e-4
 
 
 @pytest.mark.parametrize("error", [ConfigError, DataError, CheckpointError, ResourceError])
@@ -215,7 +244,7 @@ def test_a_restart_that_is_refused_leaves_the_record_as_it_was(runs, error):
         raise error("no")
     assert [(folder / name).read_bytes() for name in ("run.json", "config.yaml")] == before
     with pytest.raises(error), Run.open(folder, overrides=["lr=2"]) as run:
-        run.update(threads=1)
+        run.begin(threads=1)
         raise error("too late: it has begun")
     assert read_record(folder)["overrides"] == ["lr=2"]
     assert read_record(folder)["status"] == "failed"
@@ -238,15 +267,15 @@ def test_a_new_run_that_is_refused_leaves_nothing(runs, tmp_path):
 def test_what_may_change_the_last_bits_is_warned_of(runs, monkeypatch, caplog):
     folder = runs / "pretrain" / "a"
     with begin(folder) as run:
-        run.update(threads=2)
+        run.begin(threads=2)
     with Run.open(folder) as run:
-        run.update(threads=2)
+        run.begin(threads=2)
     assert caplog.text == ""
     monkeypatch.setattr(provenance, "cpu_model", lambda: "abacus")
     library = {"name": "openblas", "version": "9", "core": "Z80", "threads": 1}
     monkeypatch.setattr(provenance, "blas", lambda: [library])
     with Run.open(folder) as run:
-        run.update(threads=3)
+        run.begin(threads=3)
     warned = [each.getMessage() for each in caplog.records]
     assert len(warned) == 3 and all("bits may differ" in line for line in warned)
     assert "abacus" in caplog.text and "Z80" in caplog.text

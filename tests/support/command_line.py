@@ -62,6 +62,7 @@ def run(config, run):
     if CURRENT is not None:
         CURRENT.calls.append(config)
     if run is not None:
+        run.begin()
         with (run.folder / "trace").open("a") as file:
             file.write(f"{config.phase} {config.lr} {config.epochs}\n")
     if config.seed == FAILING:

@@ -249,6 +249,49 @@ def test_more_epochs_and_another_lr_may_be_given_on_resume(stopped, capsys):
     assert main(["resume=stopped", "epochs=7", "batch_size=20"]) == 0
 
 
+def tree(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
+
+
+@pytest.mark.parametrize("typed", [["lr=0.5"], ["lr=0.5", "optimizer=sgd", "batch_size=12"], []])
+def test_what_a_finished_run_is_asked_for_changes_nothing_on_disk(calm, here, capsys, typed):
+    run = shutil.copytree(calm / "pretrain", here / "pretrain")
+    before = tree(run)
+    assert main([f"resume={run}", *typed]) == 0
+    assert tree(run) == before
+    said = capsys.readouterr().err
+    assert "pretrain: finished, 12 steps are done" in said
+    assert ("lr was 0.0005, is 0.5" in said and "epochs=N" in said) == bool(typed)
+    assert main([f"resume={run}", "lr=0.5", "epochs=5"]) == 0
+    assert "lr: 0.5\n" in (run / "config.yaml").read_text()
+
+
+def test_a_finished_sweep_says_what_was_trained(here, capsys):
+    sweep = ["-m", "phase=pretrain", "epochs=1", "batch_size=8,25", *SMALL[:3], "threads=1"]
+    assert main([*sweep, "hydra.sweep.dir=sweep"]) == 0
+    before = tree(here / "sweep")
+    table = capsys.readouterr().out
+    assert main(["resume=sweep", "lr=0.5"]) == 0
+    seen = capsys.readouterr()
+    assert "lr was 0.0005, is 0.5" in seen.err
+    assert tree(here / "sweep") == before
+    assert [line for line in seen.out.splitlines() if not line.startswith("run:")] == [
+        line for line in table.splitlines() if not line.startswith("run:")
+    ]
+    assert main(["resume=sweep", "epochs=2"]) == 0
+    assert len(list((here / "sweep").glob("*/run.json"))) == 2
+    assert "epochs" in (here / "sweep/results.csv").read_text()
+
+
+@pytest.mark.parametrize("key", ["seed=5", "data.pretrain.val_fraction=0.4"])
+def test_what_divides_the_text_is_named(stopped, capsys, key):
+    assert main([f"resume={stopped}", key]) == 4
+    name, value = key.split("=")
+    said = capsys.readouterr().err
+    assert f"{name} was " in said and f", is {value}: that decides which text" in said
+    assert "changed since" not in said
+
+
 @pytest.mark.slow
 def test_changed_data_are_refused_unless_allowed(here, capsys):
     text = here / "my.txt"

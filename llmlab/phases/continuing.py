@@ -1,0 +1,96 @@
+"""What a training that goes on must have in common with the state that it goes on from."""
+
+import logging
+from typing import Any
+
+from llmlab import build
+from llmlab.checkpoints import Checkpoint, compare
+from llmlab.config import Config
+from llmlab.errors import CheckpointError, ConfigError
+from llmlab.train.callbacks import progress_of
+from llmlab.train.fit import Progress
+from llmlab.train.trainer import Trainer
+
+log = logging.getLogger("llmlab")
+
+
+def continued(config: Config, state: Checkpoint, hashes: dict[str, str]) -> Progress:
+    """Return where a state stands.
+
+    Raises
+    ------
+    ConfigError
+        It is of another stage.
+    CheckpointError
+        Data or tokenizer have changed since, or what they are divided by.
+    """
+    if state.meta["stage"] != config.phase:
+        raise ConfigError(
+            f"{state.path}: a state of phase {state.meta['stage']}, to be continued as phase "
+            f"{config.phase}; use checkpoint= to start from its weights"
+        )
+    then = state.meta["hashes"]
+    changed = [name for name in hashes if hashes[name] != then.get(name)]
+    if changed and not config.allow_changed_data:
+        typed = _changed(config, state, ("seed", "data"))
+        if "data" in changed and typed:  # the same file, divided otherwise
+            raise CheckpointError(
+                f"{state.path}: {'; '.join(typed)}: that decides which text is trained on. Leave "
+                "it out, or use checkpoint= to start from its weights"
+            )
+        table = "; ".join(
+            f"{name} was {then.get(name, 'unknown')[:12]}, is {hashes[name][:12]}"
+            for name in changed
+        )
+        raise CheckpointError(
+            f"{state.path}: {' and '.join(changed)} changed since this checkpoint ({table}); "
+            "restore the file, or resume with allow_changed_data=true"
+        )
+    return progress_of(state.meta)
+
+
+def refuse_another_order(config: Config, state: Checkpoint, progress: Progress) -> None:
+    """Refuse what would deal the rest of an epoch out anew: lines would be missed or repeated."""
+    keys = ("batch_size", "seed") if config.allow_changed_data else ("batch_size", "seed", "data")
+    changed = _changed(config, state, keys)
+    if progress.index and changed:
+        raise CheckpointError(
+            f"{state.path}: in the middle of an epoch, whose order would change: "
+            f"{'; '.join(changed)}. Leave that out, or use checkpoint= to start from its weights"
+        )
+
+
+def tell_finished(config: Config, state: Checkpoint, progress: Progress) -> None:
+    """Say that there is nothing to do, and that what was asked for otherwise has no effect."""
+    lengths = ("epochs", "steps", "patience")
+    kept = tuple(key for key in state.meta["config"] if key not in lengths)
+    changed = _changed(config, state, kept)
+    without = ""
+    if changed:
+        without = f"; {'; '.join(changed)}: only more steps would use that, as with epochs=N"
+    log.info("%s: finished, %d steps are done%s", config.phase, progress.step, without)
+
+
+def restore(trainer: Trainer, state: Checkpoint) -> None:
+    """Give a trainer the arrays of a state; raise CheckpointError if they don't fit."""
+    expected = {name: view.shape for name, view in trainer.arrays().items()}
+    found = {name: array.shape for name, array in state.arrays.items()}
+    compare(expected, found, str(state.path))
+    trainer.load(state.arrays, state.meta["step"], state.meta["updates"])
+
+
+def _changed(config: Config, state: Checkpoint, keys: tuple[str, ...]) -> list[str]:
+    """Return a line for each of `keys`, or of what is in them, that isn't what it was."""
+    then, now = (
+        build.flat({key: kept[key] for key in keys if key in kept})
+        for kept in (state.meta["config"], config.reproducible())
+    )
+    return [
+        f"{key} was {_short(then[key])}, is {_short(now[key])}"
+        for key in sorted(then.keys() & now.keys())
+        if then[key] != now[key]
+    ]
+
+
+def _short(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,240 @@
+"""Where a run begins: whether it is new, goes on, or branches from a checkpoint.
+
+Everything that starts asks here: a single run before its configuration is composed, a job of a
+sweep, and each stage of a run once its folder is known.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from llmlab.checkpoints import Checkpoint, CheckpointFolder, load, peek
+from llmlab.errors import CheckpointError, ConfigError
+from llmlab.runs.lookup import CHECKPOINTS, SWEEP_RECORD, latest_run, meant, named
+from llmlab.runs.overrides import differences, identity
+from llmlab.runs.record import ID, RECORD, origin_of, read_config, read_record
+from llmlab.runs.run import Run
+from llmlab.runs.sweep import owner, read_sweep
+
+# What a folder may hold in which a run was about to begin when it was killed.
+_LEFTOVERS = {"log", "lock", "config.yaml", "multirun.yaml"}
+# What of a checkpoint's meta going on needs, see docs/checkpoint-format.md.
+_RESUMED = ["config", "tokenizer", "stage", "step", "updates", "cursor", "hashes", "metrics_offset"]
+
+
+class AnothersFolder(ConfigError):
+    """A job was given the folder of a job of other overrides."""
+
+
+class Kind(StrEnum):
+    """How something begins."""
+
+    NEW = "new"
+    CONTINUED = "continued"
+    BRANCHED = "branched"
+    SWEEP = "sweep"  # its jobs decide, each for itself
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run, or a stage of one, begins.
+
+    Attributes
+    ----------
+    kind
+        New: from first values. Continued: from what lies in the folder. Branched: a new run
+        from the very state that another one's checkpoint holds.
+    folder
+        Of the run, the sweep or the stage; None for a run whose folder is composed.
+    record
+        What run.json or sweep.json says of what is there; of a branched run, what the run of
+        the checkpoint was started with.
+    origin
+        The checkpoint that a run branched from, now or at its first start.
+    state
+        Of a stage: the state that it goes on from, loaded; None for first values.
+    """
+
+    kind: Kind
+    folder: Path | None = None
+    record: Mapping[str, Any] | None = None
+    origin: Path | None = None
+    state: Checkpoint | None = None
+
+    def stored_config(self) -> Mapping[str, Any] | None:
+        """Return the configuration of the checkpoint that a branched run has its numbers from."""
+        if self.origin is None:
+            return None
+        # The other run's file may be gone by now.
+        own = CheckpointFolder(self.folder / CHECKPOINTS).steps() if self.folder else []
+        return peek(own[-1][1] if own else self.origin)["config"]
+
+    def recorded(self, key: str) -> Any:
+        """Return what config.yaml of a continued run says of `key`; None if it is a new one."""
+        if self.kind is not Kind.CONTINUED or self.folder is None:
+            return None
+        return (read_config(self.folder) or {}).get(key)
+
+    def open(self, *, phase: str, hydra_overrides: Sequence[str], parent: Any, **given: Any) -> Run:
+        """Begin the run in its folder, or go on with it; see `Run.create` and `Run.open`."""
+        assert self.folder is not None
+        if self.kind is Kind.CONTINUED:
+            return Run.open(self.folder, **given)
+        new = {"phase": phase, "hydra_overrides": hydra_overrides, "origin": self.origin}
+        return Run.create(self.folder, parent=self.origin or parent, **new, **given)
+
+
+def start_of(value: str, phase: str | None = None, sweep: bool = False) -> Start:
+    """Return what `resume=value` means.
+
+    Parameters
+    ----------
+    value
+        The path or the id of a run or a sweep, `latest`, a checkpoint, or a folder in which a
+        run shall begin, so that one command serves start and restart.
+    phase
+        What `phase=` says beside it; a run goes on with its own.
+    sweep
+        Whether a sweep shall begin where nothing is.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        It names nothing of the kind, or something of another phase.
+    """
+    path = _latest() if value == "latest" else named(value)
+    if path.suffix == ".npz" or path.is_file():
+        start = _from_file(path)
+    elif (path / SWEEP_RECORD).is_file():
+        start = Start(Kind.SWEEP, path, read_sweep(path))
+    elif (path / RECORD).is_file():
+        start = _of_run(path)
+    else:
+        start = Start(Kind.NEW, _free(path, sweep))
+    _refuse_another_phase(value, start, phase)
+    return start
+
+
+def start_of_job(
+    folder: Path, tokens: Sequence[str], former: Mapping[str, str | None] | None = None
+) -> Start:
+    """Return how a job of a sweep begins in its folder.
+
+    Raises
+    ------
+    AnothersFolder
+        It belongs to a job of other overrides.
+    """
+    theirs = owner(folder, former or {})
+    changed = [] if theirs is None else differences(theirs, identity(tokens, former))
+    if changed:
+        raise AnothersFolder(
+            f"{folder}: belongs to a job of other overrides ({'; '.join(changed)}); give each job "
+            "a folder of its own: leave hydra.sweep.subdir out, or let it name the keys that vary"
+        )
+    return _of_run(folder) if (folder / RECORD).is_file() else Start(Kind.NEW, folder)
+
+
+def start_of_stage(run: Run, folder: Path, keep: int = 2) -> Start:
+    """Return how a stage of a run begins whose files lie in `folder`, with its state.
+
+    A damaged checkpoint is warned of, and the one before it taken.
+
+    Raises
+    ------
+    CheckpointError
+        No checkpoint of the folder is sound, or the one to go on from is no run's.
+    """
+    origin = origin_of(run.record)
+    own = CheckpointFolder(folder / CHECKPOINTS, keep).load_latest()
+    if own is not None:
+        return Start(Kind.CONTINUED, folder, run.record, origin, _whole(own))
+    if origin is not None:
+        return Start(Kind.BRANCHED, folder, run.record, origin, _whole(load(origin)))
+    return Start(Kind.NEW, folder, run.record)
+
+
+def _of_run(folder: Path) -> Start:
+    record = read_record(folder)
+    return Start(Kind.CONTINUED, folder, record, origin_of(record))
+
+
+def _latest() -> Path:
+    """Return the run that was started last, or the sweep that it belongs to."""
+    run = latest_run().absolute()
+    return run.parent if (run.parent / SWEEP_RECORD).is_file() else run
+
+
+def _from_file(file: Path) -> Start:
+    """Go on with the run whose newest state a checkpoint is; else branch from it."""
+    run = _run_that_ends_with(file)
+    if run is not None:
+        return _of_run(run)
+    peek(file)  # training reads and verifies the rest
+    records = [folder for folder in file.parents[1:3] if (folder / RECORD).is_file()]
+    return Start(Kind.BRANCHED, None, read_record(records[0]) if records else None, file)
+
+
+def _run_that_ends_with(file: Path) -> Path | None:
+    """Return the run whose newest checkpoint is `file`; None if there is no such run."""
+    stage = file.parent.parent
+    run = next((f for f in (stage, stage.parent) if (f / RECORD).is_file()), None)
+    if file.parent.name != CHECKPOINTS or run is None:
+        return None
+    later = run / "tune" / CHECKPOINTS
+    if stage.name == "pretrain" and run != stage and any(later.glob("step-*.npz")):
+        return None
+    newest = CheckpointFolder(file.parent).latest()
+    return run if newest is not None and newest.resolve() == file.resolve() else None
+
+
+def _free(path: Path, sweep: bool) -> Path:
+    """Return a folder in which nothing is; refuse one that somebody else uses."""
+    # Nearly `latest`, but a new folder may well be called `test`.
+    word = get_close_matches(path.name, ["latest", "best"], 1, 0.83)
+    if not path.exists() and (word or ID.fullmatch(path.name)):
+        raise ConfigError(
+            f"resume={path.name}: no such run{'' if word else meant(path.name)}; resume=latest "
+            "goes on from the newest state, checkpoint=best starts something new from the best"
+        )
+    held = [item.name for item in path.iterdir()] if path.is_dir() else []
+    foreign = [name for name in held if name not in _LEFTOVERS and not name.startswith(".")]
+    if foreign and not sweep:
+        raise ConfigError(
+            f"resume={path}: neither a run nor a sweep, but it holds {foreign[0]}; "
+            "name a run's folder, or one that is empty or not there yet"
+        )
+    return path
+
+
+def _refuse_another_phase(value: str, start: Start, phase: str | None) -> None:
+    """Refuse to do something else in the folder of what is there."""
+    if phase is None or start.kind is Kind.NEW:
+        return
+    if start.kind is Kind.BRANCHED and start.origin is not None:
+        own, what = str(peek(start.origin).get("stage")), "the state of a training"
+    elif start.kind is Kind.SWEEP:
+        typed = identity((start.record or {})["overrides"]).get("phase", '"full"')
+        own, what = typed.strip('"'), "a sweep"
+    else:
+        own, what = str((start.record or {})["phase"]), "a run"
+    if phase != own:
+        raise ConfigError(
+            f"phase={phase} resume={value}: that is {what} of phase {own}, and goes on as such; "
+            f"leave phase= out, or start something new from its weights: phase={phase} "
+            f"checkpoint={value}"
+        )
+
+
+def _whole(state: Checkpoint) -> Checkpoint:
+    """Return the state of a run, which may come from a file that something else has written."""
+    missing = [key for key in _RESUMED if key not in state.meta]
+    if missing:
+        raise CheckpointError(
+            f"{state.path}: its meta lacks {', '.join(missing)}, which going on needs; use "
+            "checkpoint= to start from its weights"
+        )
+    return state
