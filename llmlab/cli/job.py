@@ -62,7 +62,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
     if not (jobs.folder / SWEEP_RECORD).exists():
         write_sweep(jobs.folder, record)
     before = read_result(folder)
-    result: dict[str, Any] = {"status": "finished", "overrides": _shown(tokens), "tokens": tokens}
+    result: dict[str, Any] = {"status": "finished", "overrides": _shown(tokens), "task": tokens}
     try:
         start = start_of_job(folder, tokens, jobs.former)
         if before and before["status"] == "finished" and before["overrides"] == result["overrides"]:

@@ -142,11 +142,13 @@ def _branched(start: "Start", flags: list[str], given: list[Override]) -> Comman
 
     assert start.origin is not None
     stage = str(peek(start.origin).get("stage"))
-    if stage not in TRAINING:
-        raise CheckpointError(
-            f"{start.origin}: of a stage '{stage}', which can't be continued; phase=tune "
-            "checkpoint=FILE trains its model"
+    if stage == "import":
+        raise ConfigError(
+            f"resume={start.origin}: an imported checkpoint has nothing to continue; "
+            "phase=tune checkpoint=FILE trains it"
         )
+    if stage not in TRAINING:
+        raise CheckpointError(f"{start.origin}: of a stage '{stage}' that llmlab doesn't know")
     record = start.record or {"overrides": []}
     kept = [text for text in record["overrides"] if not _in_checkpoint(Override.of(text).name)]
     given = [override for override in given if override.name != "phase"]

@@ -222,10 +222,10 @@ def _refuse_another_phase(value: str, start: Start, phase: str | None) -> None:
     else:
         own, what = str((start.record or {})["phase"]), "a run"
     if phase != own:
+        weights = f", or start from its weights: phase={phase} checkpoint={value}"
         raise ConfigError(
             f"phase={phase} resume={value}: that is {what} of phase {own}, and goes on as such; "
-            f"leave phase= out, or start something new from its weights: phase={phase} "
-            f"checkpoint={value}"
+            f"leave phase= out{'' if start.kind is Kind.SWEEP else weights}"
         )
 
 

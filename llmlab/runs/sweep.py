@@ -119,7 +119,8 @@ def owner(folder: Path, former: Mapping[str, str | None]) -> dict[str, str] | No
     result = read_result(folder)
     if result is None:
         return None
-    return identity([f"{key}={value}" for key, value in result["overrides"].items()], former)
+    shown = [f"{key}={value}" for key, value in result["overrides"].items()]
+    return identity(result.get("task", shown), former)  # older ones lack what was typed
 
 
 def _recorded(

@@ -102,6 +102,33 @@ def test_imports_go_downward_only():
     assert not found, "\n".join(found)
 
 
+def modules_of(path: Path, known: set[str]) -> Iterator[str]:
+    """Yield which files of the package a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def circles(graph: dict[str, set[str]]) -> set[str]:
+    """Return the files left when those that import nothing that is left are taken away."""
+    left = dict(graph)
+    while free := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in free:
+            del left[name]
+    return set(left)
+
+
+def test_no_import_goes_round_in_a_circle():
+    known = {module_of(path) for path in FILES}
+    graph = {module_of(path): set(modules_of(path, known)) & known for path in FILES}
+    assert not circles(graph)
+    assert circles({"a": {"b"}, "b": {"a"}, "c": set()}) == {"a", "b"}
+
+
 def test_the_rule_sees_a_breach(tmp_path, monkeypatch):
     text = "def f():\n    from llmlab.train import trainer\n    from llmlab import phases\n"
     text += (
