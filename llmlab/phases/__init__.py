@@ -1,4 +1,4 @@
-"""What a user can ask for; each phase is a module with a function `run(config, run)`."""
+"""What a user can ask for; each phase is a function `run(config, run, **its own arguments)`."""
 
 import importlib
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmlab.errors import ConfigError, suggest
+
+Run = Callable[..., dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,19 @@ class Phase:
         Whether it has a folder in runs/, and a `Run` to write to; so has an import.
     wants_checkpoint
         Whether it takes the latest checkpoint when none is named.
+    function
+        Its `run`, where that is known already.
     """
 
     module: str
     meaning: str
     trains: bool = False
     wants_checkpoint: bool = False
+    function: Run | None = None
 
-    def load(self) -> Callable[[Any, Any], dict[str, Any] | None]:
-        """Import the module and return its `run`."""
-        return importlib.import_module(self.module).run
+    def load(self) -> Run:
+        """Return its `run`."""
+        return self.function or importlib.import_module(self.module).run
 
     def load_after(self) -> Callable[[Any, dict[str, Any]], None] | None:
         """Return what the module does when its run is over and on record, if anything."""
@@ -73,10 +78,31 @@ PHASES: dict[str, Phase] = {
 }
 
 
+def register(
+    name: str, *, trains: bool = False, wants_checkpoint: bool = False
+) -> Callable[[Run], Run]:
+    """Return a decorator that makes a function a phase, for modules that `plugins=` names.
+
+    The function takes the configuration, and a `Run` or None; its other arguments are its own:
+    `phase=NAME NAME.argument=value`. The first line of its docstring goes into the help.
+    """
+
+    def decorate(function: Run) -> Run:
+        known = PHASES.get(name)
+        if known is not None and known.module != function.__module__:
+            raise ValueError(f"phase '{name}' is registered twice: {known.module}")
+        meaning = (function.__doc__ or name).split("\n")[0].rstrip(".")
+        PHASES[name] = Phase(function.__module__, meaning, trains, wants_checkpoint, function)
+        return function
+
+    return decorate
+
+
 def find(name: str) -> Phase:
     """Return the phase called `name`."""
     if name not in PHASES:
         raise ConfigError(
-            f"phase={name}: unknown phase{suggest(name, PHASES)}; known: {', '.join(PHASES)}"
+            f"phase={name}: unknown phase{suggest(name, PHASES)}; known: {', '.join(PHASES)}; one "
+            "of your own needs plugins=FILE.py"
         )
     return PHASES[name]
