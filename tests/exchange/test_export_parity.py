@@ -202,8 +202,8 @@ def test_there_and_back_the_state_is_byte_identical(hf, tmp_path, name, shard_by
         assert tensor.numpy().tobytes() == ours[key].numpy().tobytes(), key
     ids = hf.some_ids((2, 40))
     np.testing.assert_array_equal(hf.their_logits(back, ids), hf.their_logits(model, ids))
-    pieces = naming.pieces(network, Names.usual(network.num_blocks))
-    assert {piece.theirs for piece in pieces} == {name for name, _ in model.named_parameters()}
+    slices = naming.tensor_slices(network, Names.usual(network.num_blocks))
+    assert {each.theirs for each in slices} == {name for name, _ in model.named_parameters()}
 
 
 def test_the_page_does_what_it_says(hf, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llmlab.exchange import names as naming
-from llmlab.exchange.network import Names
+from llmlab.exchange.architecture import Names
 from llmlab.exchange.safetensors_files import find_tensors
 from llmlab.generate import Engine
 from llmlab.optim import OPTIMIZERS
@@ -102,7 +102,7 @@ def test_loss_and_gradients_of_a_step(hf, tmp_path, name):
     batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((3, 20), np.float32))
     with Trainer(stack, params, OPTIMIZERS.build("adam", ""), lr=1e-3, clip_norm=None) as trainer:
         result = trainer.step([batch])
-        every = naming.pieces(network, Names.usual(network.num_blocks))
+        every = naming.tensor_slices(network, Names.usual(network.num_blocks))
         found = naming.to_theirs(every, dict(trainer.grads.items()))
     limit = 1e-11 if name.startswith("gpt2") else 1e-5
     assert abs(result.loss - loss.item()) <= limit * loss.item()
