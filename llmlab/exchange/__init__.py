@@ -1,8 +1,8 @@
 """Models from and for Hugging Face: GPT-2, Llama and Mistral.
 
-An `Architecture` is what both sides must agree on. `config_json` turns it into config.json and back,
-`spec` into the keys of `model`, `recognise` finds it in such keys, and `names` says which tensor is
-which part of which array.
+An `Architecture` is what both sides must agree on. `config_json` turns it into config.json and
+back, `spec` into the keys of `model`, `recognise` finds it in such keys, and `names` says which
+tensor is which part of which array.
 """
 
 from llmlab.exchange.architecture import FAMILIES, Architecture, Names

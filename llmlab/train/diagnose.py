@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from llmlab.atomic_write import replace_file, replace_text
+from llmlab.batch import Batch
 from llmlab.layers import Layer, Stack
 from llmlab.params import Arena
 from llmlab.train.fit import Callback, Progress
-from llmlab.train.shards import Tokens
 from llmlab.train.trainer import StepResult, Trainer
 from llmlab.workspace import Context
 
@@ -75,7 +75,7 @@ class Diagnosis(Callback):
 
 
 def first_bad_layer(
-    stack: Layer, params: Arena, batches: Sequence[Tokens], kernels: Any
+    stack: Layer, params: Arena, batches: Sequence[Batch], kernels: Any
 ) -> str | None:
     """Return the dotted name of the first layer whose output is not finite, or None."""
     with np.errstate(all="ignore"):

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from llmlab.batch import Batch
 from llmlab.exchange import names as naming
 from llmlab.exchange.architecture import Names
 from llmlab.exchange.safetensors_files import find_tensors
 from llmlab.generate import Engine
 from llmlab.optim import OPTIMIZERS
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]

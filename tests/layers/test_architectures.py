@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llmlab import kernels
+from llmlab.batch import Batch
 from llmlab.errors import ConfigError
 from llmlab.generate import Engine, KVCache
 from llmlab.generate.kv_cache import SLACK
@@ -13,7 +14,6 @@ from llmlab.layers import ACTIVATIONS, build_stack
 from llmlab.optim.adam import Adam
 from llmlab.params import Layout
 from llmlab.streams import stream
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 from llmlab.workspace import Context
 

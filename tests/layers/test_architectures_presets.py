@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llmlab import kernels
+from llmlab.batch import Batch
 from llmlab.build import new_model, new_tokenizer
 from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
@@ -17,7 +18,6 @@ from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, POSITIONS, build
 from llmlab.optim.adam import AdamW
 from llmlab.params import Layout
 from llmlab.streams import stream
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 from llmlab.workspace import Context
 

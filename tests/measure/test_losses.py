@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from networks import gpt_stack
 
+from llmlab.batch import Batch
 from llmlab.measure import Evaluator
 from llmlab.params import Layout
-from llmlab.text import Batch
 
 V = 11
 
