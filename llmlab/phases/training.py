@@ -11,6 +11,7 @@ from llmlab.checkpoints import Checkpoint, CheckpointFolder, compare, load
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.measure.losses import Evaluator
+from llmlab.network import Network
 from llmlab.report.loss import write_report
 from llmlab.runs import CHECKPOINTS, Run
 from llmlab.signals import Signals
@@ -224,7 +225,7 @@ def _restore(trainer: Trainer, state: Checkpoint) -> None:
 
 
 def _measure(config: Config, trainer: Trainer, validation: Dataset) -> Callable[[], float]:
-    evaluator = Evaluator(trainer.stack, trainer.averaged, trainer.kernels)
+    evaluator = Evaluator(Network(trainer.stack, trainer.averaged, kernels=trainer.kernels))
 
     def measure() -> float:
         # Made anew each time: kept, they would take many times the memory of the text.

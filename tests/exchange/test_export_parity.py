@@ -15,6 +15,7 @@ from llmlab.exchange.safetensors_files import INDEX
 from llmlab.exchange.spec import model_spec
 from llmlab.generate import Engine
 from llmlab.layers import build_stack
+from llmlab.network import Network
 from llmlab.params import Layout
 from llmlab.runs import resolve_checkpoint
 from llmlab.text import TEMPLATES, TOKENIZERS, Message, Tokenizer
@@ -98,7 +99,7 @@ def test_the_same_logits_and_text(hf, trained):
     given = hf.torch.tensor([ids])
     options = {"max_new_tokens": 50, "attention_mask": hf.torch.ones_like(given)}
     theirs = model.generate(given, **options)[0, len(ids) :].tolist()
-    engine = Engine(stack, params, 80)
+    engine = Engine(Network(stack, params, 80))
     (reply,) = engine.generate([ids], max_new_tokens=50, stop_ids=[tokenizer.end_id])
     assert (theirs[:-1] if reply.reason == "stop" else theirs) == reply.ids[: len(theirs)]
     text = other.decode(theirs, skip_special_tokens=True)

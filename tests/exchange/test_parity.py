@@ -8,6 +8,7 @@ from llmlab.exchange import names as naming
 from llmlab.exchange.architecture import Names
 from llmlab.exchange.safetensors_files import find_tensors
 from llmlab.generate import Engine
+from llmlab.network import Network
 from llmlab.optim import OPTIMIZERS
 from llmlab.train.trainer import Trainer
 
@@ -81,7 +82,7 @@ def test_greedy_text_of_50_tokens(hf, tmp_path, name):
     # Without a mask, transformers takes the prompt's own zeros for padding.
     mask = hf.torch.ones_like(given)
     wanted = model.generate(given, attention_mask=mask, **options)[:, 9:].tolist()
-    replies = Engine(stack, params, network.max_seq_len).generate(
+    replies = Engine(Network(stack, params, network.max_seq_len)).generate(
         prompts.tolist(), max_new_tokens=50
     )
     assert [reply.ids for reply in replies] == wanted
