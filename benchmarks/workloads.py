@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from llmlab.batch import Batch
 from llmlab.errors import ConfigError
 from llmlab.kernels import NAMES, resolve
 from llmlab.layers import ACTIVATIONS, Stack, build_stack
 from llmlab.params import Arena, Layout
-from llmlab.text import DATASETS, Batch, Dataset, train_tokenizer
+from llmlab.text import DATASETS, Dataset, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("statements", "chats")

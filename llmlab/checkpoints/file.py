@@ -56,7 +56,7 @@ def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, 
     path
         The file, replaced in one operation if it is there.
     arrays
-        By name: "params/<dotted name>", "optimizer/<slot>/<dotted name>".
+        By name: "params/<dotted name>", "optimizer/<state>/<dotted name>".
     meta
         JSON values with string keys (the order of keys isn't kept). To keep equal states equal
         files, it should hold no path, time or name of the run.

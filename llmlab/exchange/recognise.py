@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmlab.errors import CheckpointError
-from llmlab.exchange.network import ACTIVATIONS, Names, Network
+from llmlab.exchange.architecture import ACTIVATIONS, Architecture, Names
 from llmlab.layers import LAYERS, POSITIONS
 from llmlab.registry import Registry
 
@@ -13,7 +13,7 @@ _KNOWN = "only the networks of the presets gpt2, llama and mistral have a form a
 _FREE = frozenset(("init", "output_init"))  # what decides first values alone
 
 
-def recognise(model: Spec, vocab_size: int) -> tuple[Network, Names]:
+def recognise(model: Spec, vocab_size: int) -> tuple[Architecture, Names]:
     """Return the network that the keys of `model` describe, and its layers' names.
 
     Raises
@@ -37,7 +37,7 @@ class _Reader:
         self.problems: list[str] = []
         self.layers = list(_flat(model["stack"]))
 
-    def read(self) -> tuple[Network, Names] | None:
+    def read(self) -> tuple[Architecture, Names] | None:
         """Return what was found; None if the order of layers is already another."""
         tokens = self.take("token_embedding")
         positions = self.take("learned_positions", optional=True)
@@ -72,7 +72,7 @@ class _Reader:
             self.problems.append(f"{final[0]}.eps={final[1]['eps']}: blocks have another one")
         if self.problems:
             return None
-        network = Network(
+        network = Architecture(
             vocab_size=self.vocab_size,
             embedding_dim=self.model["embedding_dim"],
             max_seq_len=positions[1]["max_seq_len"] if positions else self.model["max_seq_len"],

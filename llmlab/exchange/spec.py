@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from llmlab.exchange.network import Network
+from llmlab.exchange.architecture import Architecture
 
 
-def model_spec(network: Network) -> dict[str, Any]:
+def model_spec(network: Architecture) -> dict[str, Any]:
     """Return the keys of `model` that describe the network, with everything resolved."""
     gpt2 = network.family == "gpt2"
     tokens: dict[str, Any] = {"name": "tokens", "type": "token_embedding"}
@@ -44,7 +44,7 @@ def model_spec(network: Network) -> dict[str, Any]:
     }
 
 
-def _attention(network: Network) -> dict[str, Any]:
+def _attention(network: Architecture) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "type": "attention",
         "num_heads": network.num_heads,
@@ -60,7 +60,7 @@ def _attention(network: Network) -> dict[str, Any]:
     return {**spec, "positions": rope, "window": network.window}
 
 
-def _feed_forward(network: Network) -> dict[str, Any]:
+def _feed_forward(network: Architecture) -> dict[str, Any]:
     return {
         "type": "feed_forward" if network.family == "gpt2" else "gated_feed_forward",
         "hidden_dim": network.hidden_dim,

@@ -41,7 +41,11 @@ class Layer(ABC):
 
     @abstractmethod
     def backward(self, p: Tree, g: Tree, dy: np.ndarray, cache: Any, ctx: Context) -> np.ndarray:
-        """Add the parameters' gradients to `g` and return the gradient of the input."""
+        """Add the parameters' gradients to those in `g` and return the gradient of the input.
+
+        Add to `ctx.gradient(g[name])`, not to `g[name]`, which holds the last step's; or call
+        `ctx.add_product(a, b, g[name])`. A gradient that is written neither way is an error.
+        """
 
     def flops(self, batch: int, time: int) -> int:
         """Return the floating-point operations of one forward pass, children included."""

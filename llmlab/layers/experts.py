@@ -1,6 +1,6 @@
 """A mixture of experts: each token goes through a few of many feed-forward layers."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,29 @@ from llmlab.layers.feed_forward import FeedForward
 from llmlab.layers.gated_feed_forward import GatedFeedForward
 from llmlab.layers.initialisations import InitSpec
 from llmlab.layers.linear import Linear
-from llmlab.layers.routing import balance_loss, choose, choose_backward
+from llmlab.layers.routing import Choice, balance_loss, choose, choose_backward
+from llmlab.workspace import Context
+
+
+class ExpertsCache(NamedTuple):
+    """What `MixtureOfExperts.forward` keeps.
+
+    Attributes
+    ----------
+    probabilities
+        The router's, (B·T, E).
+    choice
+        Which experts each token went to.
+    outputs
+        The chosen experts' outputs, (k · B·T, C).
+    """
+
+    probabilities: np.ndarray
+    choice: Choice
+    outputs: np.ndarray
+    dbalance: np.ndarray | None
+    router_cache: Any
+    expert_caches: list[Any]
 
 
 @LAYERS.register("mixture_of_experts")
@@ -94,11 +116,11 @@ class MixtureOfExperts(Layer):
                 outputs[choice.places[part]] = h
             caches.append(cache)
         y = self._sum(outputs, choice.gates, ctx)
-        return y, (router_cache, probabilities, choice, dbalance, outputs, caches)
+        return y, ExpertsCache(probabilities, choice, outputs, dbalance, router_cache, caches)
 
     def backward(self, p, g, dy, cache, ctx):
         """Return the gradients through the experts and through the router, added."""
-        router_cache, probabilities, choice, dbalance, outputs, caches = cache
+        probabilities, choice, outputs, dbalance, router_cache, caches = cache
         dx = ctx.empty(dy.shape)
         with ctx.scratch():
             dinputs, drows = ctx.empty(outputs.shape), ctx.empty(outputs.shape)
@@ -118,6 +140,12 @@ class MixtureOfExperts(Layer):
             dlogits = choose_backward(dgates, probabilities, choice, dbalance, self.normalize, ctx)
             dx += self.router.backward(p["router"], g["router"], dlogits, router_cache, ctx)
         return dx
+
+    def routing(self, cache: ExpertsCache, ctx: Context) -> np.ndarray:
+        """Return the weight of each expert's output for each token, (B, T, E); 0: not chosen."""
+        gates = np.zeros(cache.probabilities.shape, ctx.dtype)
+        gates.reshape(-1)[cache.choice.index] = cache.choice.gates
+        return gates.reshape(ctx.batch, ctx.time, -1)
 
     def _sum(self, places: np.ndarray, gates: Any, ctx: Any, out: Any = None) -> np.ndarray:
         """Return the sum over a token's choices, weighted by `gates` (k, N) if given."""

@@ -83,7 +83,7 @@ def test_a_gpt2_of_other_names_and_without_biases_fits():
     net, names = recognise(model(stack), 11)
     assert (net.family, net.tied, net.activation) == ("gpt2", True, "relu")
     params = Layout(build_stack(stack, vocab_size=11, embedding_dim=8, max_seq_len=12)).init(0)
-    tensors = naming.to_theirs(naming.pieces(net, names), dict(params.items()))
+    tensors = naming.to_theirs(naming.tensor_slices(net, names), dict(params.items()))
     assert not tensors["transformer.h.0.mlp.c_fc.bias"].any()
     found = tensors["transformer.h.1.mlp.c_fc.weight"]
     np.testing.assert_array_equal(found, params["towers.1.feed_forward.up.weight"])

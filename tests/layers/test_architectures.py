@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from llmlab import kernels
+from llmlab.batch import Batch
 from llmlab.errors import ConfigError
 from llmlab.generate import Engine, KVCache
 from llmlab.generate.kv_cache import SLACK
 from llmlab.layers import ACTIVATIONS, build_stack
+from llmlab.network import Network
 from llmlab.optim.adam import Adam
 from llmlab.params import Layout
 from llmlab.streams import stream
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 from llmlab.workspace import Context
 
@@ -82,7 +83,7 @@ def without_cache(stack, params, prompt, limit):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_decoding_with_cache_is_decoding_without(name, prompts):
     stack, params = network(VARIANTS[name])
-    engine = Engine(stack, params, LENGTH)
+    engine = Engine(Network(stack, params, LENGTH))
     replies = engine.generate(prompts, max_new_tokens=18)
     for prompt, reply in zip(prompts, replies, strict=True):
         assert reply.ids == without_cache(stack, params, prompt, 18)
@@ -350,7 +351,7 @@ def test_experts_decode_with_cache_as_without():
     stack = expert_stack(0.01)
     params = Layout(stack).init(2, np.float64)
     for prompts in PROMPTS.values():
-        replies = Engine(stack, params, LENGTH).generate(prompts, max_new_tokens=6)
+        replies = Engine(Network(stack, params, LENGTH)).generate(prompts, max_new_tokens=6)
         for prompt, reply in zip(prompts, replies, strict=True):
             assert reply.ids == without_cache(stack, params, prompt, 6)
 

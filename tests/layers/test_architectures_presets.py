@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from llmlab import kernels
+from llmlab.batch import Batch
 from llmlab.build import new_model, new_tokenizer
 from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
 from llmlab.errors import ConfigError
 from llmlab.generate import Engine
 from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, POSITIONS, build_stack
+from llmlab.network import Network
 from llmlab.optim.adam import AdamW
 from llmlab.params import Layout
 from llmlab.streams import stream
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 from llmlab.workspace import Context
 
@@ -92,7 +93,7 @@ def test_trains_on_text_and_decodes_with_cache_as_without(name):
         params = trainer.params
     assert losses[-1] < 0.6 * losses[0]
     prompts = [line[:cut] for line, cut in zip(lines, (2, 9, 25), strict=True)]
-    replies = Engine(model.stack, params, 40).generate(prompts, max_new_tokens=8)
+    replies = Engine(Network(model.stack, params, 40)).generate(prompts, max_new_tokens=8)
     ctx = Context(kernels.load("numpy"), np.float64)
     for prompt, reply in zip(prompts, replies, strict=True):
         ids = list(prompt)

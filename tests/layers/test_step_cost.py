@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from networks import RUSTGPT
 
+from llmlab.batch import Batch
 from llmlab.kernels import load
 from llmlab.layers import attention_core, build_stack
 from llmlab.layers.positions import RoPE
 from llmlab.optim.adam import Adam
 from llmlab.params import Layout
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 
 LARGE = 4096  # bytes

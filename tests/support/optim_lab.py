@@ -40,7 +40,7 @@ def run(spec, *, count=1, scale=1.0, steps=STEPS, dtype=np.float64, kernel_set="
     rule, plan = OPTIMIZERS.build(spec, "optimizer"), layout()
     params, grads = plan.init(0, dtype), plan.zeros(dtype)
     first = {name: view.copy() for name, view in params.items()}
-    state = {slot: plan.zeros(dtype) for slot in rule.slots}
+    state = {name: plan.zeros(dtype) for name in rule.state_names}
     ctx = Context(kernels.load(kernel_set), dtype)
     for step in range(1, steps + 1):
         for name, view in grads.items():

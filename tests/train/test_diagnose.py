@@ -14,11 +14,11 @@ import pytest
 from new_process import new_process
 from small_run import KEYS, finished_run, small_lab  # noqa: F401
 
+from llmlab.batch import Batch
 from llmlab.checkpoints import load
 from llmlab.layers import LAYERS, Stack
 from llmlab.optim.adam import Adam
 from llmlab.params import Layout
-from llmlab.text import Batch
 from llmlab.train.callbacks import ProgressBar
 from llmlab.train.diagnose import Diagnosis
 from llmlab.train.fit import Progress

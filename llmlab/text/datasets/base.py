@@ -3,8 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
+from llmlab.batch import Batch
 from llmlab.registry import Registry
-from llmlab.text.batch import Batch
 from llmlab.text.templates.base import Message
 
 DATASETS = Registry("dataset")
