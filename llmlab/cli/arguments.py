@@ -7,10 +7,11 @@ commas, brackets, `=`, `${...}`. So free text is quoted here and arrives as it w
 import csv
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from llmlab.errors import ConfigError
 from llmlab.phases import PHASES
@@ -29,11 +30,9 @@ _PATHS = re.compile(r"plugins|tokenizer\.corpus")
 _SPACES = "a text with spaces needs quotes"
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
 _TEXT = re.compile(r"prompt|source|target")
-# Arguments of registered parts: the registry knows them all, conf/ states the usual ones.
-_SPEC = re.compile(
-    r"(optimizer|schedule|tokenizer|sampler|tracker|template|data"
-    r"|model\.(stack|attention|feed_forward))\."
-)
+# What is known inside: the sizes of the network and the stages. Inside all other groups are
+# arguments of registered parts; their signatures know them all, conf/ states the usual ones.
+_LISTED = re.compile(r"[^.]+|(hydra|stages)\..*|model\.(?!stack\.).*")
 _KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s]+)(=(?P<value>.*))?", re.DOTALL)
 
 
@@ -50,6 +49,10 @@ class Override:
         """Take a token apart."""
         match = _KEY.fullmatch(token)
         return cls(match["prefix"], match["key"], match["value"]) if match else cls("", token, None)
+
+    def __str__(self) -> str:
+        """Return the token."""
+        return f"{self.prefix}{self.key}" + ("" if self.value is None else f"={self.value}")
 
     @property
     def name(self) -> str:
@@ -141,7 +144,7 @@ def token(override: Override, sweep: bool = False) -> str:
     if value is None:
         return f"{override.prefix}{key}"
     prefix = override.prefix
-    if not prefix and _SPEC.match(key):
+    if not prefix and not _LISTED.fullmatch(override.name):
         prefix = "++"
     if _TEXT.fullmatch(key):
         value = quoted(value)
@@ -172,6 +175,26 @@ def quoted(text: str, interpolate: bool = False) -> str:
 def parts(value: str) -> list[str]:
     """Split at commas outside quotes, and take those quotes off."""
     return next(csv.reader([value], quotechar="'", skipinitialspace=True), []) or [value]
+
+
+def typed_keys(texts: Iterable[str]) -> set[str]:
+    """Return the keys that overrides state; of a mapping, `a={b: 1}`, those inside it."""
+    found: set[str] = set()
+    for text in texts:
+        override = Override.of(text)
+        if override.value and override.value.startswith("{"):
+            from hydra.core.override_parser.overrides_parser import OverridesParser
+
+            found |= _keys(override.name, OverridesParser.create().parse_override(text).value())
+        else:
+            found.add(override.name)
+    return found
+
+
+def _keys(name: str, value: Any) -> set[str]:
+    if not isinstance(value, dict) or not value:
+        return {name}
+    return set().union(*(_keys(f"{name}.{key}", item) for key, item in value.items()))
 
 
 def _list(key: str, value: str) -> str:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from llmlab import kernels
 from llmlab.cli import sweep
-from llmlab.cli.arguments import Override
+from llmlab.cli.arguments import Override, typed_keys
 from llmlab.cli.explain import explain, report
 from llmlab.config import Config, load
 from llmlab.errors import LlmlabError, ResourceError, Stopped
@@ -91,7 +91,7 @@ def _execute(composed: Any, typed: Sequence[str], in_sweep: bool) -> dict[str, A
 
 def _configuration(composed: Any, folder: Path) -> Config:
     """Return what was composed; a run that branched from a checkpoint has that one's numbers."""
-    typed = {Override.of(text).name for text in _tokens("task")}
+    typed = typed_keys(_tokens("task"))
     resume = composed.get("resume")
     stored = None
     if isinstance(resume, str) and resume.endswith(".npz"):

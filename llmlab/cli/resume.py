@@ -203,7 +203,7 @@ def _in_checkpoint(name: str) -> bool:
     from llmlab.config.stored import PATH_KEYS
 
     top, _, rest = name.partition(".")
-    if top in ("phase", "stages", "checkpoint"):
+    if top in ("phase", "stages", "checkpoint", "positions"):
         return True
     # A group that was chosen counts as typed with all inside it, so that goes with it.
     return top in kept_keys() and top != "data" and rest.rpartition(".")[2] not in PATH_KEYS
@@ -237,10 +237,23 @@ def _stored(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if all(isinstance(text, str) for text in record["overrides"]):
-            return record
+            return record if path.name == SWEEP_RECORD else _renamed(record, path.parent)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise CheckpointError(f"{path}: damaged, it doesn't say how the run was started; start anew")
+
+
+def _renamed(record: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Return a run's record with today's names of layers, which a list held once."""
+    from llmlab.checkpoints import key_of_today
+    from llmlab.runs.record import read_config
+
+    overrides = [Override.of(text) for text in record["overrides"]]
+    if not any(override.key.startswith("model.") for override in overrides):
+        return record
+    model = (read_config(run) or {}).get("model")
+    named = [replace(each, key=key_of_today(each.key, model)) for each in overrides]
+    return {**record, "overrides": [str(each) for each in named]}
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

@@ -95,7 +95,7 @@ def compose(*argv: str) -> "Config":
     from hydra import compose as compose_with_hydra
     from hydra import initialize_config_dir
 
-    from llmlab.cli.arguments import Override
+    from llmlab.cli.arguments import typed_keys
     from llmlab.cli.hints import hint
     from llmlab.cli.resume import prepare
     from llmlab.config import load
@@ -107,7 +107,7 @@ def compose(*argv: str) -> "Config":
             composed = compose_with_hydra("config", overrides=tokens)
     except Exception as error:
         raise hint(error, tokens) from error
-    return load(composed, {Override.of(token).name for token in tokens})
+    return load(composed, typed_keys(tokens))
 
 
 def is_multirun() -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 from llmlab.config.model import MANY, Model, Stage
-from llmlab.config.network import POSITIONS, check_network
+from llmlab.config.network import POSITIONS, check_network, refuse_former_names
 from llmlab.config.plugins import import_plugins
 from llmlab.config.specs import STAGES, check_specs
 from llmlab.config.stored import overlay, without_paths
@@ -170,6 +170,7 @@ def load(
     if isinstance(values.get("plugins"), str):
         values["plugins"] = [values["plugins"]]
     values = check_fields(Config, values, "", problems)
+    refuse_former_names(values.get("model"), typed, problems)
     model = check_fields(Model, values.get("model"), "model", problems)
     stages = _check_stages(values, problems)
     _check_lengths(values, stages, typed, problems)

@@ -59,6 +59,17 @@ def check_network(
     _warn_of_two_kinds(stack)
 
 
+def refuse_former_names(model: Any, typed: Collection[str], problems: list[str]) -> None:
+    """Say where layers are now that presets once kept under a name beside the stack."""
+    for name in ("attention", "feed_forward"):
+        if isinstance(model, dict) and name in model:
+            del model[name]
+            old = f"model.{name}"
+            for key in sorted(key for key in typed if touched(old, [key])) or [old]:
+                new = key.replace(old, f"model.stack.blocks.layers.{name}.layer", 1)
+                problems.append(f"{key}: a layer is changed where it stands: {new}")
+
+
 def _wrong(problems: Sequence[str]) -> bool:
     return any(problem.startswith(("model.", "positions=")) for problem in problems)
 
