@@ -27,7 +27,9 @@ def placed(parts: Any, where: str, kind: str) -> dict[str, Any]:
         raise ConfigError(f"{where}={parts!r}: expected {kind}s by name: {{name: {{type: ...}}}}")
     order = parts.get(ORDER, [])
     if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
-        raise ConfigError(f"{where}.{ORDER}: expected a list of names; no {kind} may have this name")
+        raise ConfigError(
+            f"{where}.{ORDER}: expected a list of names; no {kind} may have this name"
+        )
     names = [n for n in dict.fromkeys([*order, *parts]) if n in parts and n != ORDER]
     problems = [line for name in names for line in _entry(name, parts, where, kind)]
     if not problems and all(parts[name] is None for name in names):
@@ -96,6 +98,27 @@ def numbered(each: Any, repeat: Any, where: str, registry: Any) -> dict[str, Any
     for key, over in each.items():  # a file's 0 and a typed 0 are two keys
         found[str(key)] = registry.merged(found.get(str(key), {}), over)
     return found
+
+
+def walk(parts: Any, registry: Any, where: str) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Yield key, spec and registry of all that stands in a mapping by name, at any depth."""
+    for name, spec in placed(parts, where, registry.kind).items():
+        yield from _walk(as_mapping(spec), registry, f"{where}.{name}")
+
+
+def _walk(
+    spec: dict[str, Any], registry: Any, where: str
+) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    yield where, spec, registry
+    for number, over in (spec.get("each") or {}).items():
+        base = {key: value for key, value in spec.items() if key not in OWN}
+        yield from _walk(registry.merged(base, over), registry, f"{where}.each.{number}")
+    for key, part in registry.nested(spec.get("type")).items():
+        value, here = spec.get(key), f"{where}.{key}"
+        if part.by_name and isinstance(value, Mapping):
+            yield from walk(value, part.registry, here)
+        elif isinstance(value, Mapping | str):
+            yield from _walk(as_mapping(value), part.registry, here)
 
 
 def as_mapping(spec: Any) -> dict[str, Any]:

@@ -179,7 +179,9 @@ class Registry:
         """Tell whether only the factory itself knows what a part is to be supplied with."""
         return part.deferred or not {*part.registry.supplied} <= {*self.supplied}
 
-    def _check_part(self, part: Nested, value: Any, where: str, offered: Iterable[str]) -> list[str]:
+    def _check_part(
+        self, part: Nested, value: Any, where: str, offered: Iterable[str]
+    ) -> list[str]:
         registry, kind = part.registry, part.registry.kind
         if part.by_name and not (isinstance(value, Mapping) and _objects(value)):
             problems: list[str] = []
@@ -229,7 +231,9 @@ def _collected(problems: list[str]) -> Iterator[None]:
 
 def _objects(parts: Mapping[str, Any]) -> bool:
     """Tell whether the parts of a mapping are built already."""
-    return bool(parts) and not any(isinstance(p, Mapping | str | list | None) for p in parts.values())
+    return bool(parts) and not any(
+        isinstance(p, Mapping | str | list | None) for p in parts.values()
+    )
 
 
 def _within(where: str, own: Mapping[str, inspect.Parameter], problem: str) -> str:

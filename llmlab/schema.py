@@ -41,7 +41,9 @@ def parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
             options["annotation_format"] = Format.STRING
         found = inspect.signature(factory, **options).parameters
-        return {k: p.replace(annotation=_looked_up(p.annotation, factory)) for k, p in found.items()}
+        return {
+            k: p.replace(annotation=_looked_up(p.annotation, factory)) for k, p in found.items()
+        }
 
 
 @cache

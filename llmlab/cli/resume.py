@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.cli.arguments import FOLDERS, LATEST, Override, is_sweep, parts, quoted, split, token
+from llmlab.cli.former_names import renamed
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.phases import PHASES
 from llmlab.runs.record import RECORD, branches
@@ -237,23 +238,10 @@ def _stored(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if all(isinstance(text, str) for text in record["overrides"]):
-            return record if path.name == SWEEP_RECORD else _renamed(record, path.parent)
+            return record if path.name == SWEEP_RECORD else renamed(record, path.parent)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise CheckpointError(f"{path}: damaged, it doesn't say how the run was started; start anew")
-
-
-def _renamed(record: dict[str, Any], run: Path) -> dict[str, Any]:
-    """Return a run's record with today's names of layers, which a list held once."""
-    from llmlab.checkpoints import key_of_today
-    from llmlab.runs.record import read_config
-
-    overrides = [Override.of(text) for text in record["overrides"]]
-    if not any(override.key.startswith("model.") for override in overrides):
-        return record
-    model = (read_config(run) or {}).get("model")
-    named = [replace(each, key=key_of_today(each.key, model)) for each in overrides]
-    return {**record, "overrides": [str(each) for each in named]}
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

@@ -1,13 +1,13 @@
 """The network of a configuration: its sizes, its layers, and `positions=`."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from llmlab.config.specs import Reader, stated
 from llmlab.config.stored import touched
 from llmlab.errors import ConfigError
-from llmlab.named import ORDER, as_mapping, ordered
+from llmlab.named import ORDER, as_mapping, ordered, walk
 from llmlab.registry import Registry
 
 log = logging.getLogger("llmlab")
@@ -49,13 +49,6 @@ def check_network(
     except ConfigError as error:
         problems += error.problems
         return
-    for where, spec, _ in _specs(stack, LAYERS, "model.stack"):
-        own = spec.get("max_seq_len")
-        if isinstance(own, int) and own < model["max_seq_len"]:
-            problems.append(
-                f"{where}.max_seq_len={own}: less than the model's, {model['max_seq_len']}; "
-                "leave it out to have that"
-            )
     _warn_of_two_kinds(stack)
 
 
@@ -104,49 +97,33 @@ def _either(values: Sequence[int]) -> str:
     return " or ".join(map(str, values))
 
 
-def _specs(
-    parts: Mapping[str, Any], registry: Registry, where: str
-) -> Iterator[tuple[str, dict[str, Any], Registry]]:
-    """Yield key, spec and registry of all that stands in a mapping by name, at any depth."""
-    for name in parts[ORDER]:
-        yield from _inside(as_mapping(parts[name]), registry, f"{where}.{name}")
-
-
-def _inside(
-    spec: dict[str, Any], registry: Registry, where: str
-) -> Iterator[tuple[str, dict[str, Any], Registry]]:
-    yield where, spec, registry
-    for number, over in spec.get("each", {}).items():
-        base = {key: value for key, value in spec.items() if key not in ("repeat", "each")}
-        yield from _inside(registry.merged(base, over), registry, f"{where}.each.{number}")
-    for key, part in registry.nested(spec.get("type")).items():
-        value, here = spec.get(key), f"{where}.{key}"
-        if part.by_name and isinstance(value, Mapping):
-            yield from _specs(value, part.registry, here)
-        elif isinstance(value, Mapping | str):
-            yield from _inside(as_mapping(value), part.registry, here)
-
-
 def _adds_positions(spec: Any) -> bool:
     from llmlab.layers import LAYERS
 
     return getattr(LAYERS.factory(as_mapping(spec).get("type")), "adds_positions", False)
 
 
-def _warn_of_two_kinds(stack: Mapping[str, Any]) -> None:
-    """Say if tokens are told their places twice, which is most often one removed too few."""
+def positions_in(stack: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the types of a resolved stack's positions by key: layers, and in attention."""
     from llmlab.layers import LAYERS, POSITIONS
 
-    added, turned = [], []
-    for where, spec, registry in _specs(stack, LAYERS, "model.stack"):
+    added, inside = {}, {}
+    for where, spec, registry in walk(stack, LAYERS, "model.stack"):
         if registry is LAYERS and _adds_positions(spec):
-            added.append(f"{where} ({spec['type']})")
+            added[where] = spec["type"]
         elif registry is POSITIONS and spec["type"] != "none":
-            turned.append(f"{where} ({spec['type']})")
-    if len(found := [*added, *turned[: bool(added)]]) > 1:
+            inside[where] = spec["type"]
+    return added, inside
+
+
+def _warn_of_two_kinds(stack: Mapping[str, Any]) -> None:
+    """Say if tokens are told their places twice, which is most often one removed too few."""
+    added, inside = positions_in(stack)
+    found = [*added.items(), *list(inside.items())[: bool(added)]]
+    if len(found) > 1:
         log.warning(
             "two kinds of positions at once: %s; positions=learned, rope, ... leaves one",
-            " and ".join(found),
+            " and ".join(f"{where} ({kind})" for where, kind in found),
         )
 
 

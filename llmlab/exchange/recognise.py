@@ -134,7 +134,9 @@ class _Reader:
         else:
             self.only(*output, bias=False)
 
-    def facts(self, gpt2: bool, attention: Mapping[str, Any], feed_forward: Mapping[str, Any]) -> dict[str, Any]:
+    def facts(
+        self, gpt2: bool, attention: Mapping[str, Any], feed_forward: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return what the two layers of a block say."""
         heads, ff = attention["layer"], feed_forward["layer"]
         kinds = ("layer_norm", "feed_forward") if gpt2 else ("rms_norm", "gated_feed_forward")

@@ -15,13 +15,13 @@ from llmlab.workspace import Context
 SCALINGS = ("none", "linear", "ntk")
 
 
-class Position(ABC):
+class Position:
     """What attention is told of where a token stands: a `Rotation` or a `Bias`."""
 
     registry: ClassVar[Registry] = POSITIONS
 
 
-class Rotation(Position):
+class Rotation(Position, ABC):
     """Positions that turn queries and keys."""
 
     @abstractmethod
@@ -29,7 +29,7 @@ class Rotation(Position):
         """Turn the first `heads` heads of the rows (B·T, …) in place, or turn them back."""
 
 
-class Bias(Position):
+class Bias(Position, ABC):
     """Positions that add a constant to the scores."""
 
     @abstractmethod

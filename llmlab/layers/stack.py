@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from llmlab.errors import ConfigError
 from llmlab.layers.base import LAYERS, Layer
+from llmlab.named import walk
 
 
 class Stack(Layer):
@@ -59,7 +61,16 @@ def build_stack(specs: Mapping[str, Any], where: str = "model.stack", **context:
     ConfigError
         With every problem of the whole mapping.
     """
-    return Stack(LAYERS.build_named(specs, where, **context))
+    stack = Stack(LAYERS.build_named(specs, where, **context))
+    whole = context.get("max_seq_len", 0)
+    problems = [
+        f"{here}.max_seq_len={own}: less than the model's, {whole}; leave it out to have that"
+        for here, spec, _ in walk(specs, LAYERS, where)
+        if isinstance(own := spec.get("max_seq_len"), int) and own < whole
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return stack
 
 
 @LAYERS.register("block")
