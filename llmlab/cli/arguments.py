@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from llmlab.cli.places import conf_folder
 from llmlab.errors import ConfigError
 from llmlab.phases import PHASES
 
@@ -30,9 +31,6 @@ _PATHS = re.compile(r"plugins|tokenizer\.corpus")
 _SPACES = "a text with spaces needs quotes"
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
 _TEXT = re.compile(r"prompt|source|target")
-# What is known inside: the sizes of the network and the stages. Inside all other groups are
-# arguments of registered parts; their signatures know them all, conf/ states the usual ones.
-_LISTED = re.compile(r"[^.]+|(hydra|stages)\..*|model\.(?!stack\.).*")
 _KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s]+)(=(?P<value>.*))?", re.DOTALL)
 
 
@@ -144,7 +142,7 @@ def token(override: Override, sweep: bool = False) -> str:
     if value is None:
         return f"{override.prefix}{key}"
     prefix = override.prefix
-    if not prefix and not _LISTED.fullmatch(override.name):
+    if not prefix and _is_argument(override.name):
         prefix = "++"
     if _TEXT.fullmatch(key):
         value = quoted(value)
@@ -158,6 +156,17 @@ def token(override: Override, sweep: bool = False) -> str:
         lists = re.split(r"(?<=\]),(?=\[)", value) if sweep else [value]
         value = ",".join(_list(key, each) for each in lists)
     return f"{prefix}{key}={value}"
+
+
+def _is_argument(key: str) -> bool:
+    """Tell whether a key may be an argument of a registered part.
+
+    Their signatures know them all, conf/ states the usual ones. The network's sizes are no such.
+    """
+    top, _, rest = key.partition(".")
+    if top in ("hydra", "model"):
+        return key.startswith("model.stack.")
+    return bool(rest) and (top == "template" or (conf_folder() / top).is_dir())
 
 
 def quoted(text: str, interpolate: bool = False) -> str:

@@ -424,4 +424,5 @@ def test_write_works_on_any_seekable_file():
     checkpoint_format.write(buffer, {"w": np.arange(3)}, {"a": 1})
     size = len(buffer.getvalue())
     form, arrays, meta = checkpoint_format.read(buffer, size)
-    assert (form, meta) == (checkpoint_format.FORMAT, {"a": 1}) and np.array_equal(arrays["w"], np.arange(3))
+    assert (form, meta) == (checkpoint_format.FORMAT, {"a": 1})
+    assert np.array_equal(arrays["w"], np.arange(3))

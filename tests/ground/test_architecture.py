@@ -28,6 +28,7 @@ LIBRARIES = {  # third-party imports, and where each may be
     "numpy": None,
     "hydra": ("cli", "config"),
     "omegaconf": ("cli", "config"),
+    "annotationlib": ("schema",),  # of Python 3.14 and later
     "numba": ("kernels",),
     "threadpoolctl": ("train", "runs", "generate", "phases"),
     "tqdm": ("text", "train", "phases"),

@@ -105,7 +105,8 @@ PLAIN = {name: row for name, row in TABLE["attention"].items() if not row.random
 @pytest.mark.parametrize("name", PLAIN)
 def test_attention(name):
     bench = Bench(PLAIN[name])
-    np.testing.assert_allclose(output(bench), attention(bench, PLAIN[name].specs["layer"]), rtol=1e-10)
+    wanted = attention(bench, PLAIN[name].specs["layer"])
+    np.testing.assert_allclose(output(bench), wanted, rtol=1e-10)
 
 
 def test_theta_of_rope_counts():
