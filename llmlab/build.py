@@ -116,7 +116,8 @@ def refuse_changes(config: Config, checkpoint: Checkpoint, groups: tuple[str, ..
         typed = flat(getattr(config, group), group)
         for key in sorted(stored.keys() | typed.keys()):
             # The corpus is a path: a checkpoint holds none, and what it gave is the vocabulary.
-            if key.startswith("tokenizer.corpus") or not config.is_typed(key):
+            placed = key.startswith("model.stack") and config.is_typed("positions")
+            if key.startswith("tokenizer.corpus") or not (placed or config.is_typed(key)):
                 continue
             if stored.get(key) != typed.get(key):
                 rows.append(f"  {key}: checkpoint {stored.get(key)}, typed {typed.get(key)}")

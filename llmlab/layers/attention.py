@@ -1,5 +1,6 @@
 """Causal self-attention: the maps, and what is done to queries and keys between them."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ from llmlab.layers.attention_core import AttentionCore, Block
 from llmlab.layers.base import LAYERS, Layer, Tree
 from llmlab.layers.initialisations import InitSpec
 from llmlab.layers.linear import Linear
-from llmlab.layers.positions import Bias, Rotation, build_positions
+from llmlab.layers.positions import Bias, Position, Rotation, build_positions
 from llmlab.layers.qk_norm import QKNorm
+from llmlab.registry import Spec
 from llmlab.workspace import Context
 
 
@@ -65,6 +67,8 @@ class Attention(Layer):
         they are turned (Henry et al. 2020, arXiv:2010.04245).
     logit_softcap
         c of c · tanh(scores / c), which keeps scores within ± c (Gemma 2, arXiv:2408.00118).
+    linear
+        Which layer the maps are. It is built with embedding_dim, output_dim, bias and init.
     """
 
     def __init__(
@@ -75,13 +79,14 @@ class Attention(Layer):
         bias: bool = True,
         output_projection: bool = True,
         dropout: float = 0.0,
-        positions: Any = None,
+        positions: Position | Spec | None = None,
         window: int | None = None,
         qk_norm: bool = False,
         qk_norm_eps: float = 1e-6,
         logit_softcap: float | None = None,
         init: InitSpec = "he",
         output_init: InitSpec | None = None,
+        linear: Callable[..., Layer] = Linear,
     ):
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if num_heads < 1 or embedding_dim % num_heads:
@@ -116,9 +121,10 @@ class Attention(Layer):
             softcap=logit_softcap,
             bias=where if isinstance(where, Bias) else None,
         )
-        self.qkv = Linear(embedding_dim, (num_heads + 2 * kv_heads) * d, bias=bias, init=init)
+        c, width = embedding_dim, (num_heads + 2 * kv_heads) * d
+        self.qkv = linear(embedding_dim=c, output_dim=width, bias=bias, init=init)
         self.out = (
-            Linear(embedding_dim, embedding_dim, bias=bias, init=output_init or init)
+            linear(embedding_dim=c, output_dim=c, bias=bias, init=output_init or init)
             if output_projection
             else None
         )
@@ -207,7 +213,8 @@ class Attention(Layer):
 
     def elements(self, batch, time):
         """Add outputs, transposed keys, probabilities and dqkv to what the maps keep."""
-        kept = time * (self.embedding_dim + self.num_kv_heads * self.head_dim + self.qkv.d_out)
+        heads = self.num_heads + 3 * self.num_kv_heads
+        kept = time * (self.embedding_dim + heads * self.head_dim)
         return super().elements(batch, time) + batch * (kept + self.core.elements(time))
 
 

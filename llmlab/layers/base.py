@@ -1,7 +1,7 @@
 """What a layer is."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -9,10 +9,10 @@ from llmlab.params import Param
 from llmlab.registry import Registry
 from llmlab.workspace import Context
 
-LAYERS = Registry("layer")
+LAYERS = Registry("layer", ("vocab_size", "embedding_dim", "max_seq_len", "num_blocks"))
 ACTIVATIONS = Registry("activation")
 INITIALISATIONS = Registry("initialisation")
-POSITIONS = Registry("position")
+POSITIONS = Registry("position", ("head_dim", "num_heads", "num_kv_heads"))
 
 Tree = dict[str, Any]  # parameters or gradients, nested as the layers are
 
@@ -26,6 +26,9 @@ class Layer(ABC):
 
     Rows between layers are (B·T, C); `ctx.batch` and `ctx.time` tell B and T.
     """
+
+    registry: ClassVar[Registry] = LAYERS
+    adds_positions: ClassVar[bool] = False  # to its input: `positions=` puts another in its place
 
     def params(self) -> dict[str, Param]:
         """Return this layer's own parameters by name."""

@@ -1,16 +1,19 @@
 """A mixture of experts: each token goes through a few of many feed-forward layers."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from llmlab.errors import ConfigError
+from llmlab.layers.activations import Activation
 from llmlab.layers.base import LAYERS, Layer
 from llmlab.layers.feed_forward import FeedForward
 from llmlab.layers.gated_feed_forward import GatedFeedForward
 from llmlab.layers.initialisations import InitSpec
 from llmlab.layers.linear import Linear
 from llmlab.layers.routing import Choice, balance_loss, choose, choose_backward
+from llmlab.registry import Spec
 from llmlab.workspace import Context
 
 
@@ -56,7 +59,7 @@ class MixtureOfExperts(Layer):
         Weight of that loss, elsewhere the auxiliary or load-balancing loss; 0 for none.
     normalize
         Whether the gates of the chosen experts are made to sum to 1.
-    gated, activation, bias
+    gated, activation, bias, linear
         Of the experts: `gated_feed_forward` or `feed_forward`.
     """
 
@@ -69,10 +72,11 @@ class MixtureOfExperts(Layer):
         balance: float = 0.01,
         normalize: bool = True,
         gated: bool = True,
-        activation: Any = "silu",
+        activation: Activation | Spec = "silu",
         bias: bool = False,
         init: InitSpec = "he",
         output_init: InitSpec | None = None,
+        linear: Callable[..., Layer] = Linear,
     ):
         if num_experts < 1:
             raise ConfigError(f"num_experts={num_experts}: must be at least 1")
@@ -86,7 +90,8 @@ class MixtureOfExperts(Layer):
         if not balance >= 0:
             raise ConfigError(f"balance={balance}: must not be negative; 0 for none")
         kind = GatedFeedForward if gated else FeedForward
-        self.expert = kind(embedding_dim, hidden_dim, activation, bias, init, output_init)
+        inner = (activation, bias, init, output_init, linear)
+        self.expert = kind(embedding_dim, hidden_dim, *inner)
         self.router = Linear(embedding_dim, num_experts, bias=False, init=init)
         self.router.group = "decayed"
         self.names = [f"experts.{number}" for number in range(num_experts)]

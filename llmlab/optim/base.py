@@ -11,7 +11,7 @@ from llmlab.registry import Registry
 from llmlab.workspace import Context
 
 OPTIMIZERS = Registry("optimizer")
-SCHEDULES = Registry("schedule")
+SCHEDULES = Registry("schedule", ("total_steps",))
 
 Schedule = Callable[[int], float]  # step (from 0) → factor on the learning rate; pure
 

@@ -98,7 +98,7 @@ def test_it_takes_anothers_place_without_a_file_and_from_another_folder(
 ):
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
-    norm = "model.stack.2.layers.0.norm={type: my_scale, init: zeros}"
+    norm = "model.stack.blocks.layers.attention.norm={type: my_scale, init: zeros}"
     plugin = "plugins=../my_layers.py"
     code, _, err = lab(capsys, plugin, "phase=pretrain", "experiment=tiny", "steps=2", norm)
     assert code == 0, err

@@ -34,7 +34,11 @@ PRESETS = {
     "gpt2": ["tokenizer=word"],
     "nano": ["tokenizer=char"],
     "llama": ["tokenizer=bpe", "++tokenizer.vocab_size=300"],
-    "mistral": ["tokenizer=byte", "model.num_kv_heads=2", "model.attention.window=9"],
+    "mistral": [
+        "tokenizer=byte",
+        "model.num_kv_heads=2",
+        "model.stack.blocks.layers.attention.layer.window=9",
+    ],
 }
 TRAINING = ["phase=pretrain", "epochs=4", "lr=3e-3", "threads=1"]
 

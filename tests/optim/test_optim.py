@@ -13,7 +13,7 @@ from llmlab.params import Layout
 from llmlab.streams import stream
 from llmlab.workspace import Context
 
-SPECS = [{"type": "linear", "output_dim": 21}]
+SPECS = {"linear": {"type": "linear", "output_dim": 21}}
 
 
 def layout():

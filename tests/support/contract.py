@@ -40,13 +40,13 @@ class Watched:
 class Case:
     """A network and the circumstances to try it in.
 
-    `specs` is a list as in YAML; `ids` says that it takes token ids. With `random` the context
+    `specs` is a mapping as in YAML; `ids` says that it takes token ids. With `random` the context
     has generators, so dropout is on. `segments` packs two samples into each row, `positions`
     counts in each of them. With `weights` targets have weights, as in training, and extra losses
     count.
     """
 
-    specs: list[dict[str, Any]]
+    specs: dict[str, Any]
     batch: int = 2
     time: int = 4
     ids: bool = False

@@ -9,13 +9,13 @@ from llmlab.params import Layout
 from llmlab.streams import stream
 from llmlab.workspace import Context
 
-SPECS = [
-    {"name": "tokens", "type": "token_embedding"},
-    {"name": "wide", "type": "linear", "output_dim": 9},
-    {"name": "norm", "type": "layer_norm", "embedding_dim": 9},
-    {"name": "tall", "type": "linear", "embedding_dim": 9, "output_dim": 6},
-    {"name": "output", "type": "output_projection"},
-]
+SPECS = {
+    "tokens": {"type": "token_embedding"},
+    "wide": {"type": "linear", "output_dim": 9},
+    "norm": {"type": "layer_norm", "embedding_dim": 9},
+    "tall": {"type": "linear", "embedding_dim": 9, "output_dim": 6},
+    "output": {"type": "output_projection"},
+}
 
 
 STEPS, LR = 20, 0.01

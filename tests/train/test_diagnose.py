@@ -63,7 +63,7 @@ class Poisonous(Adam):
 POISONED = [
     *KEYS,
     "plugins=poison.py",
-    "model.stack.1.type=poisoned",
+    "model.stack.positions.type=poisoned",
     "data.pretrain.val_fraction=0.2",
     "batch_size=4",
     "steps=8",

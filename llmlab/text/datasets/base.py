@@ -7,7 +7,7 @@ from llmlab.batch import Batch
 from llmlab.registry import Registry
 from llmlab.text.templates.base import Message
 
-DATASETS = Registry("dataset")
+DATASETS = Registry("dataset", ("tokenizer", "max_seq_len", "template"))
 
 Sample = tuple[tuple[int, ...], tuple[float, ...]]
 

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import ClassVar
 
 from llmlab.errors import DataError
 from llmlab.registry import Registry
@@ -57,6 +58,7 @@ class Template(ABC):
         Text that the vocabulary needs besides that of the chats: the names of roles.
     """
 
+    registry: ClassVar[Registry] = TEMPLATES
     specials: tuple[str, ...] = ()
     vocabulary: str = ""
 
