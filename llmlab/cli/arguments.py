@@ -141,7 +141,8 @@ def _is_argument(key: str) -> bool:
     top, _, rest = key.partition(".")
     if top in ("hydra", "model"):
         return key.startswith("model.stack.")
-    return bool(rest) and (top == "template" or (conf_folder() / top).is_dir())
+    known = top in ("template", "callbacks", *PHASES) or (conf_folder() / top).is_dir()
+    return bool(rest) and known
 
 
 def quoted(text: str, interpolate: bool = False) -> str:

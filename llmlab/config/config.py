@@ -19,6 +19,8 @@ class Config:
 
     Attributes
     ----------
+    arguments
+        What the phase alone takes, typed as `NAME.argument=value`; its signature says what.
     typed
         The keys that were typed on the command line, dotted; a group's name if the group was
         chosen there.
@@ -79,6 +81,9 @@ class Config:
     max_bad_steps: Annotated[
         int, Key("non-finite steps in a row that stop a run", kept=True, low=1)
     ]
+    callbacks: Annotated[
+        dict[str, Any], Key("what watches a training, by name: one of your own, or null for none")
+    ]
     stages: Annotated[dict[str, Any], Key("lr, epochs and steps of each stage, for full")]
     positions: Annotated[
         str, Key("how the network knows places; preset: as the model says", choices=POSITIONS)
@@ -92,6 +97,7 @@ class Config:
     ]
     sampler: Annotated[dict[str, Any], Key("how the next token is chosen", group=True)]
     tracker: Annotated[dict[str, Any], Key("where metrics go besides the run's folder", group=True)]
+    arguments: dict[str, Any] = field(default_factory=dict)
     typed: frozenset[str] = field(default=frozenset())
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,6 +175,8 @@ def load(
         values = overlay(values, stored, typed)
     if isinstance(values.get("plugins"), str):
         values["plugins"] = [values["plugins"]]
+    phase = values.get("phase")
+    arguments = values.pop(phase) if isinstance(values.get(phase), Mapping) else {}
     values = check_fields(Config, values, "", problems)
     refuse_former_names(values.get("model"), typed, problems)
     model = check_fields(Model, values.get("model"), "model", problems)
@@ -184,7 +192,7 @@ def load(
     _check_patience(values, problems)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return Config(**values, typed=frozenset(typed))
+    return Config(**values, arguments=dict(arguments), typed=frozenset(typed))
 
 
 def _check_stages(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
