@@ -340,7 +340,7 @@ def test_the_balance_loss_balances():
             grads.flat.fill(0)
             stack.backward(params.tree, grads.tree, np.zeros_like(y), cache, ctx)
             params.flat -= grads.flat
-        choice = cache[0][2]
+        choice = cache[0].choice
         return np.array([part.stop - part.start for part in choice.parts]) / 400
 
     free, balanced = shares(0.0), shares(0.3)
