@@ -24,6 +24,8 @@ class ShapeArray(np.ndarray):
             return out[0]
         if method == "reduce":
             return _reduced(inputs[0], **options)
+        if method == "reduceat":
+            return shape_array((len(inputs[1]), *inputs[0].shape[1:]), self.dtype)
         if method == "__call__" and ufunc.signature is None:
             return shape_array(np.broadcast_shapes(*map(np.shape, inputs)), self.dtype)
         return getattr(ufunc, method)(*map(_plain, inputs), **options)
@@ -32,6 +34,9 @@ class ShapeArray(np.ndarray):
         """Do nothing for functions that would only write."""
         if kwargs.get("out") is not None:
             return kwargs["out"]
+        if func is np.bincount:  # of experts' tokens, say: which they are isn't known, so alike
+            bins = kwargs.get("minlength", 1)
+            return np.diff(np.arange(bins + 1) * args[0].size // bins)
         return None if func is np.copyto else super().__array_function__(func, types, args, kwargs)
 
     def __setitem__(self, at: Any, value: Any) -> None:

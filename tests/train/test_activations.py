@@ -64,9 +64,9 @@ def test_a_layer_takes_what_is_measured(name):
     if not row.ids:
         specs = [{"name": "tokens_before", "type": "token_embedding"}, *specs]
     stack = build_stack(specs, **sizes)
-    real = taken(stack, min(sizes["vocab_size"], 2), 3, 70)
+    real = taken(stack, 1, 3, 70)
     found = measured(stack, 3, 70)
-    # How many rows each expert gets isn't known; with all at one, less is lost to alignment.
+    # How many rows each expert gets isn't known; they are taken to get as many.
     assert found == pytest.approx(real, rel=0.05) if "experts" in name else found == real
 
 
@@ -101,13 +101,6 @@ def test_a_network_of_any_size_is_measured_without_memory():
     tracemalloc.stop()
     assert memory.activations > 2**40
     assert peak < 2**27
-
-
-def test_frozen_gradients_take_no_part():
-    stack = gpt_stack()
-    layout = Layout(stack)
-    part = layout.trained
-    assert part is layout and measured(stack, 2, 5) == taken(stack, 11, 2, 5)
 
 
 class Stubborn(Layer):
