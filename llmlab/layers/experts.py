@@ -173,13 +173,6 @@ class MixtureOfExperts(Layer):
         """Count the router and `top_k` experts for each token."""
         return self.router.flops(batch, time) + self.top_k * self.expert.flops(batch, time)
 
-    def elements(self, batch, time):
-        """Router, probabilities, chosen experts with their inputs and outputs, sums."""
-        rows = batch * time
-        experts = self.top_k * (self.expert.elements(batch, time) + 2 * rows * self.embedding_dim)
-        own = 2 * rows * (self.num_experts + 3 * self.top_k + self.embedding_dim)
-        return self.router.elements(batch, time) + experts + own
-
 
 def _nothing(gradients: Any, ctx: Any) -> None:
     """Let an expert without tokens have gradients of 0."""

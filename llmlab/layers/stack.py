@@ -26,6 +26,15 @@ class Stack(Layer):
         """Return the layers."""
         return self.layers
 
+    def leaves(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """Yield dotted path and layer in the order of their application, stacks opened."""
+        for name, layer in self._order:
+            full = f"{path}.{name}" if path else name
+            if isinstance(layer, Stack):
+                yield from layer.leaves(full)
+            else:
+                yield full, layer
+
     def forward(self, p, x, ctx):
         """Return the last layer's output; the cache is the list of theirs."""
         caches = []
