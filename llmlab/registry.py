@@ -183,7 +183,9 @@ class Registry:
         self, part: Nested, value: Any, where: str, offered: Iterable[str]
     ) -> list[str]:
         registry, kind = part.registry, part.registry.kind
-        if part.by_name and not (isinstance(value, Mapping) and _objects(value)):
+        if part.by_name:
+            if isinstance(value, Mapping) and _objects(value):
+                return []
             problems: list[str] = []
             with _collected(problems):
                 for _, here, spec in entries(value, where, registry):

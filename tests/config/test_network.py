@@ -2,9 +2,12 @@
 
 import json
 import logging
+import re
 from functools import cache
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
@@ -206,3 +209,17 @@ def test_former_names_of_layers_say_where_they_are():
         "model.attention.window: a layer is changed where it stands: "
         "model.stack.blocks.layers.attention.layer.window"
     ]
+
+
+def test_what_the_docs_say_of_changing_a_network():
+    text = (conf_folder().parent / "docs" / "layers.md").read_text(encoding="utf-8")
+    section = text.split("## Changing a network")[1].split("\n## ")[0]
+    commands = re.findall(r"^\| `([\w.]+=[^`]*)` \|", section, re.MULTILINE)
+    assert len(commands) == 7
+    for command in commands:
+        model = "gpt2" if "model.stack.norm" in command else "rustgpt"
+        assert compose(f"model={model}", *command.split()).model != load(plain_of()).model
+    (example,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    config = load(OmegaConf.merge(plain_of(), yaml.safe_load(example)))
+    assert config.model["stack"]["order"] == ["tokens", "wave", "blocks", "output"]
+    assert config.model["stack"]["blocks"]["each"]["2"]
