@@ -52,6 +52,7 @@ def test_order(parts, wanted):
     ("parts", "said"),
     [
         ({"a": L, "x": after("b")}, "stack.x.after=b: no layer of this name"),
+        ({"a": L, "x": after(["a"])}, "stack.x.after=['a']: no layer of this name"),
         ({"tokens": L, "x": after("token")}, "(did you mean 'tokens'?)"),
         ({"a": after("b"), "b": after("a")}, "a, b stand after or before each other only"),
         ({"a": L, "b": after("b")}, "b stand after or before each other only"),
