@@ -9,6 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from llmlab.cli import main
 from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
 from llmlab.config import load
@@ -188,6 +189,12 @@ def test_positions_reach_a_single_repeat():
 def test_rope_beside_learned_positions_is_said(caplog):
     compose(f"{BLOCKS}.attention.layer.positions=rope")
     assert "two kinds of positions at once" in caplog.text
+
+
+def test_the_summary_names_the_positions(capsys):
+    for kind, named in (("alibi", "alibi"), ("none", "none"), ("learned", "learned_positions")):
+        assert main(["phase=summary", "experiment=tiny", f"positions={kind}"]) == 0
+        assert capsys.readouterr().out.splitlines()[0].endswith(f"positions: {named}")
 
 
 def test_positions_are_refused_with_a_checkpoint():
