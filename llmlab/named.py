@@ -145,7 +145,7 @@ def _entry(name: Any, parts: Mapping[str, Any], where: str, kind: str) -> Iterat
         if len(given) == 2:
             yield f"{here}: say after or before, not both"
         for place in given:
-            if spec[place] not in parts or spec[place] == ORDER:
+            if not isinstance(spec[place], str) or spec[place] not in {*parts} - {ORDER}:
                 yield (
                     f"{here}.{place}={spec[place]}: no {kind} of this name"
                     f"{suggest(spec[place], known)}; there is: {', '.join(known)}"

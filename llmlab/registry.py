@@ -157,9 +157,10 @@ class Registry:
         for key, value in over.items():
             before, part = result.get(key), nested.get(key)
             if part and part.by_name and isinstance(value, Mapping) and isinstance(before, Mapping):
-                both = {n: s for n, s in value.items() if s and before.get(n) and n != "order"}
-                both = {n: part.registry.merged(before[n], s) for n, s in both.items()}
-                result[key] = {**before, **value, **both}
+                result[key] = {**before, **value}
+                for inner, item in value.items():
+                    if isinstance(item, Mapping) and before.get(inner) is not None:
+                        result[key][inner] = part.registry.merged(before[inner], item)
             elif isinstance(value, Mapping) and isinstance(before, Mapping | str):
                 result[key] = (part.registry if part else self).merged(before, value)
             else:
@@ -183,7 +184,9 @@ class Registry:
         self, part: Nested, value: Any, where: str, offered: Iterable[str]
     ) -> list[str]:
         registry, kind = part.registry, part.registry.kind
-        if part.by_name and not (isinstance(value, Mapping) and _objects(value)):
+        if part.by_name:
+            if isinstance(value, Mapping) and _objects(value):
+                return []
             problems: list[str] = []
             with _collected(problems):
                 for _, here, spec in entries(value, where, registry):
