@@ -1,6 +1,6 @@
 """Layers one after the other, and how a mapping of specs becomes one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmlab.errors import ConfigError
