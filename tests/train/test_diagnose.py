@@ -42,7 +42,7 @@ def poisoned(what):
 @LAYERS.register("poisoned")
 class Poisoned(LearnedPositions):
     def forward(self, p, x, ctx):
-        if ctx.rng is not None:
+        if ctx.rng is not None and type(x) is np.ndarray:  # not the pass that measures memory
             steps.append(1)
         y, cache = super().forward(p, x, ctx)
         if poisoned("forward"):
