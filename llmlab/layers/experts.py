@@ -22,9 +22,10 @@ class MixtureOfExperts(Layer):
 
         balance · E · Σ_e f_e · P_e
 
-    with f_e the share of a row's choices that fell on e, and P_e the mean of its probabilities
-    over the row; at its least, all experts alike, it is `balance` (Fedus et al. 2021,
-    arXiv:2101.03961, but row by row, so that it doesn't depend on how a batch is divided).
+    with f_e the share of a sample's choices that fell on e, and P_e the mean of its probabilities
+    over the sample; at its least, all experts alike, it is `balance` (Fedus et al. 2021,
+    arXiv:2101.03961, but sample by sample, so that it doesn't depend on how a batch is divided
+    or packed).
 
     Parameters
     ----------
