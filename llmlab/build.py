@@ -6,13 +6,14 @@ from typing import Any
 
 from llmlab.checkpoints import Checkpoint, compare
 from llmlab.config import Config
-from llmlab.errors import CheckpointError, ResourceError
+from llmlab.errors import CheckpointError, DataError, ResourceError
 from llmlab.generate import SAMPLERS, Sampler
 from llmlab.layers import Stack, build_stack
 from llmlab.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from llmlab.params import Arena, Layout
 from llmlab.runs.provenance import usable_cpus
 from llmlab.text import DATASETS, TEMPLATES, Dataset, Template, Tokenizer, train_tokenizer
+from llmlab.text.paths import named
 from llmlab.train.memory import available_memory, training_memory
 from llmlab.train.trackers import TRACKERS, Tracker
 
@@ -52,7 +53,12 @@ def new_tokenizer(config: Config) -> Tokenizer:
     lenient = any(each.get("invalid_utf8") == "replace" for each in config.data.values())
     policy = "replace" if lenient else "error"
     corpus = config.tokenizer["corpus"]
-    return train_tokenizer(spec, corpus, invalid_utf8=policy, template=config.template)
+    try:
+        return train_tokenizer(spec, corpus, invalid_utf8=policy, template=config.template)
+    except DataError as error:
+        read = [s for s, each in config.data.items() if named(each["path"]) in str(error)]
+        error.option = error.option and f"data.{[*read, 'pretrain'][0]}.{error.option}"
+        raise
 
 
 def new_model(config: Config, tokenizer: Tokenizer) -> Model:

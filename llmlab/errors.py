@@ -5,9 +5,27 @@ from collections.abc import Iterable, Sequence
 
 
 class LlmlabError(Exception):
-    """Base of every error that is reported in one line, without a traceback."""
+    """Base of every error that is reported in one line, without a traceback.
+
+    Parameters
+    ----------
+    message
+        The line; `{option}` in it stands for `option`.
+    option
+        An argument to set, as `dtype=uint32`. The registry whose entry takes it puts its key
+        before it, so that the message can be followed as it stands.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", option: str = ""):
+        super().__init__(message)
+        self.option = option
+
+    def __str__(self) -> str:
+        """Return the message with the option."""
+        text = super().__str__()
+        return text.replace("{option}", self.option) if self.option else text
 
 
 class TrainingError(LlmlabError):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
-from llmlab.errors import ConfigError, suggest
+from llmlab.errors import ConfigError, LlmlabError, suggest
 
 F = TypeVar("F", bound=Callable[..., Any])
 Spec = Mapping[str, Any] | str
@@ -115,6 +115,10 @@ class Registry:
         except ConfigError as error:
             own = self.signature(name)
             raise ConfigError([_within(where, own, text) for text in error.problems]) from error
+        except LlmlabError as error:
+            if error.option.partition("=")[0] in self.signature(name):
+                error.option = f"{where}.{error.option}"
+            raise
 
     def _takers(self, key: str) -> str:
         """Say which others take an argument, for a message."""

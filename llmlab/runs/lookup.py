@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmlab.checkpoints import CheckpointFolder
+from llmlab.checkpoints import CheckpointFolder, peek
 from llmlab.errors import CheckpointError
 from llmlab.runs.record import RECORD, read_record
 
@@ -99,9 +99,15 @@ def _best(folder: Path, value: str | Path) -> Path:
     if found is None:
         raise CheckpointError(
             f"checkpoint={value}: {folder} has no best, for want of a validation; take the latest, "
-            "or train with data.<stage>.val_fraction=0.1"
+            f"or train with data.{_stage(folder)}.val_fraction=0.1"
         )
     return found
+
+
+def _stage(folder: Path) -> str:
+    """Return the stage that the checkpoints of a folder are of."""
+    steps = CheckpointFolder(folder).steps()
+    return "tune" if steps and peek(steps[-1][1]).get("stage") == "tune" else "pretrain"
 
 
 def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -194,7 +194,8 @@ class TextFile:
             guess = " (it looks like UTF-16)" if wide else ""
             raise DataError(
                 f"{self.path}:{line}: byte {offset + error.start} (0x{raw[error.start]:02x}) is "
-                f"not UTF-8{guess}; save the file as UTF-8, or set data.STAGE.invalid_utf8=replace"
+                f"not UTF-8{guess}; save the file as UTF-8, or set {{option}}",
+                "invalid_utf8=replace",
             ) from None
 
     def clean(self, text: str) -> str:

@@ -184,7 +184,8 @@ class ShardWriter:
     def _refusal(self, error: OSError) -> ResourceError:
         return ResourceError(
             f"{self._folder.parent}: token ids can't be kept there: {error.strerror or error}; "
-            "name another folder with data.pretrain.cache=FOLDER, or with XDG_CACHE_HOME"
+            "name another folder with {option}, or with XDG_CACHE_HOME",
+            "cache=FOLDER",
         )
 
 

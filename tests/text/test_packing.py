@@ -90,14 +90,19 @@ def test_packed_samples_have_the_loss_that_they_have_alone(build):
 def test_packed_samples_have_the_auxiliary_loss_that_they_have_alone(build):
     """The balance of experts is counted sample by sample: value and gradient."""
     experts = {"type": "mixture_of_experts", "hidden_dim": 12, "num_experts": 4, "top_k": 2}
-    layers = [{"type": "token_embedding"}, {**experts, "balance": 1.0}, {"type": "output_projection"}]
+    layers = [
+        {"type": "token_embedding"},
+        {**experts, "balance": 1.0},
+        {"type": "output_projection"},
+    ]
     stack = build_stack(layers, vocab_size=20, embedding_dim=8, max_seq_len=8)
     params = Layout(stack).init(0, "float64")
+    rule = OPTIMIZERS.build("adam", "optimizer")
     found = []
     for packed in (False, True):
         dataset = build(packed=packed, shuffle=False)
         batches = list(dataset.batches(8, 0, 0))
-        with Trainer(stack, params, OPTIMIZERS.build("adam", "optimizer"), lr=0.0, clip_norm=None) as trainer:
+        with Trainer(stack, params, rule, lr=0.0, clip_norm=None) as trainer:
             found.append((trainer.step(batches), trainer.grads.flat.copy()))
         assert (batches[0].segments is None) is not packed
     (alone, gradient), (together, packed_gradient) = found

@@ -16,6 +16,7 @@ from llmlab.text.datasets.base import Dataset, Sample
 from llmlab.text.datasets.options import check_place, check_samples
 from llmlab.text.datasets.packing import pack
 from llmlab.text.templates.base import Message
+from llmlab.text.tokenizers import Tokenizer
 
 logger = logging.getLogger("llmlab")
 
@@ -44,8 +45,8 @@ class Samples(Dataset):
         positions from 0, so that attention stays inside it.
     chats
         The messages of each text, if they are chats.
-    unknown_id, unknown_words
-        What to count as unknown, and the words behind it (read after the texts).
+    tokenizer, unknown_words
+        Whose unknown token to count, and the words behind it (read after the texts).
 
     Raises
     ------
@@ -65,7 +66,7 @@ class Samples(Dataset):
         val_fraction: float = 0.0,
         packed: bool = False,
         chats: Sequence[Sequence[Message]] = (),
-        unknown_id: int | None = None,
+        tokenizer: Tokenizer | None = None,
         unknown_words: Iterable[str] = (),
     ):
         check_samples(max_seq_len, long_lines, shuffle, val_fraction, packed)
@@ -78,9 +79,10 @@ class Samples(Dataset):
         self.report = dict.fromkeys(names, 0)
         # Arrays that grow: a list of lists would take ten times the memory.
         all_ids, all_weights = array("i"), array("f")
+        unknown = None if tokenizer is None else tokenizer.unknown_id
         offsets, owners, owner = [0], array("q"), -1
         for owner, (ids, weights) in enumerate(texts):
-            self.report["unknown"] += sum(id == unknown_id for id in ids)
+            self.report["unknown"] += sum(id == unknown for id in ids)
             for part, own in self._cut(ids, weights, max_seq_len, long_lines):
                 if not any(own[1:]):
                     self.report["dropped"] += 1
@@ -106,7 +108,7 @@ class Samples(Dataset):
         self._texts = np.unique(self._owners)
         self._all_chats = chats
         self._select()
-        self._notify()
+        self._notify(tokenizer)
 
     def _cut(
         self, ids: Sequence[int], weights: Sequence[float], length: int, policy: str
@@ -137,16 +139,16 @@ class Samples(Dataset):
     def _spans(self) -> list[tuple[int, int]]:
         return [(self._offsets[i], self._offsets[i + 1]) for i in self._index.tolist()]
 
-    def _notify(self) -> None:
+    def _notify(self, tokenizer: Tokenizer | None) -> None:
         counts = self.report
         if counts["unknown"]:
-            more = ["..."] if len(self.unknown_words) > 8 else []
-            words = ", ".join([*self.unknown_words[:8], *more])
+            assert tokenizer is not None
             logger.warning(
-                "%s: %d tokens are words that the vocabulary lacks, read as unknown: %s",
+                "%s: %d tokens are %s that the vocabulary lacks, read as unknown: %s",
                 self.source,
                 counts["unknown"],
-                words,
+                tokenizer.unit,
+                tokenizer.listed(self.unknown_words),
             )
         for kind in ("split", "truncated"):
             if counts[kind]:
