@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from llmlab.atomic_write import replace_file
 from llmlab.checkpoints import format as form
 from llmlab.errors import CheckpointError, ResourceError, TrainingError
+from llmlab.regular_file import open_regular
 
 T = TypeVar("T")
 Arrays = dict[str, np.ndarray]
@@ -142,13 +142,8 @@ def compare(
 def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
     """Open `path` and call `read(file, size)`; tell damage from a refusal of the system."""
     try:
-        # Not blocking: a fifo would wait forever for somebody to write.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise form.Damaged("it isn't a regular file")
-            return read(file, status.st_size)
+        with open_regular(path) as file:
+            return read(file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint; look into its run") from error
     except form.Damaged as error:

@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# A checkpoint holds no paths, so these arguments of its parts are always the composed ones.
-PATH_KEYS = frozenset({"path", "paths", "file", "files", "corpus", "cache"})
+# A checkpoint holds no paths, nor what a machine has room for: these arguments of its parts are
+# always the composed ones, whatever a file says that something else has written.
+PATH_KEYS = frozenset({"path", "paths", "file", "files", "corpus", "cache", "cache_gb"})
 
 
 def without_paths(value: Any) -> Any:
