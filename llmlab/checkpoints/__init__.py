@@ -2,5 +2,16 @@
 
 from llmlab.checkpoints.file import UPGRADES, Checkpoint, compare, load, peek, save
 from llmlab.checkpoints.folder import CheckpointFolder
+from llmlab.checkpoints.meta import RESUMED, require
 
-__all__ = ["UPGRADES", "Checkpoint", "CheckpointFolder", "compare", "load", "peek", "save"]
+__all__ = [
+    "RESUMED",
+    "UPGRADES",
+    "Checkpoint",
+    "CheckpointFolder",
+    "compare",
+    "load",
+    "peek",
+    "require",
+    "save",
+]

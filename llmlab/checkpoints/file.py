@@ -11,6 +11,7 @@ import numpy as np
 
 from llmlab.atomic_write import replace_file
 from llmlab.checkpoints import format as form
+from llmlab.checkpoints import meta as meta_schema
 from llmlab.errors import CheckpointError, ResourceError, TrainingError
 from llmlab.regular_file import open_regular
 
@@ -68,15 +69,21 @@ def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, 
 
     Raises
     ------
+    ValueError
+        `meta` says what no reader would take; nothing is written.
     TrainingError
-        A parameter is NaN or infinite; nothing is written.
+        A parameter, or the mean of one, is NaN or infinite; nothing is written.
     ResourceError
         The system refused; nothing has changed.
     """
+    try:
+        meta_schema.check(meta)
+    except form.Damaged as error:
+        raise ValueError(f"{path}: not saved: {error}") from None
     bad = _first_not_finite(arrays)
     if bad:
         raise TrainingError(
-            f"{path}: not saved, since the parameter {bad!r} holds NaN or infinity; "
+            f"{path}: not saved, since {bad!r} holds NaN or infinity; "
             "the checkpoints before it are intact: resume with a smaller lr"
         )
     return replace_file(Path(path), lambda file: form.write(file, arrays, meta))
@@ -98,9 +105,10 @@ def load(path: Path | str) -> Checkpoint:
         found, arrays, meta = form.read(file, size)
         for version in range(found, form.FORMAT):
             arrays, meta = UPGRADES[version](arrays, meta)
+        meta_schema.check(meta)
         bad = _first_not_finite(arrays)
         if bad:
-            raise form.Damaged(f"the parameter {bad!r} holds NaN or infinity")
+            raise form.Damaged(f"{bad!r} holds NaN or infinity")
         return Checkpoint(arrays, meta, path)
 
     return _guarded(path, read)
@@ -108,7 +116,13 @@ def load(path: Path | str) -> Checkpoint:
 
 def peek(path: Path | str) -> Meta:
     """Read the meta alone, verified, as the file has it; the arrays aren't looked at."""
-    return _guarded(Path(path), form.read_manifest)["meta"]
+
+    def read(file: BinaryIO, size: int) -> Meta:
+        meta = form.read_manifest(file, size)["meta"]
+        meta_schema.check(meta)
+        return meta
+
+    return _guarded(Path(path), read)
 
 
 def compare(
@@ -166,7 +180,7 @@ def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
 
 def _first_not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
     for name, array in arrays.items():
-        floats = name.startswith("params/") and array.dtype.kind == "f"
+        floats = name.startswith(("params/", "ema/")) and array.dtype.kind == "f"
         if floats and not np.isfinite(array).all():
             return name
     return None

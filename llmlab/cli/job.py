@@ -95,11 +95,14 @@ def _configuration(composed: Any, folder: Path) -> Config:
     resume = composed.get("resume")
     stored = None
     if isinstance(resume, str) and resume.endswith(".npz"):
-        from llmlab.checkpoints import CheckpointFolder, peek
+        from llmlab.checkpoints import CheckpointFolder, peek, require
         from llmlab.runs import CHECKPOINTS
 
         own = CheckpointFolder(folder / CHECKPOINTS).steps()  # the other may be gone by now
-        stored = peek(own[-1][1] if own else resume)["config"]
+        file = own[-1][1] if own else resume
+        meta = peek(file)
+        require(meta, ("config",), file, "going on")
+        stored = meta["config"]
     return load(composed, typed, stored)
 
 

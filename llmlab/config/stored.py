@@ -15,6 +15,11 @@ def without_paths(value: Any) -> Any:
     return [without_paths(item) for item in value] if isinstance(value, list) else value
 
 
+def stored_config(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration in a checkpoint's meta without paths, which it has no say in."""
+    return without_paths(meta["config"])
+
+
 def overlay(composed: Any, stored: Any, typed: Collection[str], where: str = "") -> Any:
     """Return `composed` with what `stored` says, except for paths and for what was typed.
 

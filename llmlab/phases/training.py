@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab import build
-from llmlab.checkpoints import Checkpoint, CheckpointFolder, compare, load
+from llmlab.checkpoints import RESUMED, Checkpoint, CheckpointFolder, compare, load, require
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.measure.losses import Evaluator
@@ -22,9 +22,6 @@ from llmlab.train.fit import Callback, Progress, fit, total_steps
 from llmlab.train.trainer import Trainer
 
 log = logging.getLogger("llmlab")
-
-# What of a checkpoint's meta going on needs, see docs/checkpoint-format.md.
-RESUMED = ["config", "tokenizer", "stage", "step", "updates", "cursor", "hashes", "metrics_offset"]
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
@@ -207,12 +204,8 @@ def _hashes(training: Dataset, model: build.Model) -> dict[str, str]:
 
 def _whole(state: Checkpoint | None) -> Checkpoint | None:
     """Return the state of a run, which may come from a file that something else has written."""
-    missing = [key for key in RESUMED if key not in state.meta] if state else []
-    if state and missing:
-        raise CheckpointError(
-            f"{state.path}: its meta lacks {', '.join(missing)}, which going on needs; use "
-            "checkpoint= to start from its weights"
-        )
+    if state is not None:
+        require(state.meta, RESUMED, state.path, "going on")
     return state
 
 

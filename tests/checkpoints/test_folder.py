@@ -17,7 +17,7 @@ def fill(folder, *steps, best=(), keep=2):
     checkpoints = CheckpointFolder(folder, keep)
     for step in steps:
         arrays = {"params/w": np.full(200, step, "f4")}
-        checkpoints.save(step, arrays, {"cursor": step}, best=step in best)
+        checkpoints.save(step, arrays, {"tokens": step}, best=step in best)
     return checkpoints
 
 
@@ -45,7 +45,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert (folder / "latest").read_text() == "step-1000000.npz\n"
     assert (folder / "best").read_text() == "step-000010.npz\n"
     meta = load(folder / "step-000030.npz").meta
-    assert meta == {"cursor": 30, "step": 30, "best_step": 10}
+    assert meta == {"tokens": 30, "step": 30, "best_step": 10}
 
 
 def test_a_new_best_frees_the_old_one(tmp_path):
