@@ -26,7 +26,7 @@ def check_patience(values: Mapping[str, Any], problems: list[str]) -> None:
 def check_threads(values: Mapping[str, Any], problems: list[str]) -> None:
     """Refuse more threads than a batch has lines for, where there is training."""
     threads, lines = values.get("threads"), values.get("batch_size")
-    training = values.get("phase") in ("full", "profile", *STAGES)
+    training = values.get("phase") in ("full", *STAGES)
     if training and isinstance(threads, int) and isinstance(lines, int) and threads > lines:
         problems.append(
             f"threads={threads}: more than batch_size={lines}, whose lines they share; "

@@ -12,6 +12,8 @@ from llmlab.layers.initialisations import InitSpec
 from llmlab.layers.linear import Linear
 from llmlab.layers.routing import balance_loss, choose, choose_backward
 
+_MOST_EXPERTS = 1_000
+
 
 @LAYERS.register("mixture_of_experts")
 class MixtureOfExperts(Layer):
@@ -53,8 +55,8 @@ class MixtureOfExperts(Layer):
         init: InitSpec = "he",
         output_init: InitSpec | None = None,
     ):
-        if num_experts < 1:
-            raise ConfigError(f"num_experts={num_experts}: must be at least 1")
+        if not 1 <= num_experts <= _MOST_EXPERTS:
+            raise ConfigError(f"num_experts={num_experts}: must be 1 to {_MOST_EXPERTS:,}")
         if not 1 <= top_k <= num_experts:
             raise ConfigError(f"top_k={top_k}: must be 1 to num_experts={num_experts}")
         if normalize and top_k == 1 and num_experts > 1:

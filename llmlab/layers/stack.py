@@ -7,6 +7,8 @@ from llmlab.errors import ConfigError
 from llmlab.layers.base import LAYERS, Layer
 
 Spec = Mapping[str, Any]
+MOST_REPEATS = 1_000
+_MOST_PARTS = 20_000  # mappings in a stack that is written out, norms and the like counted
 INNER = ("layer", "norm", "output_norm", "layers")  # arguments that are layers themselves
 
 
@@ -67,6 +69,10 @@ def build_stack(specs: Sequence[Spec], where: str = "model.stack", **context: An
     layers: dict[str, Layer] = {}
     if not specs:
         raise ConfigError(f"{where}: empty; a stack needs at least one layer")
+    if _parts(specs) > _MOST_PARTS:
+        raise ConfigError(
+            f"{where}: repeats inside repeats make more than {_MOST_PARTS:,} parts; lower a repeat"
+        )
     for index, spec in enumerate(specs):
         here = f"{where}[{index}]"
         try:
@@ -82,6 +88,15 @@ def build_stack(specs: Sequence[Spec], where: str = "model.stack", **context: An
     return Stack(layers)
 
 
+def _parts(spec: Any) -> int:
+    """Count the mappings that a spec would be if its repeats were written out."""
+    if isinstance(spec, Mapping):
+        repeat = spec.get("repeat")
+        known = type(repeat) is int and 0 < repeat <= MOST_REPEATS  # else it is refused later
+        return (repeat if known else 1) * (1 + sum(map(_parts, spec.values())))
+    return sum(map(_parts, spec)) if isinstance(spec, list) else 0
+
+
 def _entries(spec: Any, where: str) -> Iterator[tuple[str, Spec]]:
     if not isinstance(spec, Mapping):
         raise ConfigError(f"{where}={spec!r}: expected a mapping with 'type'")
@@ -93,8 +108,10 @@ def _entries(spec: Any, where: str) -> Iterator[tuple[str, Spec]]:
     if repeat is None:
         yield name, arguments
         return
-    if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
-        raise ConfigError(f"{where}.repeat={repeat!r}: must be a whole number of at least 1")
+    if type(repeat) is not int or not 1 <= repeat <= MOST_REPEATS:
+        raise ConfigError(
+            f"{where}.repeat={repeat!r}: must be a whole number from 1 to {MOST_REPEATS:,}"
+        )
     for number in range(repeat):
         yield f"{name}.{number}", arguments
 

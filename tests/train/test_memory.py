@@ -4,7 +4,10 @@ import os
 
 import pytest
 
-from llmlab.train.memory import available_memory
+from llmlab.layers import build_stack
+from llmlab.optim import OPTIMIZERS
+from llmlab.params import Layout
+from llmlab.train.memory import WORKER, available_memory, training_memory
 
 MIB = 2**20
 TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
@@ -56,3 +59,12 @@ def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
     assert available_memory(tmp_path) == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     monkeypatch.delattr("os.sysconf")
     assert available_memory(tmp_path) is None
+
+
+def test_each_worker_but_the_first_is_a_process():
+    layers = [{"type": "token_embedding"}, {"type": "output_projection"}]
+    stack = build_stack(layers, vocab_size=8, embedding_dim=4, max_seq_len=4)
+    layout, rule = Layout(stack), OPTIMIZERS.build("adam", "optimizer")
+    one, four = (training_memory(stack, layout, rule, batch=8, time=4, threads=n) for n in (1, 4))
+    assert (one.workers, four.workers) == (0, 3 * WORKER)
+    assert four.total == sum(vars(four).values()) > one.total + 3 * WORKER
