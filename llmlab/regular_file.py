@@ -6,6 +6,15 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from llmlab.errors import ResourceError
+
+# What the system lacks, whatever the file is.
+LACKING = {
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.ENOMEM: "close other programs",
+}
+
 
 def open_regular(path: Path | str) -> BinaryIO:
     """Open a file to read its bytes.
@@ -14,9 +23,17 @@ def open_regular(path: Path | str) -> BinaryIO:
     ------
     OSError
         It can't be opened, or is a folder, a FIFO, a socket or a device.
+    ResourceError
+        The system has no open files or no memory left.
     """
-    # Not blocking: a FIFO would wait for somebody to write.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC)
+    try:
+        # Not blocking: a FIFO would wait for somebody to write.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in LACKING:
+            reason, advice = error.strerror, LACKING[error.errno]
+            raise ResourceError(f"{path}: can't be read: {reason}; {advice}") from error
+        raise
     try:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):

@@ -13,17 +13,14 @@ from llmlab.atomic_write import replace_file
 from llmlab.checkpoints import format as form
 from llmlab.checkpoints import meta as meta_schema
 from llmlab.errors import CheckpointError, ResourceError, TrainingError
-from llmlab.regular_file import open_regular
+from llmlab.regular_file import LACKING, open_regular
 
 T = TypeVar("T")
 Arrays = dict[str, np.ndarray]
 Meta = dict[str, Any]
 _SHOWN = 40
 # What the system may refuse although the file is sound: no reason to fall back to an older one.
-_REFUSALS = {
-    errno.ENOMEM: "close other programs",
-    errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENFILE: "close other programs",
+_REFUSALS = LACKING | {
     errno.EACCES: "make it readable for yourself",
     errno.EPERM: "make it readable for yourself",
 }
@@ -160,6 +157,8 @@ def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
             return read(file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint; look into its run") from error
+    except ResourceError:
+        raise
     except form.Damaged as error:
         raise CheckpointError(f"{path}: unusable checkpoint: {error}; {_ADVICE}") from error
     # Sizes were compared with the file's before, so that it is the machine's memory that ended.

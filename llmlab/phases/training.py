@@ -39,6 +39,7 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         Checkpoint to take weights, model and tokenizer from.
     """
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, config.keep)
+    checkpoints.sweep()
     state = _whole(checkpoints.load_latest())
     offset = state.meta["metrics_offset"] if state else 0
     if state is None and config.resume and config.resume.endswith(".npz"):
