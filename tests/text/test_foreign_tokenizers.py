@@ -85,7 +85,7 @@ def test_what_has_no_bounds_is_refused(plain, tmp_path, capfd, hostile):
 )
 def test_what_is_in_use_works(plain, change):
     tokenizer = Tokenizer.from_dict({"type": "bpe", "json": {**plain, **change}})
-    assert tokenizer.decode(tokenizer.encode("some text")).strip() == "some text"
+    assert tokenizer.decode(tokenizer.encode("some text")).replace("▁", " ").strip() == "some text"
 
 
 def test_a_plain_tokenizer_needs_no_trial(plain, monkeypatch):
@@ -130,11 +130,7 @@ def test_a_trial_that_ends_the_process_or_never_ends(plain, monkeypatch):
     content = {**plain, "normalizer": {"type": "NFC"}}
     for code in ("import os; os.abort()", "bytearray(2**40)", "import sys; sys.exit(0)"):
         monkeypatch.setattr(foreign, "_TRIAL", code)
-        with (
-            pytest.raises(CheckpointError, match="broke down")
-            if "2**40" not in code
-            else (pytest.raises(CheckpointError))
-        ):
+        with pytest.raises(CheckpointError, match="broke down"):
             foreign.try_out(content, json.dumps(content))
     monkeypatch.setattr(foreign, "_TRIAL", "while True: pass")
     monkeypatch.setattr(foreign, "_SECONDS", 0.2)
@@ -155,7 +151,7 @@ def test_only_a_regular_file_is_read(tmp_path, monkeypatch, kind):
         with path.open("wb") as file:
             file.truncate(foreign.MAX_FILE + 1)
     where = "/dev/zero" if kind == "device" else str(path)
-    with pytest.raises(DataError, match="cannot be read: (not a regular|it is a|it is larger)"):
+    with pytest.raises(DataError, match=r"cannot be read: (not a regular|it is a|it is larger)"):
         TOKENIZERS.build({"type": "pretrained", "path": where}, "tokenizer")
 
 

@@ -77,7 +77,7 @@ class BpeTokenizer(Tokenizer):
 
     def _load(self, content: dict[str, Any]) -> None:
         text = json_format.dumps(content)
-        self._plain = is_plain(content)
+        self._plain = not isinstance(content, Mapping) or is_plain(content)
         if not self._plain:
             try_out(content, text)
         try:
