@@ -93,7 +93,7 @@ def _located(override: Override, phase: str, sweep: bool) -> Override:
 
 def _resumed(value: str, flags: list[str], given: list[Override], sweep: bool) -> CommandLine:
     path = _latest() if value == "latest" else Path(value).expanduser().absolute()
-    if path.suffix == ".npz" or path.is_file():
+    if path.suffix == ".npz" or (path.exists() and not path.is_dir()):
         run = _run_that_ends_with(path)
         if run is None:
             return _branched(path, flags, given, sweep)

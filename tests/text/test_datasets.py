@@ -198,6 +198,17 @@ def test_unknown_words_are_counted(build, caplog):
     assert "3 tokens are words that the vocabulary lacks, read as unknown: zzz, yyy" in caplog.text
 
 
+@pytest.mark.parametrize(("words", "told"), [(30, True), (12, False)])
+@pytest.mark.parametrize("policy", ["split", "truncate"])
+def test_running_text_is_noticed(tmp_path, caplog, words, told, policy):
+    (tmp_path / "a.txt").write_text(f"{'a ' * words}\n" * 9)
+    tokenizer = TOKENIZERS.build("word", "tokenizer").train(["a"])
+    spec = {"type": "lines", "path": str(tmp_path / "a.txt"), "max_seq_len": 10}
+    DATASETS.build({**spec, "long_lines": policy}, "data", tokenizer=tokenizer)
+    (line,) = [line for line in caplog.messages if "texts over max_seq_len" in line]
+    assert ("31 tokens on average: read running text with data=text" in line) is told
+
+
 def test_unknown_characters_are_quoted(tmp_path, caplog):
     (tmp_path / "a.txt").write_text("a 5\n")
     tokenizer = TOKENIZERS.build("char", "tokenizer").train(["ab"])

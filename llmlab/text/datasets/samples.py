@@ -21,6 +21,7 @@ from llmlab.text.tokenizers import Tokenizer
 logger = logging.getLogger("llmlab")
 
 Text = tuple[Sequence[int], Sequence[float]]
+_RUNNING = 2  # times max_seq_len: such lines are paragraphs, no samples
 
 
 class Samples(Dataset):
@@ -81,7 +82,9 @@ class Samples(Dataset):
         all_ids, all_weights = array("i"), array("f")
         unknown = None if tokenizer is None else tokenizer.unknown_id
         offsets, owners, owner = [0], array("q"), -1
+        total = 0
         for owner, (ids, weights) in enumerate(texts):
+            total += len(ids)
             self.report["unknown"] += sum(id == unknown for id in ids)
             for part, own in self._cut(ids, weights, max_seq_len, long_lines):
                 if not any(own[1:]):
@@ -108,7 +111,7 @@ class Samples(Dataset):
         self._texts = np.unique(self._owners)
         self._all_chats = chats
         self._select()
-        self._notify(tokenizer)
+        self._notify(tokenizer, total // (owner + 1))
 
     def _cut(
         self, ids: Sequence[int], weights: Sequence[float], length: int, policy: str
@@ -139,7 +142,7 @@ class Samples(Dataset):
     def _spans(self) -> list[tuple[int, int]]:
         return [(self._offsets[i], self._offsets[i + 1]) for i in self._index.tolist()]
 
-    def _notify(self, tokenizer: Tokenizer | None) -> None:
+    def _notify(self, tokenizer: Tokenizer | None, mean: int) -> None:
         counts = self.report
         if counts["unknown"]:
             assert tokenizer is not None
@@ -150,10 +153,13 @@ class Samples(Dataset):
                 tokenizer.unit,
                 tokenizer.listed(self.unknown_words),
             )
+        advice = ""
+        if mean > _RUNNING * self._max_seq_len and not self._all_chats:
+            advice = f"; they have {mean:,} tokens on average: read running text with data=text"
         for kind in ("split", "truncated"):
             if counts[kind]:
                 logger.warning(
-                    "%s: texts over max_seq_len, %s: %d", self.source, kind, counts[kind]
+                    "%s: texts over max_seq_len, %s: %d%s", self.source, kind, counts[kind], advice
                 )
         if counts["dropped"]:
             logger.warning(
