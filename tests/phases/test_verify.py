@@ -124,3 +124,12 @@ def test_what_is_no_run_is_refused(lab, name):
     answer = lab("phase=verify", f"checkpoint={name}")
     assert (answer.code, len(answer.problems)) == (4, 1)
     assert name in answer.err
+
+
+def test_the_next_start_of_a_run_sweeps_it(lab):
+    folder = lab.folder / "run" / "checkpoints"
+    (folder / ".step-000003.npz.0a1b2c3d.tmp").write_bytes(b"half")
+    (folder / "latest").write_text("step-000099.npz\n")
+    assert lab("resume=run").code == 0  # although it is finished
+    assert not list(folder.glob(".*"))
+    assert (folder / "latest").read_text() == "step-000002.npz\n"
