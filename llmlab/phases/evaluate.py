@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from llmlab import build
-from llmlab.checkpoints import Checkpoint, load
+from llmlab.checkpoints import Checkpoint, load, require
 from llmlab.config import Config
-from llmlab.config.stored import PATH_KEYS
+from llmlab.config.stored import PATH_KEYS, stored_config
 from llmlab.errors import CheckpointError, DataError
 from llmlab.measure import Baseline, Evaluator, Losses, baselines, memorisation_floor
 from llmlab.phases.answering import Answerer
@@ -128,7 +128,9 @@ def recall(answerer: Answerer, dataset: Dataset) -> tuple[int, int]:
 
 def _data(config: Config, model: build.Model, checkpoint: Checkpoint) -> Measured:
     """Return what `on` means: a stage's text, or a file read as the checkpoint's stage reads."""
-    stage = str(checkpoint.meta["stage"])
+    needed = ("stage", "hashes", "config.seed", "config.data")
+    require(checkpoint.meta, needed, checkpoint.path, "evaluate")
+    stage = checkpoint.meta["stage"]
     stage = stage if stage in config.data else "pretrain"  # an imported model has seen neither
     on = config.on or stage
     if on not in config.data:
@@ -169,7 +171,7 @@ def _trained_on(
 def _spec(config: Config, checkpoint: Checkpoint, stage: str) -> dict[str, Any]:
     """Return the dataset of a stage: as typed, else as the checkpoint has it."""
     composed = config.data[stage]
-    stored = checkpoint.meta["config"]["data"].get(stage, composed)
+    stored = stored_config(checkpoint.meta)["data"].get(stage, composed)
     if {"data", "experiment"} & config.typed:
         return composed
     typed = {k: v for k, v in composed.items() if config.is_typed(f"data.{stage}.{k}")}

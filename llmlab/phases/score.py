@@ -24,7 +24,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     text = clean(config.prompt)
     unknown = tokenizer.unknown_words(text)
     if unknown:
-        log.warning("not in the model's vocabulary: %s", ", ".join(unknown))
+        log.warning("not in the model's vocabulary: %s", tokenizer.listed(unknown))
     ids = [*tokenizer.encode(text), tokenizer.end_id]
     logs = log_probabilities(model.network(config.kernels), ids)
     tokens = [shown(on_one_line(tokenizer.token(id)), sys.stdout) for id in ids]
