@@ -44,7 +44,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], sweep_tokens: Sequence[st
     from llmlab.signals import orphaned
 
     settings = HydraConfig.get()
-    folder = Path(settings.runtime.output_dir)
+    folder = output_folder()
     sweep.open_sweep(Path(settings.sweep.dir).absolute(), sweep_tokens, _config_dir())
     result: dict[str, Any] = {"status": "finished", "overrides": _shown(_tokens("task"))}
     before = sweep.read_result(folder)
@@ -72,7 +72,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], sweep_tokens: Sequence[st
 
 
 def _execute(composed: Any, typed: Sequence[str], in_sweep: bool) -> dict[str, Any]:
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = output_folder()
     try:
         config = _configuration(composed, folder)
         phase = find(config.phase)
@@ -175,11 +175,21 @@ def _out_of_memory(folder: Path) -> str:
     return f"out of memory: lower batch_size or the sizes of the model{saved}"
 
 
+def output_folder() -> Path:
+    """Return where Hydra has put this job."""
+    return Path(literal(HydraConfig.get().runtime, "output_dir"))
+
+
+def literal(settings: Any, key: str) -> str:
+    """Return a text as it stands: `${...}` in a folder's name is no reference."""
+    return str(settings._get_node(key)._value())
+
+
 def _config_dir() -> str | None:
     """Return the folder that `--config-dir` named, for who continues this elsewhere."""
     for source in HydraConfig.get().runtime.config_sources:
         if source.provider == "command-line":
-            return str(source.path)
+            return literal(source, "path")
     return None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.cli.places import conf_folder, data_folder
 from llmlab.cli.resume import CommandLine
-from llmlab.cli.user_yaml import check_user_yaml
+from llmlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmlab.config import Config
@@ -31,7 +31,7 @@ def _survive_python_314() -> None:
 
 
 def register_resolvers() -> None:
-    """Make `${run_id:}`, `${data_dir:}` and `${job_folder:...}` known to YAML."""
+    """Make the resolvers of conf/, such as `${run_id:}`, known to YAML."""
     from omegaconf import OmegaConf
 
     from llmlab.cli.sweep import job_folder
@@ -39,6 +39,8 @@ def register_resolvers() -> None:
 
     OmegaConf.register_new_resolver("run_id", new_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("data_dir", lambda: str(data_folder()), replace=True)
+    # Unlike ${hydra.runtime.cwd}, what a resolver returns isn't taken for a reference again.
+    OmegaConf.register_new_resolver("working_folder", os.getcwd, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
@@ -49,10 +51,11 @@ def start(command: CommandLine) -> int:
 
     from llmlab.cli.arguments import Override, quoted
     from llmlab.cli.hints import hint
-    from llmlab.cli.sweep import discard, finish, sweep_folder, sweeping
+    from llmlab.cli.sweep import SWEEP_RECORD, discard, finish, sweep_folder, sweeping
+    from llmlab.cli.user_yaml import check_stored, guarded
 
     register_resolvers()
-    check_user_yaml(command.flags)
+    check_stored(command.tokens, command.typed)
     codes: list[int] = []
     tokens, typed = command.tokens, command.typed
     folder = sweep_folder(tokens) if command.sweep else None
@@ -72,12 +75,15 @@ def start(command: CommandLine) -> int:
     decorate = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
     run: Callable[[], None] = decorate(task)
     argv = [*command.flags, *tokens]
-    with _as_program(argv), _logging_restored(), _mode(command), sweeping(folder):
+    with _as_program(argv), _logging_restored(), _mode(command), guarded(), sweeping(folder):
         try:
             run()
         except Exception as error:
             discard(folder)
             raise hint(error, tokens) from error
+        if folder is not None and not (folder / SWEEP_RECORD).exists():
+            discard(folder)
+            raise ConfigError(f"{' '.join(command.typed)}: a sweep without a job; name values")
         if folder is not None:
             return finish(folder)
     return codes[0] if codes else 0
@@ -98,12 +104,13 @@ def compose(*argv: str) -> "Config":
     from llmlab.cli.arguments import Override
     from llmlab.cli.hints import hint
     from llmlab.cli.resume import prepare
+    from llmlab.cli.user_yaml import guarded
     from llmlab.config import load
 
     register_resolvers()
     tokens = prepare(argv).tokens
     try:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        with guarded(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
             composed = compose_with_hydra("config", overrides=tokens)
     except Exception as error:
         raise hint(error, tokens) from error
