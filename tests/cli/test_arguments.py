@@ -43,9 +43,7 @@ def test_run_folders_keep_hydras_interpolations():
 
 
 def test_flags_and_overrides_are_told_apart():
-    flags, overrides = split(
-        ["-m", "lr=1", "--config-dir", "x=y", "+a.b=c=d", "~e", "--package=job"]
-    )
+    flags, overrides = split(["-m", "lr=1", "--config-dir", "x=y", "+a.b=c=d", "~e", "-p=job"])
     assert flags == ["-m", "--config-dir", "x=y", "-p=job"]
     assert overrides == [
         Override("", "lr", "1"),
