@@ -15,6 +15,7 @@ from llmlab import kernels
 from llmlab.cli import sweep
 from llmlab.cli.arguments import Override
 from llmlab.cli.explain import explain, report
+from llmlab.cli.terminal import forgiving
 from llmlab.config import Config, load
 from llmlab.errors import LlmlabError, ResourceError, Stopped
 from llmlab.phases import Phase, find
@@ -137,7 +138,7 @@ def _train(
             parent=config.resume if branched else config.checkpoint,
             **common,
         )
-    with opened as run, interruptible():
+    with opened as run, interruptible(), forgiving():
         try:
             results = phase.load()(config, run) or {}
             run.finish("finished", **{key: _finite(value) for key, value in results.items()})
@@ -148,7 +149,8 @@ def _train(
         except BaseException as error:
             _advise(error, run)
             raise
-    print(f"run: {near(folder)}", flush=True)
+    with forgiving():
+        print(f"run: {near(folder)}", flush=True)
     if after := phase.load_after():
         after(config, results)
     return results

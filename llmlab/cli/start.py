@@ -163,11 +163,16 @@ def _mode(command: CommandLine) -> Iterator[None]:
 
 @contextmanager
 def _logging_restored() -> Iterator[None]:
-    """Undo what Hydra does to the root logger, for programs that call `main` and go on."""
+    """Undo what Hydra does to the root logger, for programs that call `main` and go on.
+
+    Meanwhile a message that can't be written is left out; logging's own way is a traceback.
+    """
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, complaining = root.handlers[:], root.level, logging.raiseExceptions
+    logging.raiseExceptions = False
     try:
         yield
     finally:
+        logging.raiseExceptions = complaining
         root.handlers[:] = handlers
         root.setLevel(level)
