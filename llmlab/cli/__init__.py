@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    if {"--help", "-h"} & set(argv):
+    if {"--help", "-h"} & set(argv) or argv[:1] == ["help"]:
         from llmlab.cli.help import help_text
 
         print(help_text())

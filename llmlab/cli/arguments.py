@@ -73,6 +73,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
     problems: list[str] = []
     rest = list(argv)
     text = ""  # the key of the free text that stands just before
+    listed: list[str] = []
     while rest:
         if text and (words := _words(rest)):
             value = " ".join([str(overrides.pop().value), *words])
@@ -92,11 +93,15 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
             problems.append(f"{token}: it would load a pickle, which can run code; use resume=RUN")
         elif token.startswith("-"):
             problems.append(_misspelt(token.lstrip("-"), rest))
+        elif "phase=list" in argv and re.fullmatch(r"\w[\w-]*", token):
+            listed.append(token)
         elif not _KEY.fullmatch(token) or ("=" not in token and not token.startswith("~")):
             problems.append(_misspelt(token, rest))
         else:
             overrides.append(Override.of(token))
             text = overrides[-1].key if _is_free(overrides[-1].key) else ""
+    if listed:  # what to list is the prompt of this phase
+        overrides.append(Override("", "prompt", " ".join(listed)))
     problems += _contradictions(flags, overrides)
     if problems:
         raise ConfigError(problems)

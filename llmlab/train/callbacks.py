@@ -25,6 +25,14 @@ log = logging.getLogger("llmlab")
 LOG_SECONDS = 30.0  # between lines where no progress bar can be drawn
 
 
+FEWEST = 10  # validations in a run, unless `eval_every` says otherwise
+
+
+def validation_every(steps: int, steps_of_epoch: int) -> int:
+    """Return the steps between validations: an epoch, or less for at least ten in `steps`."""
+    return max(1, min(steps_of_epoch, steps // FEWEST))
+
+
 class Validation(Callback):
     """Measure the validation loss every `every` steps and at the last one.
 

@@ -11,7 +11,7 @@ pytest.importorskip("tokenizers")
 def test_bytes_of_a_character_are_told_apart(tmp_path):
     corpus = tmp_path / "text"
     corpus.write_text("the sun warms the sea\n" * 3)
-    tokenizer = train_tokenizer("bpe", [str(corpus)], vocab_size=270)
+    tokenizer = train_tokenizer({"type": "bpe", "vocab_size": 270}, [str(corpus)])
     ids = tokenizer.encode("æ 水 the")
     tokens = [tokenizer.token(id) for id in ids]
     assert tokens[:2] == [r"\xc3", r"\xa6"]
