@@ -46,7 +46,7 @@ def hint(error: Exception, tokens: Sequence[str]) -> Exception:
         where = f"{mark.name}:{mark.line + 1}: " if mark else ""
         return ConfigError(f"{where}{error.problem or error}; correct this file")
     if isinstance(error, ValueError) and "Config group override must be" in str(error):
-        return _no_option(tokens) or error
+        return _no_option(tokens) or ConfigError(_refused(error, tokens))
     text = str(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         own = isinstance(error, LlmlabError | OSError | MemoryError)
@@ -82,7 +82,7 @@ def _no_option(tokens: Sequence[str]) -> ConfigError | None:
     """Name the group that was given a number, or null, instead of a file of its folder."""
     for token in tokens:
         key, _, value = token.partition("=")
-        folder = conf_folder() / key.split("@")[0]
+        folder = conf_folder() / key.lstrip("+~").split("@")[0]
         if folder.is_dir() and not (folder / f"{value}.yaml").is_file():
             known = ", ".join(options_of(folder))
             return ConfigError(f"{token}: expected the name of a file; known: {known}")
