@@ -147,6 +147,13 @@ def test_what_hydra_cannot_read_names_the_key(lab, argv):
     assert len(answer.err) < 300
 
 
+def test_a_group_that_is_given_a_number_is_named(lab):
+    answer = lab("+experiment=1000000000000000000000000000000")
+    assert answer.code == 2
+    assert answer.err.startswith("error: +experiment=1000000000000000000000000000000: expected the")
+    assert len(answer.lines) == 1
+
+
 def test_a_sweep_without_a_job_is_refused(lab):
     answer = lab("-m", "seed=glob(*)", "phase=tune")
     assert answer.code == 2
