@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from llmlab import __version__
-from llmlab.cli.terminal import close_streams, open_streams
+from llmlab.cli.standard_streams import close_streams, open_streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:

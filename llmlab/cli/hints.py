@@ -96,6 +96,8 @@ def options_of(folder: Path) -> list[str]:
 
 def _unknown_key(key: str) -> str:
     known = _known_keys()
+    if key in known:
+        return f"{key}: it isn't what is to be taken out, or is there already; write {key}=VALUE"
     last = key.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == last]
     meant = _ELSEWHERE.get(last) or (same[0] if same else None)

@@ -15,7 +15,7 @@ from llmlab import kernels
 from llmlab.cli import sweep
 from llmlab.cli.arguments import Override
 from llmlab.cli.explain import explain, report
-from llmlab.cli.terminal import forgiving
+from llmlab.cli.standard_streams import forgiving
 from llmlab.config import Config, load
 from llmlab.errors import LlmlabError, ResourceError, Stopped
 from llmlab.phases import Phase, find

@@ -147,6 +147,14 @@ def test_what_hydra_cannot_read_names_the_key(lab, argv):
     assert len(answer.err) < 300
 
 
+def test_a_key_that_is_there_is_not_called_unknown(lab):
+    answer = lab("~lr=abc")
+    assert answer.code == 2
+    assert answer.lines == [
+        "error: lr: it isn't what is to be taken out, or is there already; write lr=VALUE"
+    ]
+
+
 def test_a_group_that_is_given_a_number_is_named(lab):
     answer = lab("+experiment=1000000000000000000000000000000")
     assert answer.code == 2

@@ -11,7 +11,7 @@ from small_run import KEYS, finished_run, small_lab  # noqa: F401
 
 import llmlab
 from llmlab.cli import main
-from llmlab.cli.terminal import close_streams, forgiving, open_streams
+from llmlab.cli.standard_streams import close_streams, forgiving, open_streams
 
 LLMLAB = f"'{sys.executable}' -m llmlab"
 TRAIN = " ".join([*KEYS, "steps=2"])

@@ -466,9 +466,9 @@ def run(cases, seed, only=None, tell=print):
             prepare(here)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, limits[1]))
             for number in cases:
-                restore(here)
-                kind = "?"
+                kind, case = "?", None
                 try:
+                    restore(here)
                     signal.alarm(4 * SECONDS if only == "streams" else SECONDS)
                     kind, case = made(number, seed, here, only)
                     signal.alarm(4 * SECONDS if kind == "streams" else SECONDS)
@@ -483,6 +483,8 @@ def run(cases, seed, only=None, tell=print):
                 finally:
                     signal.alarm(0)
                 tried[kind] += 1
+                if sum(tried.values()) % 1000 == 0:
+                    tell(f"{sum(tried.values()):,} cases, {len(failed)} failed")
                 if wrong:
                     shown = case if isinstance(case, list | str) else ""
                     failed.append((number, kind, wrong, shown))
