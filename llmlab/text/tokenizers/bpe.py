@@ -15,6 +15,7 @@ from llmlab.errors import ConfigError, DataError, LlmlabError, ResourceError
 from llmlab.text.foreign_tokenizer import guarded, is_plain, try_out
 from llmlab.text.long_words import cut_long_words
 from llmlab.text.tokenizers.base import TOKENIZERS, Tokenizer, check_id, number_specials
+from llmlab.text.tokenizers.byte import readable
 
 _END = "<|endoftext|>"
 _ENDS = (_END, "</s>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<eos>", "[SEP]")
@@ -155,10 +156,11 @@ class BpeTokenizer(Tokenizer):
             return self._trained().decode(list(ids), skip_special_tokens=skip_special)
 
     def token(self, id: int) -> str:
-        """Return the text of `id` alone; raise `ValueError` outside the vocabulary."""
+        r"""Return the text of `id` alone, `\xNN` for a byte that is a part of a character."""
         check_id(id, self._size)
         with guarded(self._plain):
-            return self._trained().decode([id], skip_special_tokens=False)
+            text = self._trained().decode([id], skip_special_tokens=False)
+        return readable(self._tokens[id]) or text if "\ufffd" in text else text
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of `text` that need the unknown token, each once, in order."""
