@@ -74,10 +74,7 @@ class Config:
     ]
     save_every: Annotated[int | None, Key("steps between checkpoints; null: ten in a run", low=1)]
     eval_every: Annotated[
-        int | None,
-        
-        Key("steps between validations; null: an epoch, or ten a run", kept=True, low=1),
-    ,
+        int | None, Key("steps between validations; null: an epoch, or a tenth", kept=True, low=1)
     ]
     log_every: Annotated[int, Key("steps between rows of metrics", low=1)]
     keep: Annotated[int, Key("how many of the last checkpoints to keep", low=2, high=1_000_000)]
