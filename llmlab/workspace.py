@@ -89,8 +89,9 @@ class Context:
         Constants that layers keep between steps, such as masks; few and small.
     pass_memo
         What layers share within one pass, such as masks of packed rows.
-    fresh
-        Identities of gradient views that nothing was added to yet in this step.
+    fresh, unwanted
+        Identities of the gradient views that nothing was added to yet in this step, and of those
+        of frozen parameters, which nobody reads.
     """
 
     def __init__(self, kernels: Any, dtype: np.typing.DTypeLike = np.float32):
@@ -99,6 +100,7 @@ class Context:
         self.dtype = self.workspace.dtype
         self.empty = self.workspace.empty
         self.fresh: set[int] = set()
+        self.unwanted: frozenset[int] = frozenset()
         self.memo: dict[Any, np.ndarray] = {}
         self._ones = np.ones(64, self.dtype)
         self._counting = np.arange(64)
@@ -169,7 +171,7 @@ class Context:
         if key in self.fresh:
             self.fresh.discard(key)
             self.kernels.product(a, b, out)
-        else:
+        elif key not in self.unwanted:
             with self.workspace:
                 part = self.empty(out.shape)
                 self.kernels.product(a, b, part)
@@ -182,3 +184,7 @@ class Context:
             self.fresh.discard(key)
             out.fill(0)
         return out
+
+    def wants(self, out: np.ndarray) -> bool:
+        """Tell whether the gradient `out` is of use; a frozen parameter's isn't."""
+        return id(out) not in self.unwanted

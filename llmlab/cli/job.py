@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from llmlab import kernels
+from llmlab.cli.arguments import typed_keys
 from llmlab.cli.explain import explain, report
 from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
@@ -110,8 +111,7 @@ class Done:
 def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) -> Done:
     assert start.folder is not None
     try:
-        names = {Override.of(text).name for text in _tokens("task")}
-        config = load(composed, names, start.stored_config())
+        config = load(composed, typed_keys(_tokens("task")), start.stored_config())
         phase = find(config.phase)
         action = phase.load()
         # A run that is there keeps the kernels that `auto` meant.

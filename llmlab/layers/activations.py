@@ -1,11 +1,12 @@
 """Activations: element-wise functions between two products, registered by name."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from llmlab.layers.base import ACTIVATIONS
+from llmlab.registry import Registry, Spec
 from llmlab.workspace import Context
 
 
@@ -20,6 +21,7 @@ class Activation(ABC):
         How many numbers it keeps for backward, besides the output, for each of x.
     """
 
+    registry: ClassVar[Registry] = ACTIVATIONS
     kept = 0
 
     @abstractmethod
@@ -31,7 +33,7 @@ class Activation(ABC):
         """Turn dy into the gradient of the input, and return it."""
 
 
-def activation(spec: Any) -> Activation:
+def activation(spec: Activation | Spec) -> Activation:
     """Return the activation that `spec` names, or `spec` itself."""
     return spec if isinstance(spec, Activation) else ACTIVATIONS.build(spec, "activation")
 

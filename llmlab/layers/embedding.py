@@ -42,6 +42,8 @@ class TokenEmbedding(Layer):
 class LearnedPositions(Layer):
     """y = x + weight[position], with weight (max_seq_len, C) (GPT, Radford et al. 2018)."""
 
+    adds_positions = True
+
     def __init__(self, embedding_dim: int, max_seq_len: int, init: InitSpec = "normal"):
         self.embedding_dim, self.max_seq_len = embedding_dim, max_seq_len
         self.init = initialisation(init)

@@ -15,6 +15,8 @@ class SinusoidalPositions(Layer):
     wave[t, 2i] = sin(t · theta^(−2i / C)), wave[t, 2i + 1] = cos(t · theta^(−2i / C)).
     """
 
+    adds_positions = True
+
     def __init__(self, embedding_dim: int, theta: float = 10_000.0):
         if embedding_dim % 2:
             raise ConfigError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from llmlab import build
 from llmlab.config import Config
+from llmlab.config.network import positions_in
 from llmlab.kernels import load as load_kernels
 from llmlab.layers import Layer, Stack
 from llmlab.params import Layout, walk_params
@@ -100,6 +101,7 @@ def describe(config: Config, model: Network) -> str:
     if free is not None and free < total.total:
         lacking = f", more than the {human(free, 'B', 1024)} that are free"
     work = model.stack.flops(batch, time)
+    kinds = {kind: 0 for found in positions_in(model.spec["stack"]) for kind in found.values()}
     parts = (
         ("parameters", total.parameters),
         (f"gradients of {threads} shard{'s' * (threads > 1)}", total.gradients),
@@ -109,7 +111,8 @@ def describe(config: Config, model: Network) -> str:
     return "\n".join(
         [
             f"model {model.spec['name']}: {model.layout.num_parameters:,} parameters, "
-            f"vocabulary {model.tokenizer.vocab_size}, {config.dtype}",
+            f"vocabulary {model.tokenizer.vocab_size}, {config.dtype}, "
+            f"positions: {', '.join(kinds) or 'none'}",
             "",
             *columns(rows, left=2),
             "",

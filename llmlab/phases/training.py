@@ -11,6 +11,7 @@ from llmlab import build
 from llmlab.checkpoints import Checkpoint, CheckpointFolder, load
 from llmlab.config import Config
 from llmlab.measure.losses import Evaluator
+from llmlab.network import Network
 from llmlab.phases.continuing import continued, refuse_another_order, restore, tell_finished
 from llmlab.report.loss import Report, summarise, write_report
 from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
@@ -172,7 +173,7 @@ class Stage:
 
     def _measure(self, validation: Dataset) -> Callable[[], float]:
         trainer, config = self.trainer, self.config
-        evaluator = Evaluator(trainer.stack, trainer.averaged, trainer.kernels)
+        evaluator = Evaluator(Network(trainer.stack, trainer.averaged, kernels=trainer.kernels))
 
         def measure() -> float:
             # Made anew each time: kept, they would take many times the memory of the text.

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Protocol
 
+from llmlab.batch import Batch
 from llmlab.errors import TrainingError
-from llmlab.train.shards import Tokens
 from llmlab.train.trainer import StepResult, Trainer
 
 log = logging.getLogger("llmlab")
@@ -65,7 +65,7 @@ class Batches(Protocol):
         """Return the number of batches of an epoch."""
         ...
 
-    def batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Tokens]:
+    def batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, without the first `start`."""
         ...
 
@@ -169,8 +169,8 @@ def _end(callbacks: Sequence[Callback], progress: Progress) -> list[Exception]:
     return errors
 
 
-def _groups(batches: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
-    group: list[Tokens] = []
+def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    group: list[Batch] = []
     for batch in batches:
         group.append(batch)
         if len(group) == size:

@@ -51,12 +51,12 @@ def training_memory(
         The optimizer is set up for other parameters than these.
     """
     optimizer.check(layout)
-    item = np.dtype(dtype).itemsize
+    item, trained = np.dtype(dtype).itemsize, layout.trained.size
     rows = -(-batch // threads)
     return Memory(
         parameters=layout.size * item,
-        gradients=layout.size * item * threads,
-        optimizer=layout.size * item * (len(optimizer.slots) + average),
+        gradients=trained * item * threads,
+        optimizer=(trained * len(optimizer.state_names) + layout.size * average) * item,
         activations=stack.elements(rows, time) * item * threads,
     )
 

@@ -157,7 +157,13 @@ def test_plugins_are_a_list_with_or_without_brackets(tmp_path, monkeypatch):
 
 
 def test_arguments_of_registered_parts_need_no_plus():
-    texts = ["optimizer.decay=1", "model.stack.1.x=1", "data.tune.y=1", "model.x=1", "+lr=1"]
+    texts = [
+        "optimizer.decay=1",
+        "model.stack.positions.x=1",
+        "data.tune.y=1",
+        "model.x=1",
+        "+lr=1",
+    ]
     given = [token(Override.of(text)) for text in texts]
     assert [text.startswith("++") for text in given] == [True, True, True, False, False]
 

@@ -98,7 +98,7 @@ def test_it_takes_anothers_place_without_a_file_and_from_another_folder(
 ):
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
-    norm = "model.stack.2.layers.0.norm={type: my_scale, init: zeros}"
+    norm = "model.stack.blocks.layers.attention.norm={type: my_scale, init: zeros}"
     plugin = "plugins=../my_layers.py"
     code, _, err = lab(capsys, plugin, "phase=pretrain", "experiment=tiny", "steps=2", norm)
     assert code == 0, err
@@ -116,8 +116,8 @@ def test_an_optimizer_from_outside_trains(folder, capsys):
     assert code == 0, err
     (run,) = run_folders(folder)
     arrays = load(run / "checkpoints" / "step-000003.npz").arrays
-    slots = {name.split("/")[1] for name in arrays if name.startswith("optimizer/")}
-    assert slots == {"v"}
+    states = {name.split("/")[1] for name in arrays if name.startswith("optimizer/")}
+    assert states == {"v"}
     assert any(array.any() for name, array in arrays.items() if name.startswith("optimizer/"))
     rows = (run / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(row)["loss"] for row in rows]

@@ -14,11 +14,11 @@ import pytest
 from new_process import new_process
 from small_run import KEYS, finished_run, small_lab  # noqa: F401
 
+from llmlab.batch import Batch
 from llmlab.checkpoints import load
 from llmlab.layers import LAYERS, Stack
 from llmlab.optim.adam import Adam
 from llmlab.params import Layout
-from llmlab.text import Batch
 from llmlab.train.callbacks import ProgressBar
 from llmlab.train.diagnose import Diagnosis
 from llmlab.train.fit import Progress
@@ -63,7 +63,7 @@ class Poisonous(Adam):
 POISONED = [
     *KEYS,
     "plugins=poison.py",
-    "model.stack.1.type=poisoned",
+    "model.stack.positions.type=poisoned",
     "data.pretrain.val_fraction=0.2",
     "batch_size=4",
     "steps=8",

@@ -5,12 +5,12 @@ from llmlab.text.templates.base import (
     END,
     ROLES,
     TEMPLATES,
+    Fragment,
     Message,
-    Piece,
     Template,
     without_end_marker,
 )
 
 load_package(__name__, __path__)
 
-__all__ = ["END", "ROLES", "TEMPLATES", "Message", "Piece", "Template", "without_end_marker"]
+__all__ = ["END", "ROLES", "TEMPLATES", "Fragment", "Message", "Template", "without_end_marker"]

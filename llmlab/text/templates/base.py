@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import ClassVar
 
 from llmlab.errors import DataError
 from llmlab.registry import Registry
@@ -25,7 +26,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Fragment:
     """A part of a chat as text.
 
     Attributes
@@ -43,7 +44,7 @@ class Piece:
     answer: bool = False
 
 
-END = Piece("", special=True, answer=True)
+END = Fragment("", special=True, answer=True)
 
 
 class Template(ABC):
@@ -57,12 +58,13 @@ class Template(ABC):
         Text that the vocabulary needs besides that of the chats: the names of roles.
     """
 
+    registry: ClassVar[Registry] = TEMPLATES
     specials: tuple[str, ...] = ()
     vocabulary: str = ""
 
     @abstractmethod
-    def pieces(self, messages: Sequence[Message], reply: bool = False) -> list[Piece]:
-        """Return the chat in pieces; with `reply` up to where the assistant goes on."""
+    def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
+        """Return the chat in fragments; with `reply` up to where the assistant goes on."""
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids that end an answer."""
@@ -70,7 +72,7 @@ class Template(ABC):
 
     def text(self, messages: Sequence[Message], reply: bool = False) -> str:
         """Return the chat as one text, special tokens by their names."""
-        return "".join(piece.text for piece in self.pieces(messages, reply))
+        return "".join(fragment.text for fragment in self.fragments(messages, reply))
 
     def encode_messages(
         self, tokenizer: Tokenizer, messages: Sequence[Message], reply: bool = False
@@ -94,16 +96,16 @@ class Template(ABC):
     ) -> Iterator[tuple[list[int], bool]]:
         # Neighbours are encoded as one text, as a reader of the rendered text would do; but
         # never across the point where the model begins to write.
-        pieces = self.pieces(messages, reply)
-        for (special, answer), group in groupby(pieces, lambda p: (p.special, p.answer)):
+        fragments = self.fragments(messages, reply)
+        for (special, answer), group in groupby(fragments, lambda p: (p.special, p.answer)):
             if special:
-                for piece in group:
-                    yield [self._special(tokenizer, piece)], answer
+                for fragment in group:
+                    yield [self._special(tokenizer, fragment)], answer
             else:
-                yield tokenizer.encode("".join(piece.text for piece in group)), answer
+                yield tokenizer.encode("".join(fragment.text for fragment in group)), answer
 
-    def _special(self, tokenizer: Tokenizer, piece: Piece) -> int:
-        return tokenizer.special_id(piece.text) if piece.text else tokenizer.end_id
+    def _special(self, tokenizer: Tokenizer, fragment: Fragment) -> int:
+        return tokenizer.special_id(fragment.text) if fragment.text else tokenizer.end_id
 
     def encode_prompt(self, tokenizer: Tokenizer, text: str) -> list[int]:
         """Return the ids that the answer to `text` continues."""
