@@ -30,7 +30,7 @@ _PATH = re.compile(r"checkpoint|resume|on|data\.[\w-]+\.(path|cache)|tokenizer\.
 _PATHS = re.compile(r"plugins|tokenizer\.corpus")
 _SPACES = "a text with spaces needs quotes"
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
-_TEXT = re.compile(r"prompt|source|target")
+_TEXT = re.compile(r"prompt|source|target|baseline|where")
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
@@ -103,6 +103,8 @@ def is_sweep(flags: Sequence[str], overrides: Sequence[Override]) -> bool:
             return True
         if override.name == "hydra.mode":
             return str(override.value).upper() == "MULTIRUN"
+        if override.name == "seeds" and override.value == "auto":
+            return True
     return not {"-m", "--multirun"}.isdisjoint(flags)
 
 

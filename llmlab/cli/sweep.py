@@ -10,11 +10,11 @@ from types import FrameType
 from typing import Any
 
 from llmlab.errors import ConfigError
-from llmlab.report.sweep import read_rows, table, write_csv
-from llmlab.runs.lookup import SWEEP_RECORD
 from llmlab.runs.overrides import Override
+from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.shell import near, shell_command
 from llmlab.signals import Repeats
+from llmlab.study.arms import FINISHED
 
 log = logging.getLogger("llmlab")
 
@@ -112,10 +112,12 @@ def discard(folder: Path | None) -> None:
 
 
 def finish(folder: Path) -> int:
-    """Write results.csv, print the table, and return the sweep's exit code."""
+    """Write a sweep's tables, print its arms and the verdict, and return the exit code."""
+    from llmlab.report.study import lines, read_study, write_tables
+
     (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's copy of what was asked for
-    rows = read_rows(folder)
-    write_csv(folder / "results.csv", rows)
-    print("\n".join(table(rows)))
+    study = read_study(folder)
+    write_tables(folder, study)
+    print("\n".join(lines(study, study.question.study.get("jobs", False))))
     print(f"sweep: {near(folder)}")
-    return int(any(row["status"] != "finished" for row in rows))
+    return int(any(job.status != FINISHED for job in study.sweep.jobs))

@@ -4,13 +4,25 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
+from llmlab.config.lengths import check_budget, check_patience, has_budget
 from llmlab.config.model import MANY, Model, Stage
 from llmlab.config.network import POSITIONS, check_network, refuse_former_names
 from llmlab.config.plugins import import_plugins
 from llmlab.config.specs import STAGES, check_specs
 from llmlab.config.stored import overlay, without_paths
+from llmlab.config.study import (
+    Baseline,
+    Direction,
+    MetricName,
+    Seeds,
+    StudySpec,
+    check_study,
+)
 from llmlab.config.values import Key, check_fields, keys_of, plain
 from llmlab.errors import ConfigError
+
+# Free text, which is meant as it stands.
+LITERAL = {"prompt", "checkpoint", "resume", "source", "target", "on", "baseline"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,11 @@ class Config:
     max_bad_steps: Annotated[
         int, Key("non-finite steps in a row that stop a run", kept=True, low=1)
     ]
+    seeds: Seeds
+    metric: MetricName
+    direction: Direction
+    baseline: Baseline
+    study: StudySpec
     stages: Annotated[dict[str, Any], Key("lr, epochs and steps of each stage, for full")]
     positions: Annotated[
         str, Key("how the network knows places; preset: as the model says", choices=POSITIONS)
@@ -91,6 +108,9 @@ class Config:
         dict[str, Any], Key("what to train on: data.pretrain and data.tune", group=True)
     ]
     sampler: Annotated[dict[str, Any], Key("how the next token is chosen", group=True)]
+    budget: Annotated[
+        dict[str, Any], Key("what each training may spend, in place of epochs", True, True)
+    ]
     tracker: Annotated[dict[str, Any], Key("where metrics go besides the run's folder", group=True)]
     typed: frozenset[str] = field(default=frozenset())
 
@@ -163,7 +183,7 @@ def load(
         With every problem found, each naming its key.
     """
     problems: list[str] = []
-    literal = {"prompt", "checkpoint", "resume", "source", "target", "on"} & set(typed)
+    literal = LITERAL & set(typed)
     values = plain(composed, problems, literal)
     if stored is not None:
         values = overlay(values, stored, typed)
@@ -173,15 +193,16 @@ def load(
     refuse_former_names(values.get("model"), typed, problems)
     model = check_fields(Model, values.get("model"), "model", problems)
     stages = _check_stages(values, problems)
+    check_budget(values, stages, typed, problems)
     _check_lengths(values, stages, typed, problems)
     if values.get("plugins") and "plugins" not in typed:
         problems.append("plugins: only taken from the command line, since it runs code")
     elif isinstance(values.get("plugins"), list):
         problems += import_plugins(values["plugins"])
-    values |= {"model": model, "stages": stages}
+    values |= {"model": model, "stages": stages, "study": check_study(values, problems)}
     check_specs(values, typed, problems)
     check_network(values, typed, stored is not None, problems)
-    _check_patience(values, problems)
+    check_patience(values, problems)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return Config(**values, typed=frozenset(typed))
@@ -222,24 +243,10 @@ def _check_lengths(
                     "one of them says how long to train; set the other to null"
                 )
         needed = bool(where) or values.get("phase") in STAGES
-        if not given and needed:
+        if not given and needed and not has_budget(values):
             problems.append(f"{where}epochs: null, and so is {where}steps; set one of them")
         if needed and group.get("lr", 1) is None:
             problems.append(f"{where}lr: null; the phase {group.get('phase')} needs a number")
-
-
-def _check_patience(values: Mapping[str, Any], problems: list[str]) -> None:
-    """Refuse `patience` where no stage that is to run keeps text back for validation."""
-    phase, patience = values.get("phase"), values.get("patience")
-    running = STAGES if phase == "full" else [name for name in STAGES if name == phase]
-    data = values["data"] if isinstance(values.get("data"), Mapping) else {}
-    specs = {name: data[name] for name in running if isinstance(data.get(name), Mapping)}
-    without = [name for name, spec in specs.items() if spec.get("val_fraction") == 0]
-    if patience is not None and running and len(without) == len(running):
-        problems.append(
-            f"patience={patience}: counts validations, and there are none; set "
-            f"data.{running[0]}.val_fraction=0.1"
-        )
 
 
 def _copied(value: Any) -> Any:

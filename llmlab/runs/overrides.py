@@ -11,8 +11,10 @@ import yaml
 _KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s]+)(=(?P<value>.*))?", re.DOTALL)
 _QUOTED = re.compile(r"'(.*)'|\"(.*)\"", re.DOTALL)
 _WORDS = {"true": True, "false": False, "null": None}
-# Which machine did the work, and which run goes on, make no other experiment.
-_ELSEWHERE = ("resume", "launcher")
+# What is asked of the jobs of a sweep together, and of none of them alone.
+STUDY_KEYS = ("seeds", "metric", "direction", "baseline", "study")
+# Nor do these make another experiment: which machine did the work, and which run goes on.
+_ELSEWHERE = ("resume", "launcher", *STUDY_KEYS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def identity(
     counted = {name: former.get(name, text) for name, text in named.items()}
     found: dict[str, str] = {}
     for name, text in counted.items():
-        if text is not None and name not in _ELSEWHERE and not name.startswith("hydra"):
+        if text is not None and name.split(".")[0] not in (*_ELSEWHERE, "hydra"):
             value = Override.of(text).value
             found[name] = "~" if value is None else json.dumps(value_of(value), sort_keys=True)
     return dict(sorted(found.items()))

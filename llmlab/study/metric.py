@@ -69,8 +69,10 @@ def refusal(arms: Sequence[Arm], metric: Metric) -> str | None:
             f"{name} is counted by token, and the tokenizers differ: not compared. "
             "metric=bits_per_byte compares them, where text is kept for validation"
         )
-    fact, what, advice = ("objective", "training losses aren't alike", _KEEP_SOME)
-    if name in VALIDATED:
+    fact, what, advice = "objective", "training losses aren't alike", _KEEP_SOME
+    if _kinds((job for arm in arms for job in arm.jobs), "measured"):
+        fact, what, advice = "measured", "texts differ", "name one text: on=FILE"
+    elif name in VALIDATED:
         fact, what, advice = "validation", "validation texts differ", _SAME_TEXT
     elif name not in _BY_TOKEN:
         return None

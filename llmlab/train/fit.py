@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from llmlab.batch import Batch
-from llmlab.errors import TrainingError
+from llmlab.errors import Diverged, TrainingError
 from llmlab.train.trainer import StepResult, Trainer
 
 log = logging.getLogger("llmlab")
@@ -34,6 +34,9 @@ class Progress:
         Lowest validation loss and its step; None without validation.
     stale, patience
         Validations since the best, and how many of them end the run; None: no number.
+    loss_epoch, loss_sum, loss_tokens
+        The last epoch with a finite step, counted from 1; the loss of its steps, each times its
+        tokens, and those tokens.
     """
 
     step: int = 0
@@ -47,6 +50,14 @@ class Progress:
     best_step: int | None = None
     stale: int = 0
     patience: int | None = None
+    loss_epoch: int | None = None
+    loss_sum: float = 0.0
+    loss_tokens: int = 0
+
+    @property
+    def loss(self) -> float | None:
+        """The mean loss of the last epoch's target tokens; None before the first finite step."""
+        return self.loss_sum / self.loss_tokens if self.loss_tokens else None
 
     @property
     def is_stale(self) -> bool:
@@ -128,7 +139,7 @@ def fit(
                 for callback in callbacks:
                     callback.on_step(progress, result, row)
                 if progress.bad >= max(1, max_bad_steps):
-                    raise TrainingError(
+                    raise Diverged(
                         f"loss or gradient was not finite in {max_bad_steps} steps in a row, the "
                         f"last at step {progress.step}; nothing of them reached the parameters. "
                         f"Try a lower lr (now {result.lr:g}) or a lower clip_norm"
@@ -188,6 +199,12 @@ def _count(p: Progress, trainer: Trainer, result: StepResult, taken: int, count:
     p.index += taken
     if p.index >= count:
         p.epoch, p.index = p.epoch + 1, 0
+    if not result.skipped:
+        epoch = p.epoch + (p.index > 0)
+        if epoch != p.loss_epoch:
+            p.loss_epoch, p.loss_sum, p.loss_tokens = epoch, 0.0, 0
+        p.loss_sum += result.loss * round(result.tokens)
+        p.loss_tokens += round(result.tokens)
 
 
 def _row(stage: str, progress: Progress, result: StepResult) -> dict[str, Any]:
