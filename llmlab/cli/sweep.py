@@ -113,6 +113,7 @@ def discard(folder: Path | None) -> None:
 
 def finish(folder: Path) -> int:
     """Write a sweep's tables, print its arms and the verdict, and return the exit code."""
+    from llmlab.report.page import HOW, can_draw, write_page
     from llmlab.report.study import lines, read_study, write_tables
 
     (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's copy of what was asked for
@@ -120,4 +121,10 @@ def finish(folder: Path) -> int:
     write_tables(folder, study)
     print("\n".join(lines(study, study.question.study.get("jobs", False))))
     print(f"sweep: {near(folder)}")
+    if can_draw():
+        from llmlab.report.study_page import study_page
+
+        print(f"report: {near(write_page(folder, study_page(folder, study)))}")
+    else:
+        print(HOW)
     return int(any(job.status != FINISHED for job in study.sweep.jobs))
