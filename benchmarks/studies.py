@@ -26,9 +26,7 @@ FIXED = (3, 5, 10, 20)
 Table = dict[str, dict[int, float]]
 
 
-def tables(
-    studies: int, arms: int, correlation: float, effect: float, seed: int
-) -> Iterator[Table]:
+def tables(studies: int, arms: int, correlation: float, effect: float) -> Iterator[Table]:
     """Yield the results of all seeds of each study; the first arm is better by `effect`."""
     rng = np.random.default_rng([arms, round(10 * correlation), round(10 * effect)])
     own = sqrt(1 - correlation)

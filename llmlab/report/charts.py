@@ -81,7 +81,8 @@ def key_chart(key: str, rows: Rows, metric: str, higher: bool) -> Chart:
     if numeric:
         kind = alt.Scale(type="log") if log else alt.Scale(zero=False)
     place = "value:Q" if numeric else "value:N"
-    x = alt.X(place, title=key, scale=kind, sort=None if not numeric else alt.Undefined)
+    order: Any = alt.Undefined if numeric else None
+    x = alt.X(place, title=key, scale=kind, sort=order, axis=alt.Axis(labelAngle=0, tickCount=8))
     y = alt.Y("mean:Q", title=metric, scale=alt.Scale(zero=False))
     whole = alt.Chart(alt.Data(values=list(rows)))
     marked = alt.Chart(alt.Data(values=[dict(best)]))
@@ -103,13 +104,18 @@ def grid_chart(keys: Sequence[str], rows: Rows, metric: str, higher: bool) -> Ch
     whole = alt.Chart(alt.Data(values=list(rows)))
     one, other = (f"k{index}:O" for index in range(2))
     scheme = alt.Scale(scheme="blues", reverse=not higher)
-    x = alt.X(one, title=keys[0], sort=None)
+    x = alt.X(one, title=keys[0], sort=None, axis=alt.Axis(labelAngle=0))
     y = alt.Y(other, title=keys[1], sort=None)
     boxes = whole.mark_rect().encode(
         x=x, y=y, color=alt.Color("mean:Q", title=metric, scale=scheme)
     )
-    text = whole.mark_text(fill="#111111", stroke="#ffffff", strokeWidth=0.3).encode(
-        x=x, y=y, text=alt.Text("mean:Q", format=".4f")
+    middle = (min(row["mean"] for row in rows) + max(row["mean"] for row in rows)) / 2
+    dark = f"datum.mean {'>' if higher else '<'} {middle}"
+    text = whole.mark_text(fontSize=13).encode(
+        x=x,
+        y=y,
+        text=alt.Text("mean:Q", format=".4f"),
+        color=alt.condition(dark, alt.value("#ffffff"), alt.value("#111111")),
     )
     spec = alt.layer(boxes, text).properties(width=_WIDE, height=_HEIGHT).to_dict()
     return Chart(f"{metric} by {keys[0]} and {keys[1]}", spec)
