@@ -52,10 +52,19 @@ class Workspace:
         end = start + -(-size // ALIGN) * ALIGN
         self.peak = max(self.peak, end)
         if end > len(self._buffer):
-            return np.empty(shape, dtype), end
+            return self._beyond(shape, dtype), end
         view = self._buffer[start : start + size].view(dtype).reshape(shape)
         self._views[key] = view, end
         return view, end
+
+    def _beyond(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return an array that the buffer has no room for yet."""
+        return np.empty(shape, dtype)
+
+    @property
+    def taken(self) -> int:
+        """The bytes handed out since the reset and not given back."""
+        return self._offset
 
     def __enter__(self) -> None:
         self._marks.append(self._offset)
@@ -94,9 +103,14 @@ class Context:
         of frozen parameters, which nobody reads.
     """
 
-    def __init__(self, kernels: Any, dtype: np.typing.DTypeLike = np.float32):
+    def __init__(
+        self,
+        kernels: Any,
+        dtype: np.typing.DTypeLike = np.float32,
+        workspace: Workspace | None = None,
+    ):
         self.kernels = kernels
-        self.workspace = Workspace(dtype)
+        self.workspace = Workspace(dtype) if workspace is None else workspace
         self.dtype = self.workspace.dtype
         self.empty = self.workspace.empty
         self.fresh: set[int] = set()

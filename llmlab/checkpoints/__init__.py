@@ -1,10 +1,13 @@
 """Checkpoints: one self-contained, hashed file, and the folder that always holds a sound one."""
 
 from llmlab.checkpoints.file import Checkpoint, compare, load, peek, save
-from llmlab.checkpoints.folder import CheckpointFolder
+from llmlab.checkpoints.folder import CHECKPOINTS, CheckpointFolder
+from llmlab.checkpoints.meta import RESUMED, require
 from llmlab.checkpoints.upgrades import UPGRADES, key_of_today
 
 __all__ = [
+    "CHECKPOINTS",
+    "RESUMED",
     "UPGRADES",
     "Checkpoint",
     "CheckpointFolder",
@@ -12,5 +15,6 @@ __all__ = [
     "key_of_today",
     "load",
     "peek",
+    "require",
     "save",
 ]

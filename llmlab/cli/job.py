@@ -15,10 +15,12 @@ from omegaconf import OmegaConf
 from llmlab import kernels
 from llmlab.cli.arguments import typed_keys
 from llmlab.cli.explain import explain, report
+from llmlab.cli.standard_streams import forgiving
 from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
 from llmlab.errors import Diverged, LlmlabError, ResourceError, Stopped
-from llmlab.phases import Phase, find
+from llmlab.phases import Phase, arguments_of, find
+from llmlab.runs.lookup import resolve_checkpoint
 from llmlab.runs.overrides import STUDY_KEYS, Override
 from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.shell import near
@@ -39,7 +41,7 @@ def run_job(composed: Any, typed: Sequence[str], start: Start | None) -> int:
         How its run begins, if `resume=` said so; else it is a new one.
     """
     try:
-        folder = Path(HydraConfig.get().runtime.output_dir)
+        folder = output_folder()
         begin = Start(Kind.NEW) if start is None else start
         _execute(composed, typed, replace(begin, folder=folder), in_sweep=False)
     except (Exception, KeyboardInterrupt) as error:
@@ -58,8 +60,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
     record
         What sweep.json is to say as soon as a job of this start does something.
     """
-    settings = HydraConfig.get()
-    folder, tokens = Path(settings.runtime.output_dir), _tokens("task")
+    folder, tokens = output_folder(), _tokens("task")
     if not (jobs.folder / SWEEP_RECORD).exists():
         write_sweep(jobs.folder, record)
     before = read_result(folder)
@@ -76,6 +77,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
         result |= {"seed": done.seed, "seconds": round(time.monotonic() - began, 3)}
         result |= {name: value for name, value in done.figures.items() if _is_scalar(value)}
     except (Stopped, KeyboardInterrupt) as error:
+        result["seconds"] = round(time.monotonic() - began, 3)
         _stopped(folder, result, jobs.folder, error)
         return math.nan
     except Exception as error:
@@ -119,7 +121,9 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
     try:
         config = load(composed, typed_keys(_tokens("task")), start.stored_config())
         phase = find(config.phase)
-        action = phase.load()
+        arguments = arguments_of(phase, config)
+        if phase.wants_checkpoint and config.checkpoint is None:
+            config = replace(config, checkpoint=str(resolve_checkpoint("latest")))
         # A run that is there keeps the kernels that `auto` meant.
         kept = start.recorded("kernels") if phase.trains and config.kernels == "auto" else None
         config = replace(config, kernels=kernels.resolve(kept or config.kernels))
@@ -130,12 +134,17 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
     if in_sweep:
         config = replace(config, chat=False)
     if not phase.trains:
-        return Done(action(config, None) or {}, config.seed)
-    return _train(config, phase, start, typed, in_sweep)
+        return Done(phase.load()(config, None, **arguments) or {}, config.seed)
+    return _train(config, phase, arguments, start, typed, in_sweep)
 
 
 def _train(
-    config: Config, phase: Phase, start: Start, typed: Sequence[str], in_sweep: bool
+    config: Config,
+    phase: Phase,
+    arguments: dict[str, Any],
+    start: Start,
+    typed: Sequence[str],
+    in_sweep: bool,
 ) -> Done:
     """Run a training phase in its folder."""
     from llmlab.signals import interruptible
@@ -150,9 +159,9 @@ def _train(
         config=config.to_dict(),
         show_progress=not in_sweep,
     )
-    with opened as run, interruptible():
+    with opened as run, interruptible(), forgiving():
         try:
-            results = phase.load()(config, run) or {}
+            results = phase.load()(config, run, **arguments) or {}
             run.finish("finished", **{key: _finite(value) for key, value in results.items()})
         except MemoryError as error:
             refusal = ResourceError(_out_of_memory(run.folder))
@@ -161,7 +170,8 @@ def _train(
         except BaseException as error:
             _advise(error, run)
             raise
-    print(f"run: {near(run.folder)}", flush=True)
+    with forgiving():
+        print(f"run: {near(run.folder)}", flush=True)
     if after := phase.load_after():
         after(config, results)
     return Done(results, config.seed, run.begun)
@@ -188,11 +198,21 @@ def _out_of_memory(folder: Path) -> str:
     return f"out of memory: lower batch_size or the sizes of the model{saved}"
 
 
+def output_folder() -> Path:
+    """Return where Hydra has put this job."""
+    return Path(literal(HydraConfig.get().runtime, "output_dir"))
+
+
+def literal(settings: Any, key: str) -> str:
+    """Return a text as it stands: `${...}` in a folder's name is no reference."""
+    return str(settings._get_node(key)._value())
+
+
 def config_dir() -> str | None:
     """Return the folder that `--config-dir` named, for who continues this elsewhere."""
     for source in HydraConfig.get().runtime.config_sources:
         if source.provider == "command-line":
-            return str(source.path)
+            return literal(source, "path")
     return None
 
 

@@ -112,7 +112,10 @@ def discard(folder: Path | None) -> None:
 
 
 def finish(folder: Path) -> int:
-    """Write a sweep's tables, print its arms and the verdict, and return the exit code."""
+    """Write a sweep's tables, print its arms and the verdict, and return the exit code.
+
+    It is 1 if some jobs failed, and that of all if each failed for the same kind of reason.
+    """
     from llmlab.report.page import HOW, can_draw, write_page
     from llmlab.report.study import lines, read_study, write_tables
 
@@ -127,4 +130,6 @@ def finish(folder: Path) -> int:
         print(f"report: {near(write_page(folder, study_page(folder, study)))}")
     else:
         print(HOW)
-    return int(any(job.status != FINISHED for job in study.sweep.jobs))
+    jobs = study.sweep.jobs
+    codes = [job.exit_code for job in jobs if job.status != FINISHED]
+    return codes[0] if len(codes) == len(jobs) and len(set(codes)) == 1 else int(bool(codes))

@@ -4,22 +4,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
-from llmlab.config.lengths import check_budget, check_patience, has_budget
-from llmlab.config.model import MANY, Model, Stage
+from llmlab.config.across import check_patience, check_threads, refusal
+from llmlab.config.lengths import check_budget, check_lengths, check_stages
+from llmlab.config.model import MANY, Model
 from llmlab.config.network import POSITIONS, check_network, refuse_former_names
 from llmlab.config.plugins import import_plugins
-from llmlab.config.specs import STAGES, check_specs
+from llmlab.config.specs import check_specs
 from llmlab.config.stored import overlay, without_paths
-from llmlab.config.study import (
-    Baseline,
-    Direction,
-    MetricName,
-    Seeds,
-    StudySpec,
-    check_study,
-)
+from llmlab.config.study import Baseline, Direction, MetricName, Seeds, StudySpec, check_study
 from llmlab.config.values import Key, check_fields, keys_of, plain
-from llmlab.errors import ConfigError
 
 # Free text, which is meant as it stands.
 LITERAL = {"prompt", "checkpoint", "resume", "source", "target", "on", "baseline"}
@@ -31,6 +24,8 @@ class Config:
 
     Attributes
     ----------
+    arguments
+        What the phase alone takes, typed as `NAME.argument=value`; its signature says what.
     typed
         The keys that were typed on the command line, dotted; a group's name if the group was
         chosen there.
@@ -84,7 +79,8 @@ class Config:
     ]
     save_every: Annotated[int | None, Key("steps between checkpoints; null: ten in a run", low=1)]
     eval_every: Annotated[
-        int | None, Key("steps between validations; null: at each epoch's end", kept=True, low=1)
+        int | None,
+        Key("steps between validations; null: an epoch, or ten a run", kept=True, low=1),
     ]
     log_every: Annotated[int, Key("steps between rows of metrics", low=1)]
     keep: Annotated[int, Key("how many of the last checkpoints to keep", low=2, high=1_000_000)]
@@ -96,6 +92,9 @@ class Config:
     direction: Direction
     baseline: Baseline
     study: StudySpec
+    callbacks: Annotated[
+        dict[str, Any], Key("what watches a training, by name: one of your own, or null for none")
+    ]
     stages: Annotated[dict[str, Any], Key("lr, epochs and steps of each stage, for full")]
     positions: Annotated[
         str, Key("how the network knows places; preset: as the model says", choices=POSITIONS)
@@ -112,12 +111,14 @@ class Config:
         dict[str, Any], Key("what each training may spend, in place of epochs", True, True)
     ]
     tracker: Annotated[dict[str, Any], Key("where metrics go besides the run's folder", group=True)]
+    arguments: dict[str, Any] = field(default_factory=dict)
     typed: frozenset[str] = field(default=frozenset())
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
         values = {item.name: _copied(getattr(self, item.name)) for item in fields(self)}
-        return values | {"typed": sorted(self.typed)}
+        own = values.pop("arguments")
+        return values | ({self.phase: own} if own else {}) | {"typed": sorted(self.typed)}
 
     def is_typed(self, key: str) -> bool:
         """Tell whether `key`, something around it or something inside it was typed."""
@@ -162,6 +163,14 @@ def kept_keys() -> list[str]:
     return [*(name for name, (_, key) in keys_of(Config).items() if key.kept), "phase", "data"]
 
 
+def check_stored(stored: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the values of a checkpoint's configuration that it does have."""
+    problems: list[str] = []
+    check_fields(Config, stored, "", problems)
+    check_fields(Model, stored.get("model", {}), "model", problems)
+    return [p for p in problems if "=" in p.split(":")[0] and "unknown key" not in p]
+
+
 def load(
     composed: Any, typed: Collection[str] = (), stored: Mapping[str, Any] | None = None
 ) -> Config:
@@ -186,15 +195,19 @@ def load(
     literal = LITERAL & set(typed)
     values = plain(composed, problems, literal)
     if stored is not None:
-        values = overlay(values, stored, typed)
+        foreign = keys_of(Config).keys() - kept_keys()  # where to write, what to import
+        own = {key: value for key, value in stored.items() if key not in foreign}
+        values = overlay(values, without_paths(own), typed)
     if isinstance(values.get("plugins"), str):
         values["plugins"] = [values["plugins"]]
+    phase = values.get("phase")
+    arguments = values.pop(phase) if isinstance(values.get(phase), Mapping) else {}
     values = check_fields(Config, values, "", problems)
     refuse_former_names(values.get("model"), typed, problems)
     model = check_fields(Model, values.get("model"), "model", problems)
-    stages = _check_stages(values, problems)
+    stages = check_stages(values, problems)
     check_budget(values, stages, typed, problems)
-    _check_lengths(values, stages, typed, problems)
+    check_lengths(values, stages, typed, problems)
     if values.get("plugins") and "plugins" not in typed:
         problems.append("plugins: only taken from the command line, since it runs code")
     elif isinstance(values.get("plugins"), list):
@@ -203,50 +216,10 @@ def load(
     check_specs(values, typed, problems)
     check_network(values, typed, stored is not None, problems)
     check_patience(values, problems)
+    check_threads(values, problems)
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
-    return Config(**values, typed=frozenset(typed))
-
-
-def _check_stages(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    stages = values.get("stages") or {}
-    if not isinstance(stages, Mapping):
-        return {}  # check_fields has said so
-    unknown = [name for name in stages if name not in STAGES]
-    problems += [f"stages.{name}: unknown stage; known: {', '.join(STAGES)}" for name in unknown]
-    checked = {
-        name: check_fields(Stage, value, f"stages.{name}", problems)
-        for name, value in stages.items()
-        if name in STAGES
-    }
-    if values.get("phase") == "full":
-        problems += [f"stages.{name}: missing" for name in STAGES if name not in checked]
-    return checked
-
-
-def _check_lengths(
-    values: dict[str, Any], stages: dict[str, Any], typed: Collection[str], problems: list[str]
-) -> None:
-    """Let a typed `steps` replace `epochs`, or the reverse; refuse both or none."""
-    told = {problem.split(":")[0].split("=")[0] for problem in problems}
-    for where, group in (("", values), *((f"stages.{name}.", s) for name, s in stages.items())):
-        given = [key for key in ("epochs", "steps") if group.get(key) is not None]
-        if told & {f"{where}{key}" for key in ("epochs", "steps", "lr")}:
-            continue  # what follows from a wrong value is no problem of its own
-        if len(given) == 2:
-            kept = [key for key in given if f"{where}{key}" in typed]
-            if len(kept) == 1:
-                group["epochs" if kept == ["steps"] else "steps"] = None
-            else:
-                problems.append(
-                    f"{where}epochs={group['epochs']} and {where}steps={group['steps']}: "
-                    "one of them says how long to train; set the other to null"
-                )
-        needed = bool(where) or values.get("phase") in STAGES
-        if not given and needed and not has_budget(values):
-            problems.append(f"{where}epochs: null, and so is {where}steps; set one of them")
-        if needed and group.get("lr", 1) is None:
-            problems.append(f"{where}lr: null; the phase {group.get('phase')} needs a number")
+        raise refusal(list(dict.fromkeys(problems)), typed, stored)
+    return Config(**values, arguments=dict(arguments), typed=frozenset(typed))
 
 
 def _copied(value: Any) -> Any:

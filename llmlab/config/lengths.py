@@ -1,9 +1,10 @@
-"""How long a training goes on: what a budget and `patience` need of the other keys."""
+"""How long a training goes on: what a budget takes the place of."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from llmlab.config.model import Stage
 from llmlab.config.specs import STAGES
 from llmlab.config.values import Key, check_fields
 
@@ -45,15 +46,43 @@ def check_budget(
             group[key] = None
 
 
-def check_patience(values: Mapping[str, Any], problems: list[str]) -> None:
-    """Refuse `patience` where no stage that is to run keeps text back for validation."""
-    phase, patience = values.get("phase"), values.get("patience")
-    running = STAGES if phase == "full" else [name for name in STAGES if name == phase]
-    data = values["data"] if isinstance(values.get("data"), Mapping) else {}
-    specs = {name: data[name] for name in running if isinstance(data.get(name), Mapping)}
-    without = [name for name, spec in specs.items() if spec.get("val_fraction") == 0]
-    if patience is not None and running and len(without) == len(running):
-        problems.append(
-            f"patience={patience}: counts validations, and there are none; set "
-            f"data.{running[0]}.val_fraction=0.1"
-        )
+def check_stages(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Return the keys of `stages`, checked."""
+    stages = values.get("stages") or {}
+    if not isinstance(stages, Mapping):
+        return {}  # check_fields has said so
+    unknown = [name for name in stages if name not in STAGES]
+    problems += [f"stages.{name}: unknown stage; known: {', '.join(STAGES)}" for name in unknown]
+    checked = {
+        name: check_fields(Stage, value, f"stages.{name}", problems)
+        for name, value in stages.items()
+        if name in STAGES
+    }
+    if values.get("phase") == "full":
+        problems += [f"stages.{name}: missing" for name in STAGES if name not in checked]
+    return checked
+
+
+def check_lengths(
+    values: dict[str, Any], stages: dict[str, Any], typed: Collection[str], problems: list[str]
+) -> None:
+    """Let a typed `steps` replace `epochs`, or the reverse; refuse both or none."""
+    told = {problem.split(":")[0].split("=")[0] for problem in problems}
+    for where, group in (("", values), *((f"stages.{name}.", s) for name, s in stages.items())):
+        given = [key for key in ("epochs", "steps") if group.get(key) is not None]
+        if told & {f"{where}{key}" for key in ("epochs", "steps", "lr")}:
+            continue  # what follows from a wrong value is no problem of its own
+        if len(given) == 2:
+            kept = [key for key in given if f"{where}{key}" in typed]
+            if len(kept) == 1:
+                group["epochs" if kept == ["steps"] else "steps"] = None
+            else:
+                problems.append(
+                    f"{where}epochs={group['epochs']} and {where}steps={group['steps']}: "
+                    "one of them says how long to train; set the other to null"
+                )
+        needed = bool(where) or values.get("phase") in STAGES
+        if not given and needed and not has_budget(values):
+            problems.append(f"{where}epochs: null, and so is {where}steps; set one of them")
+        if needed and group.get("lr", 1) is None:
+            problems.append(f"{where}lr: null; the phase {group.get('phase')} needs a number")

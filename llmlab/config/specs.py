@@ -7,7 +7,7 @@ from typing import Any
 from llmlab.config.stored import touched
 from llmlab.config.values import Unfit, convert, shown
 from llmlab.errors import ConfigError, suggest
-from llmlab.named import PLACES, numbered, ordered, placed
+from llmlab.named import PLACES, entries, numbered, ordered, placed
 from llmlab.registry import Registry
 
 log = logging.getLogger("llmlab")
@@ -21,11 +21,12 @@ def registries() -> dict[str, Registry]:
     from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, POSITIONS
     from llmlab.optim import OPTIMIZERS, SCHEDULES
     from llmlab.text import DATASETS, TEMPLATES, TOKENIZERS
+    from llmlab.train.callbacks import CALLBACKS
     from llmlab.train.trackers import TRACKERS
 
     parts = (LAYERS, ACTIVATIONS, POSITIONS, INITIALISATIONS)
     every = (*parts, OPTIMIZERS, SCHEDULES, TOKENIZERS, DATASETS)
-    return {r.kind: r for r in (*every, TEMPLATES, SAMPLERS, TRACKERS)}
+    return {r.kind: r for r in (*every, TEMPLATES, SAMPLERS, TRACKERS, CALLBACKS)}
 
 
 def check_specs(values: dict[str, Any], typed: Collection[str], problems: list[str]) -> None:
@@ -38,6 +39,7 @@ def check_specs(values: dict[str, Any], typed: Collection[str], problems: list[s
     for kind in ("optimizer", "schedule", "template", "sampler", "tracker"):
         values[kind] = reader.checked(values[kind], known[kind], kind)
     values["tokenizer"] = _tokenizer(values["tokenizer"], known["tokenizer"], reader)
+    values["callbacks"] = _callbacks(values["callbacks"], known["callback"], reader)
     data = values["data"] if isinstance(values["data"], Mapping) else {}
     unknown = [name for name in data if name not in STAGES]
     problems += [f"data.{n}: unknown stage{suggest(n, STAGES)}" for n in unknown]
@@ -55,6 +57,21 @@ def check_specs(values: dict[str, Any], typed: Collection[str], problems: list[s
     if nowhere:  # what the corpus lacks then follows from it
         problems[:] = [told for told in problems if not told.startswith("tokenizer.corpus=")]
         problems += nowhere
+
+
+def _callbacks(parts: Any, registry: Registry, reader: "Reader") -> Any:
+    """Check callbacks by name; without those that write there would be no run."""
+    count = len(reader.problems)
+    found = reader.read_named(parts, registry, "callbacks")
+    if len(reader.problems) == count:
+        for _, where, spec in entries(found, "callbacks", registry):
+            reader.problems += registry.check(spec, where)
+        reader.problems += [
+            f"callbacks.{name}=null: a run can't do without it; {key}=N makes it rarer"
+            for name, key in (("metrics", "log_every"), ("checkpoints", "save_every"))
+            if name not in found
+        ]
+    return found
 
 
 def _tokenizer(spec: Any, registry: Registry, reader: "Reader") -> Any:

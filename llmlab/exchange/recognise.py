@@ -95,15 +95,15 @@ class _Reader:
         return None
 
     def complete(self, registry: Registry, spec: Spec) -> dict[str, Any]:
-        """Return the spec with the defaults of what it doesn't say, inner layers too."""
+        """Return the spec with the defaults of what it doesn't say, also those inside."""
         spec = {"type": spec} if isinstance(spec, str) else spec
         sizes = {key: self.model[key] for key in ("embedding_dim", "max_seq_len", "num_blocks")}
         sizes["vocab_size"] = self.vocab_size
         known = registry.describe(str(spec["type"]))
         result = {key: sizes.get(key, value) for key, value in known.items()} | dict(spec)
-        for key in ("layer", "norm"):
-            if isinstance(result.get(key), Mapping | str):
-                result[key] = self.complete(LAYERS, result[key])
+        for key, part in registry.nested(result["type"]).items():
+            if not part.by_name and isinstance(result[key], Mapping | str):
+                result[key] = self.complete(part.registry, result[key])
         return result
 
     def common(self, blocks: Sequence[Any]) -> dict[str, Any]:

@@ -14,15 +14,9 @@ class Activation(ABC):
     """An element-wise function with its derivative.
 
     Both passes work in place: the layer that calls them needs neither x nor dy any more.
-
-    Attributes
-    ----------
-    kept
-        How many numbers it keeps for backward, besides the output, for each of x.
     """
 
     registry: ClassVar[Registry] = ACTIVATIONS
-    kept = 0
 
     @abstractmethod
     def forward(self, x: np.ndarray, ctx: Context) -> tuple[np.ndarray, Any]:
@@ -53,8 +47,6 @@ class ReLU(Activation):
 
 class _Sloped(Activation):
     """An activation whose forward pass finds its derivative on the way: that is the cache."""
-
-    kept = 1
 
     def backward(self, dy, cache, ctx):
         """Multiply dy by the derivative."""

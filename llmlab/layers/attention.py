@@ -211,12 +211,6 @@ class Attention(Layer):
         pairs = batch * (seen * (seen + 1) // 2 + (time - seen) * seen)
         return super().flops(batch, time) + 4 * pairs * self.embedding_dim
 
-    def elements(self, batch, time):
-        """Add outputs, transposed keys, probabilities and dqkv to what the maps keep."""
-        heads = self.num_heads + 3 * self.num_kv_heads
-        kept = time * (self.embedding_dim + heads * self.head_dim)
-        return super().elements(batch, time) + batch * (kept + self.core.elements(time))
-
 
 def _nearest(value: int, whole: int) -> str:
     """Return the divisors of `whole` on both sides of `value`."""

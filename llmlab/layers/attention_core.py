@@ -162,15 +162,6 @@ class AttentionCore:
             ctx.kernels.softmax(ctx, scores, mask)
             ctx.kernels.product(scores, values[:, :, None], o)
 
-    def elements(self, time: int) -> int:
-        """Return how many numbers the blocks of one row of the batch keep for backward."""
-        dropped = self.dropout > 0
-        arrays = 1 + (self.softcap is not None) + dropped
-        count = 0
-        for start, stop, low in self.blocks(time):
-            count += (stop - start) * (arrays * (stop - low) + dropped * (start + BLOCK - low))
-        return self.num_heads * count
-
     def _dots(self, dots: np.ndarray, ctx: Any) -> np.ndarray:
         """Return (B·T, H) as (B, K, G, T, 1)."""
         shape = (ctx.batch, ctx.time, self.num_kv_heads, -1)

@@ -53,10 +53,3 @@ class Layer(ABC):
     def flops(self, batch: int, time: int) -> int:
         """Return the floating-point operations of one forward pass, children included."""
         return sum(child.flops(batch, time) for child in self.children().values())
-
-    def elements(self, batch: int, time: int) -> int:
-        """Return how many numbers a training step keeps for this layer, children included.
-
-        Forward's outputs and caches plus backward's gradients; scratch memory is not counted.
-        """
-        return sum(child.elements(batch, time) for child in self.children().values())

@@ -33,10 +33,6 @@ class TokenEmbedding(Layer):
         ctx.kernels.add_rows(ctx, cache, dy, g["weight"])
         return dy
 
-    def elements(self, batch, time):
-        """Output."""
-        return batch * time * self.embedding_dim
-
 
 @LAYERS.register("learned_positions")
 class LearnedPositions(Layer):
@@ -83,10 +79,6 @@ class LearnedPositions(Layer):
             ctx.kernels.product(ctx.ones(ctx.batch), dy.reshape(ctx.batch, -1), total)
             table += total.reshape(table.shape)
         return dx
-
-    def elements(self, batch, time):
-        """Output and input gradient."""
-        return 2 * batch * time * self.embedding_dim
 
 
 def _check_range(what: str, low: int, high: int, size: int) -> None:

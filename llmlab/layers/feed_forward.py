@@ -54,8 +54,3 @@ class FeedForward(Layer):
         da = self.down.backward(p["down"], g["down"], dy, down_cache, ctx)
         dh = self.activation.backward(da, activation_cache, ctx)
         return self.up.backward(p["up"], g["up"], dh, up_cache, ctx)
-
-    def elements(self, batch, time):
-        """Add what the activation keeps to the two maps' own."""
-        kept = self.activation.kept * batch * time * self.hidden_dim
-        return super().elements(batch, time) + kept

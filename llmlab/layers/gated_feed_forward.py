@@ -66,8 +66,3 @@ class GatedFeedForward(Layer):
         dx = self.gate.backward(p["gate"], g["gate"], dh, gate_cache, ctx)
         dx += self.up.backward(p["up"], g["up"], du, up_cache, ctx)
         return dx
-
-    def elements(self, batch, time):
-        """Add what the activation keeps, the product and a gradient to the maps' own."""
-        kept = (self.activation.kept + 2) * batch * time * self.hidden_dim
-        return super().elements(batch, time) + kept

@@ -47,10 +47,6 @@ class SinusoidalPositions(Layer):
         np.copyto(dx, dy)
         return dx
 
-    def elements(self, batch, time):
-        """Output and input gradient."""
-        return 2 * batch * time * self.embedding_dim
-
     def _table(self, length: int, ctx: Context) -> np.ndarray:
         """Return (at least `length`, C), kept in the context."""
         size, c = table_size(length), self.embedding_dim

@@ -1,11 +1,13 @@
 """Layers one after the other, and how a mapping of specs becomes one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmlab.errors import ConfigError
 from llmlab.layers.base import LAYERS, Layer
-from llmlab.named import walk
+from llmlab.named import MOST_REPEATS, walk
+
+_MOST_PARTS = 20_000  # mappings in a stack that is written out, norms and the like counted
 
 
 class Stack(Layer):
@@ -25,6 +27,15 @@ class Stack(Layer):
     def children(self):
         """Return the layers."""
         return self.layers
+
+    def leaves(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """Yield dotted path and layer in the order of their application, stacks opened."""
+        for name, layer in self._order:
+            full = f"{path}.{name}" if path else name
+            if isinstance(layer, Stack):
+                yield from layer.leaves(full)
+            else:
+                yield full, layer
 
     def forward(self, p, x, ctx):
         """Return the last layer's output; the cache is the list of theirs."""
@@ -61,6 +72,10 @@ def build_stack(specs: Mapping[str, Any], where: str = "model.stack", **context:
     ConfigError
         With every problem of the whole mapping.
     """
+    if _parts(specs) > _MOST_PARTS:
+        raise ConfigError(
+            f"{where}: repeats inside repeats make more than {_MOST_PARTS:,} parts; lower a repeat"
+        )
     stack = Stack(LAYERS.build_named(specs, where, **context))
     whole = context.get("max_seq_len", 0)
     problems = [
@@ -71,6 +86,15 @@ def build_stack(specs: Mapping[str, Any], where: str = "model.stack", **context:
     if problems:
         raise ConfigError(problems)
     return stack
+
+
+def _parts(spec: Any) -> int:
+    """Count the mappings that a spec would be if its repeats were written out."""
+    if not isinstance(spec, Mapping):
+        return 0
+    repeat = spec.get("repeat")
+    known = type(repeat) is int and 0 < repeat <= MOST_REPEATS  # else it is refused later
+    return (repeat if known else 1) * (1 + sum(map(_parts, spec.values())))
 
 
 @LAYERS.register("block")

@@ -12,19 +12,23 @@ from llmlab.checkpoints import Checkpoint, CheckpointFolder, load
 from llmlab.config import Config
 from llmlab.measure.losses import Evaluator
 from llmlab.network import Network
+from llmlab.phases.budget import steps_of
 from llmlab.phases.continuing import continued, refuse_another_order, restore, tell_finished
 from llmlab.phases.outcome import training_results
 from llmlab.report.loss import Report, summarise, write_report
 from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
 from llmlab.signals import Signals
 from llmlab.text import Dataset
-from llmlab.train.callbacks import Checkpoints, Metrics, ProgressBar, Validation
-from llmlab.train.diagnose import Diagnosis
-from llmlab.train.early_stopping import EarlyStopping
-from llmlab.train.fit import Callback, Progress, fit, total_steps
+from llmlab.train.callbacks import CALLBACKS
+from llmlab.train.callbacks.metrics import MetricsFile
+from llmlab.train.fit import Callback, Progress, fit
+from llmlab.train.trackers import Tracker
 from llmlab.train.trainer import Trainer
 
 log = logging.getLogger("llmlab")
+
+# What callbacks get of the configuration, unless their own part of it says otherwise.
+WATCHING = ("eval_every", "log_every", "save_every", "keep", "patience", "max_bad_steps")
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
@@ -48,13 +52,7 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     hashes = {"data": data.training.sha256, "tokenizer": model.tokenizer.sha256()}
     progress = Progress() if state is None else continued(config, state, hashes)
     progress.patience = config.patience
-    steps = total_steps(
-        data.training,
-        batch_size=config.batch_size,
-        accumulate=config.accumulate,
-        epochs=config.epochs,
-        steps=config.steps,
-    )
+    steps = steps_of(config, run, model, data.training)
 
     def results(report: Report, checkpoint: Path) -> dict[str, Any]:
         args = (hashes["data"], data.validation, progress, report, checkpoint)
@@ -140,7 +138,7 @@ class Stage:
             hashes={**known, config.phase: self.hashes},
         )
         offset = own.meta["metrics_offset"] if own else 0
-        metrics = Metrics(self.folder / "metrics.jsonl", config.log_every, tracker, offset)
+        metrics = MetricsFile(self.folder / "metrics.jsonl", offset)
         fit(
             self.trainer,
             self.data.training,
@@ -151,31 +149,32 @@ class Stage:
             accumulate=config.accumulate,
             max_bad_steps=config.max_bad_steps,
             progress=progress,
-            callbacks=self.callbacks(metrics),
+            callbacks=self.callbacks(metrics, tracker),
         )
 
-    def callbacks(self, metrics: Metrics) -> list[Callback]:
-        """Return what watches, in order: what measures, what writes, what shows."""
-        config, trainer = self.config, self.trainer
-        found: list[Callback] = [Diagnosis(trainer, self.folder, config.max_bad_steps)]
-        if self.data.validation is not None:
-            batches = self.data.training.num_batches(config.batch_size)
-            every = config.eval_every or ceil(batches / config.accumulate)
-            found.append(Validation(self._measure(self.data.validation), every, self.steps))
-        if config.patience is not None:
-            found.append(EarlyStopping(config.patience))
-        saving = Checkpoints(
-            CheckpointFolder(self.folder / CHECKPOINTS, config.keep),
-            trainer,
-            metrics,
-            checkpoint_meta(config, self.model, self.hashes),
-            every=config.save_every or max(1, ceil(self.steps / 10)),
-            last=self.steps,
+    def callbacks(self, metrics: MetricsFile, tracker: Tracker) -> dict[str, Callback]:
+        """Return what watches, by name and in order."""
+        config, validation = self.config, self.data.validation
+        batches = self.data.training.num_batches(config.batch_size)
+        built = CALLBACKS.build_named(
+            config.callbacks,
+            "callbacks",
+            stage=config.phase,
+            steps=self.steps,
+            steps_of_epoch=ceil(batches / config.accumulate),
+            folder=self.folder,
+            trainer=self.trainer,
+            model=self.model,
+            measure=None if validation is None else self._measure(validation),
+            metrics=metrics,
+            tracker=tracker,
+            meta=checkpoint_meta(config, self.model, self.hashes),
             signals=self.signals,
             command=self.run.resume_command,
+            show_progress=self.run.show_progress,
+            **{key: getattr(config, key) for key in WATCHING},
         )
-        bar = ProgressBar(config.phase, self.steps, self.run.show_progress)
-        return [*found, metrics, saving, bar]
+        return {name: callback for name, callback in built.items() if callback is not None}
 
     def _measure(self, validation: Dataset) -> Callable[[], float]:
         trainer, config = self.trainer, self.config

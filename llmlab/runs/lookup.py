@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmlab.checkpoints import CheckpointFolder
+from llmlab.checkpoints import CHECKPOINTS, CheckpointFolder, peek
 from llmlab.errors import CheckpointError, suggest
 from llmlab.runs.record import RECORD, SWEEP_RECORD, read_record
 from llmlab.runs.results import best_job
@@ -16,7 +16,6 @@ log = logging.getLogger("llmlab")
 
 TRAINING = ("full", "pretrain", "tune")
 _MODELS = (*TRAINING, "import")  # whose runs hold a model
-CHECKPOINTS = "checkpoints"
 _STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
 _DEPTH = 4  # runs/sweeps/<sweep>/<job>, and one for who arranges them otherwise
 _START = "python -m llmlab starts one"
@@ -121,7 +120,7 @@ def _best(folder: Path, value: str | Path) -> Path:
     if found is None:
         raise CheckpointError(
             f"checkpoint={value}: {folder} has no best, for want of a validation; take the latest, "
-            "or train with data.<stage>.val_fraction=0.1"
+            f"or train with data.{_stage(folder)}.val_fraction=0.1"
         )
     if str(value) == "best":
         log.warning("%s: taken as the best of the newest run", near(found))
@@ -155,6 +154,12 @@ def meant(value: str | Path, root: Path | str = "runs") -> str:
     if len(Path(value).parts) != 1:
         return ""
     return suggest(str(value), ["latest", "best", *(each.name for each in _started(root))])
+
+
+def _stage(folder: Path) -> str:
+    """Return the stage that the checkpoints of a folder are of."""
+    steps = CheckpointFolder(folder).steps()
+    return "tune" if steps and peek(steps[-1][1]).get("stage") == "tune" else "pretrain"
 
 
 def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-_KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s]+)(=(?P<value>.*))?", re.DOTALL)
+_KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s~+][^=\s]*)(=(?P<value>.*))?", re.DOTALL)
 _QUOTED = re.compile(r"'(.*)'|\"(.*)\"", re.DOTALL)
 _WORDS = {"true": True, "false": False, "null": None}
 # What is asked of the jobs of a sweep together, and of none of them alone.

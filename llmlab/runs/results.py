@@ -56,6 +56,7 @@ def read_results(folder: Path) -> Sweep:
                 {k: v for k, v in result.items() if k not in _ABOUT and _is_number(v)},
                 {k.removesuffix(_HASH): v for k, v in result.items() if k.endswith(_HASH)},
                 result.get("error"),
+                result.get("exit_code", 1),
             )
         )
     return Sweep(folder, jobs, arms_of(jobs, shown), shown)

@@ -29,6 +29,7 @@ class Job:
     values: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    exit_code: int = 1
 
     def value(self, metric: str) -> float | None:
         """Return a number that the job reports; None if it has none, or isn't finished."""

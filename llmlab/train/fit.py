@@ -1,14 +1,17 @@
 """The training loop: epochs of batches, one step after the other, from any point."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Protocol
+
+import numpy as np
 
 from llmlab.batch import Batch
 from llmlab.errors import Diverged, TrainingError
+from llmlab.registry import Registry
 from llmlab.train.trainer import StepResult, Trainer
 
 log = logging.getLogger("llmlab")
@@ -69,6 +72,12 @@ class Progress:
         return asdict(self)
 
 
+def progress_of(meta: dict[str, Any]) -> Progress:
+    """Return the progress that a checkpoint's meta holds."""
+    fields = {key: meta[key] for key in Progress().to_dict() if key in meta}
+    return Progress(**fields | meta["cursor"])
+
+
 class Batches(Protocol):
     """What the loop needs of a dataset."""
 
@@ -81,8 +90,24 @@ class Batches(Protocol):
         ...
 
 
+CALLBACKS = Registry(
+    "callback",
+    supplied=(
+        *("stage", "steps", "steps_of_epoch", "folder", "trainer", "model", "measure", "metrics"),
+        *("tracker", "meta", "signals", "command", "show_progress", "patience", "max_bad_steps"),
+        *("eval_every", "log_every", "save_every", "keep"),
+    ),
+)
+
+
 class Callback:
-    """Something that watches a run; every method may stay as it is."""
+    """Something that watches a run; every method may stay as it is.
+
+    One that is registered is chosen in YAML, under `callbacks`; what its signature names of
+    what `CALLBACKS` is supplied with, it gets. A factory may return None: nothing to watch.
+    """
+
+    registry = CALLBACKS
 
     def on_start(self, progress: Progress) -> None:
         """Be told that training starts or goes on."""
@@ -114,7 +139,7 @@ def fit(
     accumulate: int = 1,
     max_bad_steps: int = 10,
     progress: Progress | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | Mapping[str, Callback] = (),
 ) -> Progress:
     """Train until `steps` steps are done, or `progress` is stale.
 
@@ -128,7 +153,8 @@ def fit(
     """
     progress = progress or Progress()
     count = dataset.num_batches(batch_size)
-    with _watched(callbacks, progress):
+    watching, told = _named(callbacks), set()
+    with _watched(list(watching.values()), progress):
         while progress.step < steps and not progress.is_stale:
             before = progress.step
             batches = dataset.batches(batch_size, seed, progress.epoch, progress.index)
@@ -136,8 +162,11 @@ def fit(
                 result = trainer.step(group)
                 _count(progress, trainer, result, len(group), count)
                 row = _row(stage, progress, result)
-                for callback in callbacks:
+                for name, callback in watching.items():
+                    size = len(row)
                     callback.on_step(progress, result, row)
+                    if len(row) != size:
+                        _check_added(row, size, name, told)
                 if progress.bad >= max(1, max_bad_steps):
                     raise Diverged(
                         f"loss or gradient was not finite in {max_bad_steps} steps in a row, the "
@@ -152,6 +181,29 @@ def fit(
                     "data is empty, or shorter than when this run began"
                 )
     return progress
+
+
+def _named(callbacks: Sequence[Callback] | Mapping[str, Callback]) -> Mapping[str, Callback]:
+    """Return callbacks by name; those of a list are named by their classes."""
+    if isinstance(callbacks, Mapping):
+        return callbacks
+    return {f"{type(each).__name__} {n}": each for n, each in enumerate(callbacks, 1)}
+
+
+def _check_added(row: dict[str, Any], size: int, name: str, told: set[tuple[str, str]]) -> None:
+    """Make what a callback has added to a row fit for JSON, or say what can't be."""
+    for key in list(row)[size:]:
+        value = row[key] = row[key].item() if isinstance(row[key], np.generic) else row[key]
+        if isinstance(value, float) and not isfinite(value):
+            if (name, key) not in told:
+                log.warning("callback %s: %s=%s, written as null", name, key, value)
+                told.add((name, key))
+            row[key] = None
+        elif not isinstance(value, bool | int | float | str | None):
+            raise TrainingError(
+                f"callback {name}: {key} is a {type(value).__name__}; a row takes numbers, text, "
+                "true, false and None"
+            )
 
 
 @contextmanager

@@ -1,16 +1,19 @@
-"""How much memory a training step needs, from the layers' own counts."""
+"""How much memory a training step needs, before any of it is taken."""
 
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from llmlab.layers import Layer
+from llmlab.layers import Stack
 from llmlab.optim import Optimizer
 from llmlab.params import Layout
+from llmlab.train.activations import activations
+
+WORKER = 8 * 2**20  # bytes of a forked process besides its arrays: 5.5 MB measured
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,16 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
+    workers: int
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.parameters + self.gradients + self.optimizer + self.activations
+        return sum(asdict(self).values())
 
 
 def training_memory(
-    stack: Layer,
+    stack: Stack,
     layout: Layout,
     optimizer: Optimizer,
     *,
@@ -41,9 +45,10 @@ def training_memory(
 ) -> Memory:
     """Return what a step on (batch, time) tokens needs; nothing is allocated.
 
-    Activations are what forward keeps plus what backward makes. `threads` shards share the
-    rows of the batch, and each has gradients of its own. With `average` a running mean of the
-    parameters counts as the optimizer's.
+    Activations are all that the workspace holds at once; 0 if a layer doesn't say. `threads`
+    shards share the rows of the batch, and each has gradients of its own; all but one are
+    processes. With `average` a
+    running mean of the parameters counts as the optimizer's.
 
     Raises
     ------
@@ -52,12 +57,13 @@ def training_memory(
     """
     optimizer.check(layout)
     item, trained = np.dtype(dtype).itemsize, layout.trained.size
-    rows = -(-batch // threads)
+    found = activations(stack, layout, -(-batch // threads), time, dtype)
     return Memory(
         parameters=layout.size * item,
         gradients=trained * item * threads,
         optimizer=(trained * len(optimizer.state_names) + layout.size * average) * item,
-        activations=stack.elements(rows, time) * item * threads,
+        activations=0 if found is None else found.peak * threads,
+        workers=WORKER * (threads - 1),
     )
 
 

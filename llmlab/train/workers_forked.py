@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -73,29 +73,23 @@ class Forked:
 
     def reduce(self) -> None:
         """Sum the shards' gradients, each process a part of the vector."""
-        with self._together():
-            for worker in self._workers:
-                worker.send(REDUCE)
-            self.shard.reduce()
-            for worker in self._workers:
-                worker.receive()
+        self._all(self.shard.reduce, REDUCE)
 
     def squared_norm(self) -> float:
         """Return the squared norm of the sum, from those of the parts."""
-        with self._together():
-            for worker in self._workers:
-                worker.send(NORM)
-            total = self.shard.squared_norm()
-            return total + sum(worker.receive() for worker in self._workers)
+        own, others = self._all(self.shard.squared_norm, NORM)
+        return own + others
 
     def update(self, lr: float, step: int, scale: float) -> None:
         """Update the parameters."""
+        self._all(lambda: self.shard.update(lr, step, scale), UPDATE, step, (lr, scale))
+
+    def _all(self, own: Callable[[], Any], *command: Any) -> tuple[Any, float]:
+        """Do one thing in every process; return this one's result and the sum of the others'."""
         with self._together():
             for worker in self._workers:
-                worker.send(UPDATE, step, (lr, scale))
-            self.shard.update(lr, step, scale)
-            for worker in self._workers:
-                worker.receive()
+                worker.send(*command)
+            return own(), sum(worker.receive() for worker in self._workers)
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:

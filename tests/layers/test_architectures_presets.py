@@ -66,6 +66,24 @@ def test_gpt2_starts_as_gpt2():
     assert "output.weight" in params.layout.aliases
 
 
+@pytest.mark.parametrize("name", ["mixed", "rustgpt", *SIZES])
+def test_listeners_leave_every_bit_of_the_logits(name):
+    chosen = ["experiment=mixed"] if name == "mixed" else [f"model={name}", *SMALL]
+    stack, heard = build(*chosen), set()
+    network = Network(stack, Layout(stack).init(0))
+    ids = stream(0, "ids").integers(31, size=(2, 70))
+    alone = network.forward(ids).copy()
+
+    def post(path, layer, y, cache):
+        heard.add(path)
+
+    with network.listening(pre=lambda path, layer, x: None, post=post):
+        assert np.array_equal(network.forward(ids), alone)
+    unheard = {path for path, *_ in network.walk()} - heard
+    assert {path for path in unheard if ".experts." not in path} == set()
+    assert np.array_equal(network.forward(ids), alone)
+
+
 def test_presets_differ_by_what_they_say():
     blocks = {
         name: compose(f"model={name}").model["stack"]["blocks"]["layers"]["attention"]["layer"]

@@ -276,59 +276,6 @@ def test_operations_of_the_rest():
     assert LAYERS.build(experts, "", **sizes).flops(3, 4) == both
 
 
-def kept(bench):
-    """Return how many numbers outside scratch a training step takes from the workspace."""
-    ctx, total = bench.context(), 0
-    bench.begin(ctx)
-    plain = ctx.workspace.empty
-
-    def empty(shape, dtype=None):
-        nonlocal total
-        if not ctx.workspace._marks and (dtype is None or np.dtype(dtype).kind == "f"):
-            total += int(np.prod(shape))
-        return plain(shape, dtype)
-
-    ctx.empty = empty
-    _, cache = bench.stack.forward(bench.params.tree, bench.x, ctx)
-    grads = bench.layout.zeros(bench.dtype)
-    bench.stack.backward(bench.params.tree, grads.tree, bench.dy, cache, ctx)
-    return total
-
-
-def counted(row):
-    """Tell whether `elements` knows of all that the case keeps: no packing, dropout on."""
-    off = "dropout" in str(row.specs) and not row.random
-    return not row.segments and not off and "experts" not in str(row.specs)
-
-
-COUNTED = {
-    f"{layer} {name}".replace(" ", "-"): row
-    for layer, rows in TABLE.items()
-    for name, row in rows.items()
-    if counted(row)
-}
-
-
-@pytest.mark.parametrize("name", COUNTED)
-def test_a_layer_counts_what_it_keeps(name):
-    bench = Bench(COUNTED[name])
-    row = bench.case
-    from_the_loss = bench.dy.size if "output_projection" in name else 0
-    assert bench.stack.elements(row.batch, row.time) == kept(bench) + from_the_loss
-
-
-@pytest.mark.parametrize(("experts", "top_k"), [(4, 1), (4, 2), (8, 2)])
-def test_experts_count_what_a_step_takes(experts, top_k):
-    sizes = {"hidden_dim": 96, "num_experts": experts, "top_k": top_k}
-    sizes["normalize"] = top_k > 1
-    row = case("mixture_of_experts", **sizes, time=60, context={"embedding_dim": 48})
-    bench = Bench(row)
-    ctx = bench.context()
-    bench.run(ctx)
-    taken = ctx.workspace.peak / 8
-    assert 0.8 < taken / bench.stack.elements(row.batch, row.time) < 1.02
-
-
 def gated(rows, p):
     """Return (silu(x @ gate) · (x @ up)) @ down, an expert."""
     h = rows @ p["gate"]["weight"]

@@ -319,13 +319,11 @@ def check_interleaved(case: Case) -> None:
 
 
 def check_counts(case: Case) -> None:
-    """Operations and numbers kept are whole, and grow in step with the batch."""
+    """Operations are whole, and grow in step with the batch."""
     stack = case.build()
-    for count in (stack.flops, stack.elements):
-        value = count(case.batch, case.time)
-        assert isinstance(value, int) and value >= 0
-        assert count(3 * case.batch, case.time) == 3 * value
-    assert stack.elements(case.batch, case.time) > 0
+    value = stack.flops(case.batch, case.time)
+    assert isinstance(value, int) and value >= 0
+    assert stack.flops(3 * case.batch, case.time) == 3 * value
 
 
 CHECKS = (

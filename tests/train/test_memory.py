@@ -4,7 +4,13 @@ import os
 
 import pytest
 
-from llmlab.train.memory import available_memory
+from llmlab import build
+from llmlab.cli.start import compose
+from llmlab.errors import ResourceError
+from llmlab.layers import build_stack
+from llmlab.optim import OPTIMIZERS
+from llmlab.params import Layout
+from llmlab.train.memory import WORKER, available_memory, training_memory
 
 MIB = 2**20
 TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
@@ -56,3 +62,27 @@ def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
     assert available_memory(tmp_path) == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     monkeypatch.delattr("os.sysconf")
     assert available_memory(tmp_path) is None
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_made(monkeypatch):
+    def made(*_):
+        raise AssertionError("parameters were made")
+
+    monkeypatch.setattr(Layout, "init", made)
+    monkeypatch.setattr(build, "available_memory", lambda: 2**40)
+    config = compose("model.embedding_dim=65536", "model.num_blocks=100", "model.num_heads=1")
+    with pytest.raises(ResourceError, match=r"a training step needs about [\d,.]+ GiB") as error:
+        build.new_model(config, build.new_tokenizer(config))
+    assert "activations" in str(error.value) and "1,024.0 GiB are free" in str(error.value)
+    monkeypatch.setattr(build, "available_memory", lambda: 2**60)
+    with pytest.raises(AssertionError, match="were made"):
+        build.new_model(config, build.new_tokenizer(config))
+
+
+def test_each_worker_but_the_first_is_a_process():
+    layers = {"tokens": "token_embedding", "output": "output_projection"}
+    stack = build_stack(layers, vocab_size=8, embedding_dim=4, max_seq_len=4)
+    layout, rule = Layout(stack), OPTIMIZERS.build("adam", "optimizer")
+    one, four = (training_memory(stack, layout, rule, batch=8, time=4, threads=n) for n in (1, 4))
+    assert (one.workers, four.workers) == (0, 3 * WORKER)
+    assert four.total == sum(vars(four).values()) > one.total + 3 * WORKER

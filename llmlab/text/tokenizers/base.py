@@ -14,6 +14,8 @@ from llmlab.registry import Registry
 
 TOKENIZERS = Registry("tokenizer")
 
+_LISTED = 8
+
 
 class Tokenizer(ABC):
     """Turn text into ids and back.
@@ -25,6 +27,8 @@ class Tokenizer(ABC):
     ----------
     type
         The name that it is registered under.
+    unit
+        What a token is, as a message names several.
     lossless
         Whether white space is part of the tokens, so that decoding gives known text back exactly.
     end_id
@@ -38,6 +42,7 @@ class Tokenizer(ABC):
     """
 
     type: str
+    unit: str = "words"
     lossless: bool = True
     end_id: int
     unknown_id: int | None
@@ -73,6 +78,11 @@ class Tokenizer(ABC):
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of `text` that become `unknown_id`, each once, in order."""
 
+    def listed(self, words: Sequence[str]) -> str:
+        """Return the first of `words` as a message shows them; quoted where blanks may be words."""
+        shown = [repr(word) if self.lossless else word for word in words[:_LISTED]]
+        return ", ".join([*shown, *(["..."] if len(words) > _LISTED else [])])
+
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
         """Return the factory's arguments that rebuild this tokenizer, JSON-able."""
@@ -92,7 +102,7 @@ class Tokenizer(ABC):
             raise ConfigError(
                 f"the vocabulary has no special token '{token}', which the template needs; "
                 "build the tokenizer with that template (or with tokenizer.specials), or choose "
-                "another template"
+                "one without special tokens, as template=user_assistant"
             ) from None
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,15 +6,16 @@ The work is done by the library `tokenizers`, which is imported only here and on
 import json as json_format
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmlab.errors import ConfigError, DataError, ResourceError
-from llmlab.text.paths import absolute
+from llmlab.errors import ConfigError, DataError, LlmlabError, ResourceError
+from llmlab.text.foreign_tokenizer import guarded, is_plain, try_out
+from llmlab.text.long_words import cut_long_words
 from llmlab.text.tokenizers.base import TOKENIZERS, Tokenizer, check_id, number_specials
+from llmlab.text.tokenizers.byte import readable
 
 _END = "<|endoftext|>"
 _ENDS = (_END, "</s>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<eos>", "[SEP]")
@@ -59,7 +60,7 @@ class BpeTokenizer(Tokenizer):
         self._library = _library()
         self._size = vocab_size
         self._json = json
-        self._end = end
+        self._end, self._plain = end, True
         self._specials = tuple(specials)
         self.special_ids = number_specials(specials, 1, [end or _END] if json is None else ())
         self.unknown_id, self.end_id = None, 0
@@ -76,10 +77,19 @@ class BpeTokenizer(Tokenizer):
             self._load(json)
 
     def _load(self, content: dict[str, Any]) -> None:
+        text = json_format.dumps(content)
+        self._plain = not isinstance(content, Mapping) or is_plain(content)
+        if not self._plain:
+            try_out(content, text)
         try:
-            self._fast = self._library.Tokenizer.from_str(json_format.dumps(content))
+            with guarded(self._plain):
+                self._fast = self._library.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception, and TypeError
+            if isinstance(error, LlmlabError):
+                raise
             raise ConfigError(f"json: not the content of a tokenizer.json: {error}") from None
+        self._fast.no_padding()  # which may be of any length
+        self._fast.no_truncation()
         missing = [token for token in self._specials if token not in _special(content)]
         self._fast.add_special_tokens(missing)
         # Without this, text that looks like a special token would become one.
@@ -123,7 +133,7 @@ class BpeTokenizer(Tokenizer):
             show_progress=False,
         )
         seen = [False]
-        fast.train_from_iterator(_watched(texts, seen), trainer)
+        fast.train_from_iterator(cut_long_words(_watched(texts, seen)), trainer)
         if not seen[0]:
             raise DataError("the tokenizer's corpus holds no text; give it a file with text")
         content = json_format.loads(fast.to_str())
@@ -134,19 +144,23 @@ class BpeTokenizer(Tokenizer):
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode()
         # "fast" counts no offsets, which nobody asks for here.
-        (encoding,) = self._trained().encode_batch_fast([text], add_special_tokens=False)
+        with guarded(self._plain):
+            (encoding,) = self._trained().encode_batch_fast([text], add_special_tokens=False)
         return encoding.ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         for id in ids:
             check_id(id, self._size)
-        return self._trained().decode(list(ids), skip_special_tokens=skip_special)
+        with guarded(self._plain):
+            return self._trained().decode(list(ids), skip_special_tokens=skip_special)
 
     def token(self, id: int) -> str:
-        """Return the text of `id` alone; raise `ValueError` outside the vocabulary."""
+        r"""Return the text of `id` alone, `\xNN` for a byte that is a part of a character."""
         check_id(id, self._size)
-        return self._trained().decode([id], skip_special_tokens=False)
+        with guarded(self._plain):
+            text = self._trained().decode([id], skip_special_tokens=False)
+        return readable(self._tokens[id]) or text if "\ufffd" in text else text
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of `text` that need the unknown token, each once, in order."""
@@ -185,38 +199,6 @@ class BpeTokenizer(Tokenizer):
         if self._json is None:
             raise ValueError("the tokenizer is not trained; call train first")
         return self._fast
-
-
-@TOKENIZERS.register("pretrained")
-def pretrained(
-    path: str | Path, end: str | None = None, specials: Sequence[str] = ()
-) -> BpeTokenizer:
-    """Load any tokenizer.json, which training leaves as it is; `corpus` can be empty.
-
-    Parameters
-    ----------
-    path
-        The file. Its content goes into the checkpoints, so that it is needed only once.
-    end
-        The special token that ends a text; None: the first of the usual names.
-    specials
-        Special tokens to add where they are missing.
-
-    Raises
-    ------
-    DataError
-        The file can't be read, or is no tokenizer.json.
-    """
-    file = absolute(path)
-    try:
-        content = json_format.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not a tokenizer.json: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise DataError(f"{file}: not a tokenizer.json: it has no 'model'")
-    return BpeTokenizer(specials=specials, json=content, end=end)
 
 
 def _library() -> Any:

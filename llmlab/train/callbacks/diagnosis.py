@@ -11,16 +11,17 @@ import numpy as np
 from llmlab.atomic_write import replace_file, replace_text
 from llmlab.batch import Batch
 from llmlab.network import Network
-from llmlab.train.fit import Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback, Progress
 from llmlab.train.trainer import StepResult, Trainer
 
 log = logging.getLogger("llmlab")
 
 
+@CALLBACKS.register("diagnosis")
 class Diagnosis(Callback):
     """Tell of skipped steps; at the one that ends the run, save which layer and which batch."""
 
-    def __init__(self, trainer: Trainer, folder: Path, max_bad_steps: int):
+    def __init__(self, trainer: Trainer, folder: Path, max_bad_steps: int = 10):
         self._trainer, self._folder, self._limit = trainer, folder, max_bad_steps
 
     def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
