@@ -117,7 +117,8 @@ def finish(folder: Path) -> int:
     It is 1 if some jobs failed, and that of all if each failed for the same kind of reason.
     """
     from llmlab.report.page import HOW, can_draw, write_page
-    from llmlab.report.study import lines, read_study, write_tables
+    from llmlab.report.study import read_study
+    from llmlab.report.study_tables import lines, write_tables
 
     (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's copy of what was asked for
     study = read_study(folder)

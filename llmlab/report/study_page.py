@@ -9,7 +9,8 @@ from llmlab.errors import CheckpointError
 from llmlab.report import charts
 from llmlab.report.curves import bands, trace
 from llmlab.report.page import Chart, Page, Table
-from llmlab.report.study import SPENT, Study, number
+from llmlab.report.study import Study
+from llmlab.report.study_tables import SPENT, number
 from llmlab.report.tables import human
 from llmlab.runs.overrides import value_of
 from llmlab.runs.record import RECORD, read_config, read_record

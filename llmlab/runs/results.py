@@ -40,26 +40,31 @@ class Sweep:
 def read_results(folder: Path) -> Sweep:
     """Return the jobs of a sweep that have ended."""
     former = read_question(folder).get("changed") or {}
-    jobs, shown = [], {}
-    for name, result in results(folder):
-        tokens = result.get("task") or [f"{k}={v}" for k, v in result["overrides"].items()]
-        settings = identity(tokens, former)
-        seed = value_of(settings.pop("seed", "0"))
-        for key, value in settings.items():
-            shown[key, value] = _shown(key, value)
-        jobs.append(
-            Job(
-                name,
-                settings,
-                result.get("seed", seed if isinstance(seed, int) else 0),
-                result["status"],
-                {k: v for k, v in result.items() if k not in _ABOUT and _is_number(v)},
-                {k.removesuffix(_HASH): v for k, v in result.items() if k.endswith(_HASH)},
-                result.get("error"),
-                result.get("exit_code", 1),
-            )
-        )
+    jobs = [job_of(name, result, former) for name, result in results(folder)]
+    shown = shown_settings(jobs)
     return Sweep(folder, jobs, arms_of(jobs, shown), shown)
+
+
+def job_of(name: str, result: Mapping[str, Any], former: Mapping[str, str | None]) -> Job:
+    """Return what a result says of a job; `former` is of keys that were changed for all."""
+    tokens = result.get("task") or [f"{k}={v}" for k, v in result["overrides"].items()]
+    settings = identity(tokens, former)
+    seed = value_of(settings.pop("seed", "0"))
+    return Job(
+        name,
+        settings,
+        result.get("seed", seed if isinstance(seed, int) else 0),
+        result["status"],
+        {k: v for k, v in result.items() if k not in _ABOUT and _is_number(v)},
+        {k.removesuffix(_HASH): v for k, v in result.items() if k.endswith(_HASH)},
+        result.get("error"),
+        result.get("exit_code", 1),
+    )
+
+
+def shown_settings(jobs: list[Job]) -> dict[tuple[str, str], str]:
+    """Return how a person reads each value of the jobs' settings."""
+    return {(k, v): _shown(k, v) for job in jobs for k, v in job.settings.items()}
 
 
 def read_question(folder: Path) -> dict[str, Any]:
