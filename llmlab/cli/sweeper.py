@@ -16,8 +16,8 @@ from llmlab.cli.job import shown
 from llmlab.config.study import Question
 from llmlab.errors import ConfigError
 from llmlab.runs.overrides import STUDY_KEYS, Override, value_of
-from llmlab.runs.results import find_baseline, read_results
-from llmlab.runs.sweep import RESULT, Jobs, Plan, read_result
+from llmlab.runs.results import find_baseline, read_question, read_results
+from llmlab.runs.sweep import RESULT, Jobs, Plan, read_result, write_sweep
 from llmlab.study.arms import Arm
 from llmlab.study.metric import Metric, choose, refusal
 from llmlab.study.sequential import Decision, Rule, decide
@@ -79,6 +79,10 @@ class StudySweeper(Sweeper):
             for done in self.launcher.launch(batch, initial_job_idx=number):
                 _ = done.return_value  # raises what the job has raised
             number += len(batch)
+        if found := read_question(self._jobs.folder):  # all may have been done before
+            asked = {key: self._record[key] for key in ("question", "auto") if key in self._record}
+            rest = {key: value for key, value in found.items() if key not in ("question", "auto")}
+            write_sweep(self._jobs.folder, rest | asked)
 
     def _all(self, jobs: list[list[str]]) -> Iterator[list[list[str]]]:
         """Yield all jobs, as one batch."""
