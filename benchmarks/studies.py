@@ -2,16 +2,20 @@
 
     python benchmarks/studies.py                  # 10,000 studies of each kind, some minutes
     python benchmarks/studies.py --studies 1000
+    python benchmarks/studies.py --results runs/sweeps/ID/results.csv   # from real, equal jobs
 
 Jobs are simulated: normal numbers that share a part by seed (`correlation`). What decides is
 `llmlab.study`, as a sweep uses it. Studies in which all arms are alike show errors; a difference is
-given in standard deviations of the paired difference.
+given in standard deviations of the paired difference. With `--results` the jobs of a sweep that
+differ in nothing but the seed are dealt out as two arms of 20, again and again.
 """
 
 import argparse
+import csv
 from collections.abc import Iterator
 from math import sqrt
 from multiprocessing import Pool
+from pathlib import Path
 
 import numpy as np
 
@@ -61,6 +65,28 @@ def trial(task: tuple[int, int, float, float]) -> dict[str, float]:
     return {name: value / studies for name, value in counts.items()}
 
 
+def dealt(studies: int, values: list[float]) -> Iterator[Table]:
+    """Yield two arms of equal jobs, dealt out at random."""
+    rng = np.random.default_rng(0)
+    for _ in range(studies):
+        order = rng.permutation(values).tolist()
+        yield {str(arm): dict(enumerate(order[arm * MOST : (arm + 1) * MOST])) for arm in range(2)}
+
+
+def print_dealt(studies: int, path: Path) -> None:
+    """Print how often equal jobs are told apart."""
+    with path.open(newline="") as file:
+        values = [float(row["val_loss"]) for row in csv.DictReader(file)]
+    counts = dict.fromkeys([*map(str, FIXED), "auto"], 0)
+    for table in dealt(studies, values[: 2 * MOST]):
+        for seeds in FIXED:
+            counts[str(seeds)] += fixed_claims(table, seeds)
+        pairs = decide(table, range(MOST), RULE, METRIC).pairs.values()
+        counts["auto"] += any(pair.better is not None for pair in pairs)
+    for name, count in counts.items():
+        print(f"{name:>5} {count / studies:.4f}")
+
+
 def equal_power(reached: float, effect: float) -> int:
     """Return the fixed number of seeds whose power is at least that."""
     return next(n for n in range(2, 100) if power(n, effect, ALPHA) >= min(reached, 0.9999))
@@ -70,7 +96,12 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--studies", type=int, default=10_000)
-    studies = parser.parse_args().studies
+    parser.add_argument("--results", type=Path)
+    options = parser.parse_args()
+    studies = options.studies
+    if options.results is not None:
+        print_dealt(studies, options.results)
+        return
     alike = [(studies, arms, share, 0.0) for arms in (2, 3, 6) for share in (0.0, 0.9)]
     apart = [(studies, 2, share, size) for size in (1.0, 2.0) for share in (0.0, 0.9)]
     with Pool() as pool:

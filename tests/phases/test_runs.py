@@ -102,7 +102,7 @@ def test_runs_and_arms_are_compared(study):
     answer = study("phase=compare", "compare.runs=[s]")
     assert "lr=0.1" in answer.out and "by val_loss" in answer.out
     answer = study("phase=compare", "compare.runs=[sx]")
-    assert (answer.code, "did you mean 's'?" in answer.err) == (4, False)
+    assert (answer.code, "did you mean 's'?" in answer.err) == (4, True)
     assert study("phase=compare", "compare.runs=[s:lr=7]").code == 2
     assert study("phase=compare").code == 2
 
