@@ -26,22 +26,17 @@ def steps_of(config: Config, run: Run, model: build.Model, training: Dataset) ->
     which is continued has the same schedule.
     """
     kind, amount = config.budget["type"], config.budget["amount"]
-    batch_size, accumulate = config.batch_size, config.accumulate
+    batches, accumulate = training.num_batches(config.batch_size), config.accumulate
     if kind == "none":
-        return total_steps(
-            training,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            epochs=config.epochs,
-            steps=config.steps,
-        )
+        sizes = {"batch_size": config.batch_size, "accumulate": accumulate}
+        return total_steps(training, **sizes, epochs=config.epochs, steps=config.steps)
     if kind == "seconds":
         return max(1, int(amount / _seconds_of_step(config, run, model, training)))
     each = 1.0
     if kind == "flops":
         each = flops_of_step(config, model)
     elif kind == "tokens":
-        each = training.report["tokens"] / training.num_batches(batch_size) * accumulate
+        each = training.report["tokens"] / batches * accumulate
     return max(1, int(amount / each))
 
 

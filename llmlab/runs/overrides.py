@@ -10,6 +10,7 @@ import yaml
 
 _KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s~+][^=\s]*)(=(?P<value>.*))?", re.DOTALL)
 _QUOTED = re.compile(r"'(.*)'|\"(.*)\"", re.DOTALL)
+_COLON = re.compile(r"([{,]\s*[\w.-]+):(?=\S)")  # Hydra writes mappings without a space
 _WORDS = {"true": True, "false": False, "null": None}
 # What is asked of the jobs of a sweep together, and of none of them alone.
 STUDY_KEYS = ("seeds", "metric", "direction", "baseline", "study")
@@ -53,7 +54,7 @@ def value_of(text: str) -> Any:
         return _unescaped(quoted[1] if quoted[1] is not None else quoted[2])
     if text[:1] in "[{" and text[-1:] in "]}":
         try:
-            return _plain(yaml.safe_load(text))
+            return _plain(yaml.safe_load(_COLON.sub(r"\1: ", text)))
         except yaml.YAMLError:
             return text
     return _scalar(text)
