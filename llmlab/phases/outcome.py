@@ -12,7 +12,7 @@ from llmlab import build
 from llmlab.config import Config
 from llmlab.report.loss import Report
 from llmlab.text import Dataset, Tokenizer
-from llmlab.train.fit import Progress
+from llmlab.train.progress import Progress
 
 _IN_LOSS = ("dropout", "balance")  # arguments of layers that change what the training loss is
 
