@@ -30,10 +30,10 @@ LATEST = ("latest", "best")  # a checkpoint that is looked up
 _WORDS = {"checkpoint": LATEST, "resume": ("latest",), "on": ("pretrain", "tune")}
 _INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 _PATH = re.compile(r"checkpoint|resume|on|data\.[\w-]+\.(path|cache)|tokenizer\.path")
-_PATHS = re.compile(r"plugins|tokenizer\.corpus")
+_PATHS = re.compile(r"plugins|tokenizer\.corpus|compare\.runs")
 _SPACES = "a text with spaces needs quotes"
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
-_TEXT = re.compile(r"prompt|source|target")
+_TEXT = re.compile(r"prompt|source|target|baseline|(runs|clean)\.where")
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
@@ -138,6 +138,8 @@ def is_sweep(flags: Sequence[str], overrides: Sequence[Override]) -> bool:
             return True
         if override.name == "hydra.mode":
             return str(override.value).upper() == "MULTIRUN"
+        if override.name == "seeds" and override.value == "auto":
+            return True
     return not {"-m", "--multirun"}.isdisjoint(flags)
 
 
@@ -225,5 +227,7 @@ def _path(key: str, value: str) -> str:
     if value in _WORDS.get(key, ()) or not value:
         return value
     if key == "plugins" and not value.endswith(".py"):
+        return value
+    if key == "compare.runs":  # an id, or an arm: SWEEP:positions=rope
         return value
     return str(Path(value).expanduser().absolute())

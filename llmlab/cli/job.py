@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,11 @@ from llmlab.cli.explain import explain, report
 from llmlab.cli.standard_streams import forgiving
 from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
-from llmlab.errors import LlmlabError, ResourceError, Stopped
+from llmlab.errors import Diverged, LlmlabError, ResourceError, Stopped
 from llmlab.phases import Phase, arguments_of, find
-from llmlab.report.sweep import FIGURES
-from llmlab.runs.lookup import SWEEP_RECORD, resolve_checkpoint
-from llmlab.runs.overrides import Override
+from llmlab.runs.lookup import resolve_checkpoint
+from llmlab.runs.overrides import STUDY_KEYS, Override
+from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.shell import near
 from llmlab.runs.start import AnothersFolder, Kind, Start, start_of_job
 from llmlab.runs.sweep import Jobs, read_result, write_result, write_sweep
@@ -63,7 +64,8 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
     if not (jobs.folder / SWEEP_RECORD).exists():
         write_sweep(jobs.folder, record)
     before = read_result(folder)
-    result: dict[str, Any] = {"status": "finished", "overrides": _shown(tokens), "task": tokens}
+    result: dict[str, Any] = {"status": "finished", "overrides": shown(tokens), "task": tokens}
+    began = time.monotonic() - (before or {}).get("seconds", 0.0)
     try:
         start = start_of_job(folder, tokens, jobs.former)
         if before and before["status"] == "finished" and before["overrides"] == result["overrides"]:
@@ -72,19 +74,24 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
         done = _execute(composed, typed, start, in_sweep=True)
         if before and before["status"] == "finished" and not done.begun:
             return _loss(before)  # what was asked for now was never trained
-        result |= {name: _finite(done.figures.get(name)) for name in FIGURES}
+        result |= {"seed": done.seed, "seconds": round(time.monotonic() - began, 3)}
+        result |= {name: value for name, value in done.figures.items() if _is_scalar(value)}
     except (Stopped, KeyboardInterrupt) as error:
+        result["seconds"] = round(time.monotonic() - began, 3)
         _stopped(folder, result, jobs.folder, error)
         return math.nan
     except Exception as error:
         report(error)
         lines, code = explain(error)
         message = "; ".join(lines).replace("error: ", "")
-        result |= {"status": "failed", "error": message, "exit_code": code}
+        status = "diverged" if isinstance(error, Diverged) else "failed"
+        result |= {"status": status, "error": message, "exit_code": code}
         if isinstance(error, AnothersFolder):
             folder = jobs.folder / jobs.name(tokens)
     write_sweep(jobs.folder, record)
     write_result(folder, result)
+    if jobs.plan is not None and len(jobs.plan.names) > 1:
+        print(jobs.plan.progress(jobs.folder), flush=True)
     return _loss(result)
 
 
@@ -105,6 +112,7 @@ class Done:
     """What a phase returned, and whether its run did anything this time."""
 
     figures: dict[str, Any]
+    seed: int
     begun: bool = True
 
 
@@ -126,7 +134,7 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
     if in_sweep:
         config = replace(config, chat=False)
     if not phase.trains:
-        return Done(phase.load()(config, None, **arguments) or {})
+        return Done(phase.load()(config, None, **arguments) or {}, config.seed)
     return _train(config, phase, arguments, start, typed, in_sweep)
 
 
@@ -166,7 +174,7 @@ def _train(
         print(f"run: {near(run.folder)}", flush=True)
     if after := phase.load_after():
         after(config, results)
-    return Done(results, run.begun)
+    return Done(results, config.seed, run.begun)
 
 
 def _advise(error: BaseException, run: Any) -> None:
@@ -225,14 +233,22 @@ def _discard(folder: Path) -> None:
             return
 
 
-def _shown(tokens: list[str]) -> dict[str, str]:
+def shown(tokens: Sequence[str]) -> dict[str, str]:
+    """Return overrides as a job's result has them: without what is asked of the whole sweep."""
     parts = [Override.of(text) for text in tokens]
-    return {part.name: str(part.value).strip("'") for part in parts if part.name != "launcher"}
+    others = ("launcher", *STUDY_KEYS)
+    own = [part for part in parts if part.name.split(".")[0] not in others]
+    return {part.name: str(part.value).strip("'") for part in own}
 
 
 def _finite(value: Any) -> Any:
     """Return None for numbers that JSON doesn't have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_scalar(value: Any) -> bool:
+    """Tell whether a result is kept of a job: text, or a number that JSON has."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _loss(result: dict[str, Any]) -> float:

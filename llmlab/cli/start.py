@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from llmlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmlab.config import Config
+    from llmlab.runs.sweep import Jobs
 
 Task = Callable[[Any], Any]
 
@@ -49,17 +50,26 @@ def start(command: CommandLine) -> int:
     """Let Hydra compose the configuration and run the job or the jobs; return the exit code."""
     _survive_python_314()
     from llmlab.cli.hints import hint
-    from llmlab.cli.sweep import SWEEP_RECORD, discard, finish, sweep_folder, sweeping
+    from llmlab.cli.sweep import discard, finish, sweep_folder, sweeping
+    from llmlab.cli.sweeper import sweeper_of
     from llmlab.cli.user_yaml import check_stored, guarded
+    from llmlab.runs.record import SWEEP_RECORD
 
     register_resolvers()
     check_stored(command.tokens, command.typed)
     folder = sweep_folder(command.tokens) if command.sweep else None
     codes: list[int] = []
-    tokens, task = _single(command, codes) if folder is None else _jobs(command, folder)
+    sweeper: Any = nullcontext()
+    if folder is None:
+        tokens, task = _single(command, codes)
+    else:
+        jobs, record = _jobs(command, folder)
+        sweeper = sweeper_of(jobs, record)
+        tokens, task = list(jobs.tokens), _task(command, jobs, record)
     decorate = hydra_main()
     argv = [*command.flags, *tokens]
-    with _as_program(argv), _logging_restored(), _mode(command), guarded(), sweeping(folder):
+    quiet, mode = _logging_restored(), _mode(command)
+    with _as_program(argv), quiet, mode, guarded(), sweeping(folder), sweeper:
         try:
             decorate(task)()
         except Exception as error:
@@ -91,26 +101,33 @@ def _single(command: CommandLine, codes: list[int]) -> tuple[list[str], Task]:
     return command.tokens, task
 
 
-def _jobs(command: CommandLine, folder: Path) -> tuple[list[str], Task]:
-    """Return the tokens and the task of a sweep; Hydra asks for the folder of each job."""
+def _jobs(command: CommandLine, folder: Path) -> tuple["Jobs", dict[str, Any]]:
+    """Return the jobs of a sweep, and what sweep.json is to say; Hydra asks for their folders."""
     from omegaconf import OmegaConf
 
     from llmlab.cli.arguments import quoted
     from llmlab.cli.sweep import varying
-    from llmlab.runs.lookup import SWEEP_RECORD
     from llmlab.runs.overrides import Override
-    from llmlab.runs.sweep import Jobs, read_sweep
+    from llmlab.runs.results import read_question
+    from llmlab.runs.sweep import Jobs
 
-    before = read_sweep(folder) if (folder / SWEEP_RECORD).is_file() else {}
+    before = read_question(folder)
     former = before.get("changed", {}) if command.changed is None else command.changed
     tokens = [text for text in command.tokens if Override.of(text).name != "hydra.sweep.dir"]
-    keys = sorted({*varying(tokens), *before.get("varying", ())})
-    jobs = Jobs(folder, tokens, keys, former)
+    seeds = {"seed"} if "seeds=auto" in tokens else set()
+    keys = sorted({*varying(tokens), *before.get("varying", ()), *seeds})
     tokens.append(f"hydra.sweep.dir={quoted(str(folder))}")
-    record = {"overrides": tokens, "varying": keys, "changed": former}
+    jobs = Jobs(folder, tokens, keys, former)
 
     def name(overrides: Any) -> str:
         return jobs.name([str(text) for text in OmegaConf.to_container(overrides, resolve=False)])
+
+    OmegaConf.register_new_resolver("job_folder", name, replace=True)
+    return jobs, {"overrides": tokens, "varying": keys, "changed": former}
+
+
+def _task(command: CommandLine, jobs: "Jobs", record: dict[str, Any]) -> Task:
+    """Return what Hydra calls for each job of a sweep."""
 
     def task(cfg: Any) -> float:
         # Imported here, since a launcher may send this function to another process.
@@ -118,8 +135,7 @@ def _jobs(command: CommandLine, folder: Path) -> tuple[list[str], Task]:
 
         return run_sweep_job(cfg, command.typed, jobs, {**record, "config_dir": config_dir()})
 
-    OmegaConf.register_new_resolver("job_folder", name, replace=True)
-    return tokens, task
+    return task
 
 
 def compose(*argv: str) -> "Config":

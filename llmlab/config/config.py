@@ -5,12 +5,17 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 from llmlab.config.across import check_patience, check_threads, refusal
-from llmlab.config.model import MANY, Model, Stage
+from llmlab.config.lengths import check_budget, check_lengths, check_stages
+from llmlab.config.model import MANY, Model
 from llmlab.config.network import POSITIONS, check_network, refuse_former_names
 from llmlab.config.plugins import import_plugins
-from llmlab.config.specs import STAGES, check_specs
+from llmlab.config.specs import check_specs
 from llmlab.config.stored import overlay, without_paths
+from llmlab.config.study import Baseline, Direction, MetricName, Seeds, StudySpec, check_study
 from llmlab.config.values import Key, check_fields, keys_of, plain
+
+# Free text, which is meant as it stands.
+LITERAL = {"prompt", "checkpoint", "resume", "source", "target", "on", "baseline"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,11 @@ class Config:
     max_bad_steps: Annotated[
         int, Key("non-finite steps in a row that stop a run", kept=True, low=1)
     ]
+    seeds: Seeds
+    metric: MetricName
+    direction: Direction
+    baseline: Baseline
+    study: StudySpec
     callbacks: Annotated[
         dict[str, Any], Key("what watches a training, by name: one of your own, or null for none")
     ]
@@ -96,6 +106,9 @@ class Config:
         dict[str, Any], Key("what to train on: data.pretrain and data.tune", group=True)
     ]
     sampler: Annotated[dict[str, Any], Key("how the next token is chosen", group=True)]
+    budget: Annotated[
+        dict[str, Any], Key("what each training may spend, in place of epochs", True, True)
+    ]
     tracker: Annotated[dict[str, Any], Key("where metrics go besides the run's folder", group=True)]
     arguments: dict[str, Any] = field(default_factory=dict)
     typed: frozenset[str] = field(default=frozenset())
@@ -178,7 +191,7 @@ def load(
         With every problem found, each naming its key.
     """
     problems: list[str] = []
-    literal = {"prompt", "checkpoint", "resume", "source", "target", "on"} & set(typed)
+    literal = LITERAL & set(typed)
     values = plain(composed, problems, literal)
     if stored is not None:
         foreign = keys_of(Config).keys() - kept_keys()  # where to write, what to import
@@ -191,13 +204,14 @@ def load(
     values = check_fields(Config, values, "", problems)
     refuse_former_names(values.get("model"), typed, problems)
     model = check_fields(Model, values.get("model"), "model", problems)
-    stages = _check_stages(values, problems)
-    _check_lengths(values, stages, typed, problems)
+    stages = check_stages(values, problems)
+    check_budget(values, stages, typed, problems)
+    check_lengths(values, stages, typed, problems)
     if values.get("plugins") and "plugins" not in typed:
         problems.append("plugins: only taken from the command line, since it runs code")
     elif isinstance(values.get("plugins"), list):
         problems += import_plugins(values["plugins"])
-    values |= {"model": model, "stages": stages}
+    values |= {"model": model, "stages": stages, "study": check_study(values, problems)}
     check_specs(values, typed, problems)
     check_network(values, typed, stored is not None, problems)
     check_patience(values, problems)
@@ -205,47 +219,6 @@ def load(
     if problems:
         raise refusal(list(dict.fromkeys(problems)), typed, stored)
     return Config(**values, arguments=dict(arguments), typed=frozenset(typed))
-
-
-def _check_stages(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    stages = values.get("stages") or {}
-    if not isinstance(stages, Mapping):
-        return {}  # check_fields has said so
-    unknown = [name for name in stages if name not in STAGES]
-    problems += [f"stages.{name}: unknown stage; known: {', '.join(STAGES)}" for name in unknown]
-    checked = {
-        name: check_fields(Stage, value, f"stages.{name}", problems)
-        for name, value in stages.items()
-        if name in STAGES
-    }
-    if values.get("phase") == "full":
-        problems += [f"stages.{name}: missing" for name in STAGES if name not in checked]
-    return checked
-
-
-def _check_lengths(
-    values: dict[str, Any], stages: dict[str, Any], typed: Collection[str], problems: list[str]
-) -> None:
-    """Let a typed `steps` replace `epochs`, or the reverse; refuse both or none."""
-    told = {problem.split(":")[0].split("=")[0] for problem in problems}
-    for where, group in (("", values), *((f"stages.{name}.", s) for name, s in stages.items())):
-        given = [key for key in ("epochs", "steps") if group.get(key) is not None]
-        if told & {f"{where}{key}" for key in ("epochs", "steps", "lr")}:
-            continue  # what follows from a wrong value is no problem of its own
-        if len(given) == 2:
-            kept = [key for key in given if f"{where}{key}" in typed]
-            if len(kept) == 1:
-                group["epochs" if kept == ["steps"] else "steps"] = None
-            else:
-                problems.append(
-                    f"{where}epochs={group['epochs']} and {where}steps={group['steps']}: "
-                    "one of them says how long to train; set the other to null"
-                )
-        needed = bool(where) or values.get("phase") in STAGES
-        if not given and needed:
-            problems.append(f"{where}epochs: null, and so is {where}steps; set one of them")
-        if needed and group.get("lr", 1) is None:
-            problems.append(f"{where}lr: null; the phase {group.get('phase')} needs a number")
 
 
 def _copied(value: Any) -> Any:

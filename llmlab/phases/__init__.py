@@ -65,6 +65,11 @@ PHASES: dict[str, Phase] = {
         "check the files of checkpoint=, a run's or a sweep's",
         wants_checkpoint=True,
     ),
+    "compare": Phase(
+        "llmlab.phases.compare", "hold runs, sweeps or arms, compare.runs=[A,B], side by side"
+    ),
+    "runs": Phase("llmlab.phases.runs", "list runs and sweeps, or those of runs.where="),
+    "clean": Phase("llmlab.phases.clean", "say which runs can go; clean.remove=true removes them"),
     "list": Phase("llmlab.phases.list", "everything registered, with arguments and defaults"),
     "summary": Phase(
         "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"

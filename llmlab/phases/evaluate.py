@@ -15,6 +15,7 @@ from llmlab.config.stored import PATH_KEYS, stored_config
 from llmlab.errors import CheckpointError, DataError
 from llmlab.measure import Baseline, Evaluator, Losses, baselines, memorisation_floor, wilson
 from llmlab.phases.answering import Answerer
+from llmlab.phases.outcome import target_text
 from llmlab.report.tables import figure, nats, share
 from llmlab.runs.record import read_config
 from llmlab.text import Dataset, Windows
@@ -59,14 +60,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     losses = Evaluator(model.network(config.kernels)).measure(
         dataset.batches(config.batch_size, config.seed, 0), lengths
     )
-    results: dict[str, Any] = {
-        "loss": losses.loss,
-        "loss_error": losses.loss_error if isfinite(losses.loss_error) else None,
-        "perplexity": losses.perplexity,
-        "accuracy": losses.accuracy,
-        "bits_per_byte": losses.bits_per_byte,
-        "tokens": round(losses.tokens),
-    }
+    results = _figures(losses, dataset, model, checkpoint)
     kind = "windows" if isinstance(dataset, Windows) else "samples"
     lines = [
         f"checkpoint   {checkpoint.path}",
@@ -105,6 +99,23 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
             lines.append(f"n-grams      none: {measured.training}")
     print("\n".join(lines), flush=True)
     return results
+
+
+def _figures(
+    losses: Losses, dataset: Dataset, model: build.Model, checkpoint: Checkpoint
+) -> dict[str, Any]:
+    """Return what was measured, of which checkpoint, and on which text."""
+    return {
+        "loss": losses.loss,
+        "loss_error": losses.loss_error if isfinite(losses.loss_error) else None,
+        "perplexity": losses.perplexity,
+        "accuracy": losses.accuracy,
+        "bits_per_byte": losses.bits_per_byte,
+        "tokens": round(losses.tokens),
+        "checkpoint": str(checkpoint.path),
+        "tokenizer_sha256": model.tokenizer.sha256(),
+        "measured_sha256": target_text(dataset, model.tokenizer).sha256,
+    }
 
 
 def recall(answerer: Answerer, dataset: Dataset) -> tuple[int, int]:

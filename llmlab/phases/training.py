@@ -12,14 +12,16 @@ from llmlab.checkpoints import Checkpoint, CheckpointFolder, load
 from llmlab.config import Config
 from llmlab.measure.losses import Evaluator
 from llmlab.network import Network
+from llmlab.phases.budget import steps_of
 from llmlab.phases.continuing import continued, refuse_another_order, restore, tell_finished
+from llmlab.phases.outcome import training_results
 from llmlab.report.loss import Report, summarise, write_report
 from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
 from llmlab.signals import Signals
 from llmlab.text import Dataset
 from llmlab.train.callbacks import CALLBACKS
 from llmlab.train.callbacks.metrics import MetricsFile
-from llmlab.train.fit import Callback, Progress, fit, total_steps
+from llmlab.train.fit import Callback, Progress, fit
 from llmlab.train.trackers import Tracker
 from llmlab.train.trainer import Trainer
 
@@ -50,17 +52,16 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     hashes = {"data": data.training.sha256, "tokenizer": model.tokenizer.sha256()}
     progress = Progress() if state is None else continued(config, state, hashes)
     progress.patience = config.patience
-    steps = total_steps(
-        data.training,
-        batch_size=config.batch_size,
-        accumulate=config.accumulate,
-        epochs=config.epochs,
-        steps=config.steps,
-    )
+    steps = steps_of(config, run, model, data.training)
+
+    def results(report: Report, checkpoint: Path) -> dict[str, Any]:
+        args = (hashes["data"], data.validation, progress, report, checkpoint)
+        return training_results(config, model, *args)
+
     if state is not None and (progress.step >= steps or progress.is_stale):
         tell_finished(config, state, progress)
         ended = CheckpointFolder(folder / CHECKPOINTS).outcome() or state.path
-        return _results(summarise(folder), progress, ended)
+        return results(summarise(folder), ended)
     if config.patience is not None and data.validation is None:
         log.warning("patience=%d: %s", config.patience, f"data.{config.phase} has no validation")
     if state is not None:
@@ -75,7 +76,7 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     checkpoints = CheckpointFolder(folder / CHECKPOINTS)
     best = checkpoints.best() if progress.is_stale else None
     report = write_report(folder, config.phase)
-    return _results(report, progress, best or checkpoints.path(progress.step))
+    return results(report, best or checkpoints.path(progress.step))
 
 
 class Data(NamedTuple):
@@ -212,17 +213,3 @@ def checkpoint_meta(config: Config, model: build.Model, hashes: dict[str, str]) 
         "tokenizer": model.tokenizer.to_dict(),
         "hashes": hashes,
     }
-
-
-def _results(report: Report, progress: Progress, outcome: Path) -> dict[str, Any]:
-    """Return the stage's figures."""
-    results: dict[str, Any] = {
-        "loss": report.loss,
-        "steps": progress.step,
-        "tokens": progress.tokens,
-        "skipped": progress.skipped,
-        "checkpoint": str(outcome),
-    }
-    if progress.best is not None:
-        results |= {"val_loss": progress.best, "best_step": progress.best_step}
-    return results

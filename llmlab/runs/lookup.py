@@ -8,13 +8,14 @@ from typing import Any
 
 from llmlab.checkpoints import CHECKPOINTS, CheckpointFolder, peek
 from llmlab.errors import CheckpointError, suggest
-from llmlab.runs.record import RECORD, read_record
+from llmlab.runs.record import RECORD, SWEEP_RECORD, read_record
+from llmlab.runs.results import best_job
+from llmlab.runs.shell import near
 
 log = logging.getLogger("llmlab")
 
 TRAINING = ("full", "pretrain", "tune")
 _MODELS = (*TRAINING, "import")  # whose runs hold a model
-SWEEP_RECORD = "sweep.json"
 _STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
 _DEPTH = 4  # runs/sweeps/<sweep>/<job>, and one for who arranges them otherwise
 _START = "python -m llmlab starts one"
@@ -47,11 +48,15 @@ def latest_checkpoint(root: Path | str = "runs") -> Path:
 
 def newest_of(run: Path) -> Path | None:
     """Return what a run hands on, or has so far: for `full`, the last stage with a checkpoint."""
-    for stage in (*(run / name for name in _STAGES), run):
+    for stage in _stages(run):
         found = CheckpointFolder(stage / CHECKPOINTS).outcome()
         if found is not None:
             return found
     return None
+
+
+def _stages(run: Path) -> list[Path]:
+    return [*(run / name for name in _STAGES), run]
 
 
 def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
@@ -60,8 +65,8 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
     Parameters
     ----------
     value
-        "latest", or "best" of the same folder; a file; the folder of a run, of a stage or of
-        checkpoints, or `latest` or `best` in the latter; a run's id.
+        "latest"; "best" of the newest run or sweep; a file; the folder of a run, of a stage or of
+        checkpoints, or `latest` or `best` in the latter; that of a sweep, for its best job; an id.
     root
         Where "latest" and "best" look.
 
@@ -73,7 +78,9 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
     if str(value) == "latest":
         return latest_checkpoint(root).absolute()
     if str(value) == "best":
-        return _best(latest_checkpoint(root).absolute().parent, value)
+        newest = latest_checkpoint(root).absolute().parent
+        sweep = next((f for f in newest.parents if (f / SWEEP_RECORD).is_file()), None)
+        return _of_sweep(sweep) if sweep else _best(newest, value)
     path = named(value, root)
     if path.parent.name == CHECKPOINTS and path.name == "best":
         return _best(path.parent, value)
@@ -86,12 +93,25 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
         )
     if not path.is_dir():
         return path
+    if (path / SWEEP_RECORD).is_file():
+        return _of_sweep(path)
     found = newest_of(path) or CheckpointFolder(path).outcome()
     if found is None:
         raise CheckpointError(
             f"checkpoint={value}: {path} holds no checkpoint; name a run's folder or a file "
             "step-NNNNNN.npz"
         )
+    return found
+
+
+def _of_sweep(folder: Path) -> Path:
+    """Return the checkpoint of a sweep's job of rank 1: its best, or its last without any."""
+    job, why = best_job(folder)
+    best = [CheckpointFolder(stage / CHECKPOINTS).best() for stage in _stages(job)]
+    found = next((each for each in best if each is not None), None) or newest_of(job)
+    if found is None:
+        raise CheckpointError(f"{job}: the best job of its sweep, and it has no checkpoint")
+    log.warning("%s: taken of %s (%s)", near(found), near(folder), why)
     return found
 
 
@@ -102,6 +122,8 @@ def _best(folder: Path, value: str | Path) -> Path:
             f"checkpoint={value}: {folder} has no best, for want of a validation; take the latest, "
             f"or train with data.{_stage(folder)}.val_fraction=0.1"
         )
+    if str(value) == "best":
+        log.warning("%s: taken as the best of the newest run", near(found))
     return found
 
 

@@ -18,7 +18,7 @@ from llmlab.errors import CheckpointError, ResourceError
 from llmlab.runs.overrides import value_of
 from llmlab.runs.provenance import bits_may_differ, provenance
 
-RECORD = "run.json"
+RECORD, SWEEP_RECORD = "run.json", "sweep.json"
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # what `new_id` returns
 _ADVICE = "name the folder of a run, or start a new one"
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from llmlab.checkpoints import RESUMED, Checkpoint, CheckpointFolder, load, peek, require
 from llmlab.errors import ConfigError
-from llmlab.runs.lookup import CHECKPOINTS, SWEEP_RECORD, latest_run, meant, named
+from llmlab.runs.lookup import CHECKPOINTS, latest_run, meant, named
 from llmlab.runs.overrides import differences, identity
-from llmlab.runs.record import ID, RECORD, origin_of, read_config, read_record
+from llmlab.runs.record import ID, RECORD, SWEEP_RECORD, origin_of, read_config, read_record
 from llmlab.runs.run import Run
 from llmlab.runs.sweep import owner, read_sweep
 

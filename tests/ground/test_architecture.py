@@ -19,7 +19,7 @@ FLOORS = {
     **dict.fromkeys(("batch", "network", "named", "schema"), 0),
     **dict.fromkeys(("atomic_write", "regular_file", "signals"), 0),
     **dict.fromkeys(("layers", "optim", "text", "checkpoints"), 1),
-    **dict.fromkeys(("train", "generate", "measure", "exchange"), 2),
+    **dict.fromkeys(("train", "generate", "measure", "exchange", "study"), 2),
     **dict.fromkeys(("config", "build", "runs", "report"), 3),
     "phases": 4,
     **dict.fromkeys(("cli", "__main__"), 5),
@@ -38,6 +38,9 @@ LIBRARIES = {  # third-party imports, and where each may be
     "tokenizers": ("text", "exchange"),
     "safetensors": ("exchange",),
     "prompt_toolkit": ("phases",),
+    "scipy": ("study",),
+    "altair": ("report",),
+    "vl_convert": ("report",),
 }
 MOST_LINES = 260
 

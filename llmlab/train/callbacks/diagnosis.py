@@ -11,7 +11,8 @@ import numpy as np
 from llmlab.atomic_write import replace_file, replace_text
 from llmlab.batch import Batch
 from llmlab.network import Network
-from llmlab.train.fit import CALLBACKS, Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback
+from llmlab.train.progress import Progress
 from llmlab.train.trainer import StepResult, Trainer
 
 log = logging.getLogger("llmlab")

@@ -3,7 +3,8 @@
 import logging
 from typing import Any
 
-from llmlab.train.fit import CALLBACKS, Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback
+from llmlab.train.progress import Progress
 from llmlab.train.trainer import StepResult
 
 log = logging.getLogger("llmlab")

@@ -9,7 +9,8 @@ from typing import Any
 
 from llmlab.atomic_write import make_folder, refused
 from llmlab.errors import TrainingError
-from llmlab.train.fit import CALLBACKS, Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback
+from llmlab.train.progress import Progress
 from llmlab.train.trackers import Tracker
 from llmlab.train.trainer import StepResult
 
