@@ -22,7 +22,7 @@ from llmlab.text.tokenizers import Tokenizer
 
 logger = logging.getLogger("llmlab")
 
-_FORMAT = 1  # raised whenever the same text would give other ids
+_FORMAT = 3  # raised whenever the same text would give other ids
 _PATIENCE = 1.0  # seconds before a progress bar appears
 
 
@@ -113,8 +113,7 @@ def _documents(source: TextFile, tokenizer: Tokenizer) -> Iterator[NDArray[np.in
             yield tokenizer.encode_array(text)
             yield None
         return
-    for block in source.blocks():
-        yield tokenizer.encode_array(block)
+    yield from tokenizer.encode_blocks(source.blocks())
     yield None
 
 

@@ -2,13 +2,12 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from llmlab.errors import DataError
 from llmlab.registry import Registry
-from llmlab.text.tokenizers.base import Tokenizer
+from llmlab.text.tokenizers.base import Piece, Tokenizer
 
 TEMPLATES = Registry("template")
 
@@ -22,28 +21,6 @@ class Message:
 
     role: str
     content: str
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a chat as text.
-
-    Attributes
-    ----------
-    text
-        The text, or the name of a special token; empty for the token that ends a sample.
-    special
-        Whether it is one special token. Only templates make these, never what users type.
-    answer
-        Whether the model is to write it.
-    """
-
-    text: str
-    special: bool = False
-    answer: bool = False
-
-
-END = Piece("", special=True, answer=True)
 
 
 class Template(ABC):
@@ -66,7 +43,7 @@ class Template(ABC):
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids that end an answer."""
-        return [tokenizer.end_id]
+        return list(tokenizer.stop_ids or (tokenizer.end_id,))
 
     def text(self, messages: Sequence[Message], reply: bool = False) -> str:
         """Return the chat as one text, special tokens by their names."""
@@ -82,28 +59,7 @@ class Template(ABC):
         ConfigError
             The vocabulary lacks a special token of this template.
         """
-        ids: list[int] = []
-        answers: list[bool] = []
-        for part, answer in self._parts(tokenizer, messages, reply):
-            ids += part
-            answers += [answer] * len(part)
-        return ids, answers
-
-    def _parts(
-        self, tokenizer: Tokenizer, messages: Sequence[Message], reply: bool
-    ) -> Iterator[tuple[list[int], bool]]:
-        # Neighbours are encoded as one text, as a reader of the rendered text would do; but
-        # never across the point where the model begins to write.
-        pieces = self.pieces(messages, reply)
-        for (special, answer), group in groupby(pieces, lambda p: (p.special, p.answer)):
-            if special:
-                for piece in group:
-                    yield [self._special(tokenizer, piece)], answer
-            else:
-                yield tokenizer.encode("".join(piece.text for piece in group)), answer
-
-    def _special(self, tokenizer: Tokenizer, piece: Piece) -> int:
-        return tokenizer.special_id(piece.text) if piece.text else tokenizer.end_id
+        return tokenizer.encode_pieces(self.pieces(messages, reply))
 
     def encode_prompt(self, tokenizer: Tokenizer, text: str) -> list[int]:
         """Return the ids that the answer to `text` continues."""

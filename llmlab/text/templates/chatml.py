@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from llmlab.text.templates.base import ROLES, TEMPLATES, Message, Piece, Template
-from llmlab.text.tokenizers.base import Tokenizer
+from llmlab.text.templates.base import ROLES, TEMPLATES, Message, Template
+from llmlab.text.tokenizers.base import Piece, Tokenizer
 
 _START, _STOP = "<|im_start|>", "<|im_end|>"
 
@@ -37,4 +37,4 @@ class ChatML(Template):
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids of `<|im_end|>` and of the end token."""
-        return [tokenizer.special_id(_STOP), tokenizer.end_id]
+        return [tokenizer.special_id(_STOP), *super().stop_ids(tokenizer)]

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from llmlab.text.templates.base import ROLES, TEMPLATES, Message, Piece, Template
-from llmlab.text.tokenizers.base import Tokenizer
+from llmlab.text.templates.base import ROLES, TEMPLATES, Message, Template
+from llmlab.text.tokenizers.base import Piece, Tokenizer
 
 _BEGIN, _STOP = "<|begin_of_text|>", "<|eot_id|>"
 _OPEN, _CLOSE = "<|start_header_id|>", "<|end_header_id|>"
@@ -34,7 +34,7 @@ class Llama(Template):
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids of `<|eot_id|>` and of the end token."""
-        return [tokenizer.special_id(_STOP), tokenizer.end_id]
+        return [tokenizer.special_id(_STOP), *super().stop_ids(tokenizer)]
 
 
 def _header(role: str) -> list[Piece]:

@@ -5,7 +5,7 @@ The work is done by the library `tokenizers`, which is imported only here and on
 
 import json as json_format
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from llmlab.errors import ConfigError, DataError, ResourceError
 from llmlab.text.paths import absolute
-from llmlab.text.tokenizers.base import TOKENIZERS, Tokenizer, check_id, number_specials
+from llmlab.text.tokenizers.base import END, TOKENIZERS, Piece, Tokenizer, check_id, number_specials
+from llmlab.text.tokenizers.encoder import Encoder
 
 _END = "<|endoftext|>"
 _ENDS = (_END, "</s>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<eos>", "[SEP]")
@@ -39,6 +40,8 @@ class BpeTokenizer(Tokenizer):
         The content of a tokenizer.json; None before training.
     end
         The special token that ends a sample; None: the first of the usual names.
+    stops
+        Further special tokens that end an answer.
 
     Raises
     ------
@@ -55,14 +58,15 @@ class BpeTokenizer(Tokenizer):
         specials: Sequence[str] = (),
         json: dict[str, Any] | None = None,
         end: str | None = None,
+        stops: Sequence[str] = (),
     ):
         self._library = _library()
         self._size = vocab_size
         self._json = json
         self._end = end
-        self._specials = tuple(specials)
+        self._specials, self._stops = tuple(specials), tuple(stops)
         self.special_ids = number_specials(specials, 1, [end or _END] if json is None else ())
-        self.unknown_id, self.end_id = None, 0
+        self.unknown_id, self.end_id, self.stop_ids = None, 0, (0,)
         least = _BYTES + 1 + len(self._specials)
         if json is None and (isinstance(vocab_size, bool) or vocab_size < least):
             raise ConfigError(
@@ -77,13 +81,13 @@ class BpeTokenizer(Tokenizer):
 
     def _load(self, content: dict[str, Any]) -> None:
         try:
+            # Merges left out at random are for training; a text has one encoding here.
+            content = {**content, "model": {**content["model"], "dropout": None}}
             self._fast = self._library.Tokenizer.from_str(json_format.dumps(content))
         except Exception as error:  # the library raises bare Exception, and TypeError
             raise ConfigError(f"json: not the content of a tokenizer.json: {error}") from None
-        missing = [token for token in self._specials if token not in _special(content)]
-        self._fast.add_special_tokens(missing)
-        # Without this, text that looks like a special token would become one.
-        self._fast.encode_special_tokens = True
+        wanted = (*self._specials, *self._stops)
+        self._fast.add_special_tokens([t for t in wanted if t not in _special(content)])
         added = self._fast.get_added_tokens_decoder().items()
         self.special_ids = {token.content: id for id, token in added if token.special}
         vocabulary = self._fast.get_vocab(with_added_tokens=True)
@@ -98,6 +102,12 @@ class BpeTokenizer(Tokenizer):
                 "ends a text"
             )
         self.end_id = self.special_ids[found[0]]
+        stops = (self.special_ids[token] for token in self._stops)
+        self.stop_ids = tuple(dict.fromkeys((self.end_id, *stops)))
+        self._encoder = Encoder(self._library, self.tokenizer_json(), self.special_ids)
+        # Any text to decode a continuation after.
+        words = ((ids, self.decode(ids)) for ids in map(self.encode, "ae.0"))
+        self._before = next((word for word in words if word[1].strip()), ([], ""))
         model = content["model"]
         unknown = model.get("unk_token") or _nth(model, model.get("unk_id"))
         self.unknown_id = vocabulary.get(unknown)
@@ -131,17 +141,33 @@ class BpeTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; a lone surrogate, which has no bytes, becomes `?`."""
-        if not text.isascii():
-            text = text.encode("utf-8", "replace").decode()
-        # "fast" counts no offsets, which nobody asks for here.
-        (encoding,) = self._trained().encode_batch_fast([text], add_special_tokens=False)
-        return encoding.ids
+        self._trained()
+        return self._encoder.ids(text)
+
+    def encode_pieces(self, pieces: Iterable[Piece]) -> tuple[list[int], list[bool]]:
+        """Return the ids of the whole text, as transformers gives them for a chat."""
+        self._trained()
+        end = self._tokens[self.end_id]
+        named = [piece._replace(text=end) if piece == END else piece for piece in pieces]
+        for piece in named:
+            if piece.special:
+                self.special_id(piece.text)
+        return self._encoder.pieces(named)
+
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[NDArray[np.int32]]:
+        """Yield the ids of the whole text."""
+        return self._encoder.blocks(blocks)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         for id in ids:
             check_id(id, self._size)
         return self._trained().decode(list(ids), skip_special_tokens=skip_special)
+
+    def continuation(self, ids: Sequence[int]) -> str:
+        """Return what `ids` add to a text: many decoders drop the space before the first word."""
+        before, text = self._before
+        return self.decode([*before, *ids])[len(text) :]
 
     def token(self, id: int) -> str:
         """Return the text of `id` alone; raise `ValueError` outside the vocabulary."""
@@ -155,12 +181,14 @@ class BpeTokenizer(Tokenizer):
         return [w for w in dict.fromkeys(text.split()) if self.unknown_id in self.encode(w)]
 
     def arguments(self) -> dict[str, Any]:
-        """Return `vocab_size`, `specials`, `json` and `end`."""
+        """Return `vocab_size`, `specials`, `json`, `end` and, where there are any, `stops`."""
+        stops = {"stops": list(self._stops)} if self._stops else {}
         return {
             "vocab_size": self._size,
             "specials": list(self._specials),
             "json": self._json,
             "end": self._end,
+            **stops,
         }
 
     def tokenizer_json(self) -> dict[str, Any]:
