@@ -19,7 +19,7 @@ KINDS += ("wordpiece", "byte-level", "byte-level-spaced", "llama-3", "whole-word
 
 
 def tokenizer_json(kind):
-    """Return a tokenizer.json of one of `KINDS`, with `MARKS`, `<s>` and `</s>` as special tokens."""
+    """Return a tokenizer.json of one of `KINDS`; `MARKS`, `<s>` and `</s>` are special tokens."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 

@@ -37,6 +37,11 @@ class Template(ABC):
     specials: tuple[str, ...] = ()
     vocabulary: str = ""
 
+    @property
+    def many_turns(self) -> bool:
+        """Whether a chat of many turns is what it is made for."""
+        return bool(self.specials)
+
     @abstractmethod
     def pieces(self, messages: Sequence[Message], reply: bool = False) -> list[Piece]:
         """Return the chat in pieces; with `reply` up to where the assistant goes on."""

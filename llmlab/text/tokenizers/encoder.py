@@ -42,7 +42,6 @@ class Encoder:
     def __init__(self, library: Any, content: Mapping[str, Any], special: Mapping[str, int]):
         secret = secrets.token_hex(8)
         self._names = {token: f"<{secret}x{id:x}>" for token, id in special.items()}
-        self._special = frozenset(special.values())
         self._fast = library.Tokenizer.from_str(json.dumps(_renamed(content, self._names)))
 
     def ids(self, text: str) -> list[int]:
@@ -61,23 +60,20 @@ class Encoder:
             into a marked piece is marked.
         """
         parts: list[str] = []
-        marks: list[NDArray[np.bool_]] = []
-        marks_of_special: list[bool] = []
+        flags: list[tuple[bool, bool]] = []
         for text, special, mark in pieces:
-            if special:
-                marks_of_special.append(mark)
             parts.append(self._names[text] if special else _valid(text))
-            marks.append(np.full(len(parts[-1]), mark))
-        encoding = self._fast.encode("".join(parts), add_special_tokens=False)
+            flags.append((special, mark))
         # Character by character; one more for tokens that stand for none, at the text's end.
-        marked = np.concatenate([*marks, [False]])
-        specials = iter(marks_of_special)
-        answers = [
-            next(specials)
-            if id in self._special
-            else bool(marked[begin : max(end, begin + 1)].any())
-            for id, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True)
-        ]
+        lengths = [*map(len, parts), 1]
+        special, marked = np.repeat([*flags, (False, False)], lengths, axis=0).T
+        encoding = self._fast.encode("".join(parts), add_special_tokens=False)
+        answers = []
+        for begin, end in encoding.offsets:
+            where = slice(begin, max(end, begin + 1))
+            # A special token may take white space that stands beside it.
+            own = special[where] if special[where].any() else ~special[where]
+            answers.append(bool(marked[where][own].any()))
         return encoding.ids, answers
 
     def blocks(self, blocks: Iterable[str]) -> Iterator[NDArray[np.int32]]:
