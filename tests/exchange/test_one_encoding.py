@@ -63,7 +63,9 @@ def folder(path, kind, source=CHATML, **settings):
     """Write a folder with a tokenizer of one kind and a chat template."""
     path.mkdir(exist_ok=True)
     (path / "tokenizer.json").write_text(json.dumps(tokenizer_json(kind)))
-    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    named: dict = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    if kind.endswith("spaced"):
+        named["add_prefix_space"] = True  # without it, 4.57 takes the space away and 5 doesn't
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **named, **settings}
     (path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": source}))
     return path
@@ -139,10 +141,11 @@ def test_texts_have_the_ids_of_transformers(pair):
 def test_a_continuation_is_what_it_adds(pair):
     _, ours, theirs = pair
     ids = ours.encode("The rain falls from the clouds, when the air is cold.")
-    whole = theirs.decode(ids, skip_special_tokens=True)
+    plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    whole = theirs.decode(ids, **plain)
     assert ours.decode(ids) == whole
     for cut in range(1, len(ids)):
-        before = theirs.decode(ids[:cut], skip_special_tokens=True)
+        before = theirs.decode(ids[:cut], **plain)
         if ours.lossless and whole.startswith(before) and before.strip():
             assert ours.continuation(ids[cut:]) == whole[len(before) :]
 

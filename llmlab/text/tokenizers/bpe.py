@@ -105,12 +105,9 @@ class BpeTokenizer(Tokenizer):
         stops = (self.special_ids[token] for token in self._stops)
         self.stop_ids = tuple(dict.fromkeys((self.end_id, *stops)))
         self._encoder = Encoder(self._library, self.tokenizer_json(), self.special_ids)
-        # Any text to decode a continuation after.
-        words = ((ids, self.decode(ids)) for ids in map(self.encode, "ae.0"))
-        self._before = next((word for word in words if word[1].strip()), ([], ""))
-        model = content["model"]
-        unknown = model.get("unk_token") or _nth(model, model.get("unk_id"))
-        self.unknown_id = vocabulary.get(unknown)
+        # Any word to decode a continuation after.
+        words = ((id, self.token(id)) for id in sorted(self._tokens.keys() - {*self.special_ids.values()}))
+        self._before = next((word for word in words if word[1].strip().isalnum()), None)
 
     @property
     def vocab_size(self) -> int:
@@ -166,8 +163,10 @@ class BpeTokenizer(Tokenizer):
 
     def continuation(self, ids: Sequence[int]) -> str:
         """Return what `ids` add to a text: many decoders drop the space before the first word."""
+        if self._before is None:
+            return self.decode(ids)
         before, text = self._before
-        return self.decode([*before, *ids])[len(text) :]
+        return self.decode([before, *ids])[len(text) :]
 
     def token(self, id: int) -> str:
         """Return the text of `id` alone; raise `ValueError` outside the vocabulary."""
