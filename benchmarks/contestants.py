@@ -134,8 +134,9 @@ class Llmlab(Training):
     def loss(self, stage: str) -> dict[str, Any]:
         """Return the mean loss over a stage's data."""
         from llmlab.measure.losses import Evaluator
+        from llmlab.network import Network
 
-        evaluator = Evaluator(self.task.stack, self.params)
+        evaluator = Evaluator(Network(self.task.stack, self.params))
         return {"loss": evaluator.measure(self.task.batches(0, stage)).loss}
 
     def close(self) -> None:

@@ -61,11 +61,12 @@ class LlmlabDecoding(Decoding):
         from threadpoolctl import threadpool_limits
 
         from llmlab.generate import Engine
+        from llmlab.network import Network
 
         super().__init__(spec)
         self._limit = threadpool_limits(spec["threads"], user_api="blas")
         stack, kernels = self.task.stack, spec["kernels"]
-        self.engine = Engine(stack, self.params, self.context, kernels)
+        self.engine = Engine(Network(stack, self.params, self.context, kernels))
         self.ready()
 
     def decode(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from workloads import Task, Workload
 
 from llmlab import kernels as kernel_sets
-from llmlab.train.shards import Piece, cut
+from llmlab.train.batch_shards import ShardBatch, cut
 from llmlab.workspace import Context
 
 REFRESH = -1  # a command besides the numbers of steps
@@ -56,36 +56,38 @@ def flops(calls: list[Call]) -> int:
 class Share:
     """One process's part of every step."""
 
-    def __init__(self, task: Task, pieces: list[Piece | None]):
-        self._stack, self._pieces = task.stack, pieces
+    def __init__(self, task: Task, shares: list[ShardBatch | None]):
+        self._stack, self._shares = task.stack, shares
         self._params, self._grads = task.params(), task.layout.zeros()
         self._recorder = Recorder()
         self._ctx = Context(self._recorder)
         # Longest first, and once more: then the workspace has its final size for good.
-        for piece in sorted(filter(None, pieces), key=lambda p: -p.batch * p.time):
-            self._run(piece)
-        self.steps = [self._run(piece) for piece in pieces]
+        for share in sorted(filter(None, shares), key=lambda share: -share.batch.inputs.size):
+            self._run(share)
+        self.steps = [self._run(share) for share in shares]
 
     def refresh(self) -> None:
         """Run the steps for real: products alone feed on their own results."""
-        for piece in self._pieces:
-            self._run(piece)
+        for share in self._shares:
+            self._run(share)
 
     def repeat(self, step: int) -> None:
         """Do the products of a step."""
         for a, b, out in self.steps[step]:
             np.matmul(a, b, out=out)
 
-    def _run(self, piece: Piece | None) -> list[Call]:
+    def _run(self, share: ShardBatch | None) -> list[Call]:
         """Do a step's forward and backward, and return the products."""
-        if piece is None:
+        if share is None:
             return []
         self._recorder.calls = []
         ctx = self._ctx
-        ctx.begin(piece.batch, piece.time)
+        batch = share.batch
+        ctx.begin(*batch.inputs.shape)
         ctx.fresh = set(self._grads.ids)
-        logits, cache = self._stack.forward(self._params.tree, piece.inputs, ctx)
-        _, dlogits = ctx.kernels.cross_entropy(ctx, logits, piece.targets, piece.weights, 1.0)
+        logits, cache = self._stack.forward(self._params.tree, batch.inputs.reshape(-1), ctx)
+        targets, weights = batch.targets.reshape(-1), batch.weights.reshape(-1)
+        _, dlogits = ctx.kernels.cross_entropy(ctx, logits, targets, weights, 1.0)
         self._stack.backward(self._params.tree, self._grads.tree, dlogits, cache, ctx)
         return self._recorder.calls
 
@@ -96,8 +98,8 @@ class Floor:
     def __init__(self, spec: dict[str, Any]):
         task, threads = Task(Workload(**spec["workload"])), spec["threads"]
         self._limit = threadpool_limits(1, user_api="blas")
-        pieces = [cut(batch, threads) for batch in task.batches(0)]
-        parts = [[p[r] if r < len(p) else None for p in pieces] for r in range(threads)]
+        shares = [cut(batch, threads) for batch in task.batches(0)]
+        parts = [[p[r] if r < len(p) else None for p in shares] for r in range(threads)]
         self._others = [_fork(task, part) for part in parts[1:]]
         self._own = Share(task, parts[0])
         noted = sum(map(flops, self._own.steps))
@@ -128,7 +130,7 @@ class Floor:
             os.read(source, 1)
 
 
-def _fork(task: Task, pieces: list[Piece | None]) -> tuple[int, int]:
+def _fork(task: Task, shares: list[ShardBatch | None]) -> tuple[int, int]:
     """Start a process that does its share of a step when it reads its number; return its pipes."""
     (source, to_child), (from_child, sink) = os.pipe(), os.pipe()
     if os.fork():
@@ -137,7 +139,7 @@ def _fork(task: Task, pieces: list[Piece | None]) -> tuple[int, int]:
         return to_child, from_child
     os.close(to_child)
     try:
-        share = Share(task, pieces)
+        share = Share(task, shares)
         os.write(sink, sum(map(flops, share.steps)).to_bytes(8, "little"))
         while len(command := os.read(source, 8)) == 8:
             step = int.from_bytes(command, "little", signed=True)

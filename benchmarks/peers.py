@@ -49,7 +49,9 @@ def sizes(task: Task) -> Sizes:
         heads=m["num_heads"],
         blocks=m["num_blocks"],
         context=m["max_seq_len"],
-        activation="relu" if post else m["stack"][2]["layers"][1]["layer"]["activation"],
+        activation="relu"
+        if post
+        else m["stack"]["blocks"]["layers"]["feed_forward"]["layer"]["activation"],
     )
 
 

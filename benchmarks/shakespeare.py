@@ -27,10 +27,11 @@ from quality import figure, llmlab
 from timing import cores, table
 
 from llmlab import build
+from llmlab.batch import Batch
 from llmlab.checkpoints import load
 from llmlab.cli.start import compose
 from llmlab.phases.training import stage_data, stage_model
-from llmlab.text import DATASETS, Batch, Dataset, train_tokenizer
+from llmlab.text import DATASETS, Dataset, train_tokenizer
 from llmlab.train.fit import fit
 from llmlab.train.trainer import Trainer
 

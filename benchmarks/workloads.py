@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from llmlab.batch import Batch
 from llmlab.errors import ConfigError
 from llmlab.kernels import NAMES, resolve
 from llmlab.layers import ACTIVATIONS, Stack, build_stack
 from llmlab.params import Arena, Layout
-from llmlab.text import DATASETS, Batch, Dataset, train_tokenizer
+from llmlab.text import DATASETS, Dataset, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("statements", "chats")
@@ -180,21 +181,21 @@ def gpt_model(w: Workload) -> dict[str, Any]:
         "activation": gelu(),
         **inner,
     }
-    blocks = [
-        {"name": "attention", "type": "pre_norm", "norm": norm, "layer": attention},
-        {"name": "feed_forward", "type": "pre_norm", "norm": norm, "layer": feed_forward},
-    ]
+    blocks = {
+        "attention": {"type": "pre_norm", "norm": norm, "layer": attention},
+        "feed_forward": {"type": "pre_norm", "norm": norm, "layer": feed_forward},
+    }
     return {
         "embedding_dim": w.width,
         "max_seq_len": w.context,
         "num_blocks": w.blocks,
         "num_heads": w.heads,
         "hidden_dim": 4 * w.width,
-        "stack": [
-            {"name": "tokens", "type": "token_embedding", "init": small},
-            {"name": "positions", "type": "learned_positions", "init": small},
-            {"name": "blocks", "type": "block", "repeat": w.blocks, "layers": blocks},
-            {"name": "norm", **norm},
-            {"name": "output", "type": "tied_output_projection"},
-        ],
+        "stack": {
+            "tokens": {"type": "token_embedding", "init": small},
+            "positions": {"type": "learned_positions", "init": small},
+            "blocks": {"type": "block", "repeat": w.blocks, "layers": blocks},
+            "norm": {**norm},
+            "output": {"type": "tied_output_projection"},
+        },
     }

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llmlab.generate.engine import Engine
     from llmlab.layers import Stack, build_stack
     from llmlab.measure import Evaluator, memorisation_floor
+    from llmlab.network import Network
     from llmlab.optim.adam import Adam
     from llmlab.params import Layout
     from llmlab.text import Tokenizer, train_tokenizer
@@ -27,6 +28,7 @@ __all__ = [
     "Engine",
     "Evaluator",
     "Layout",
+    "Network",
     "Stack",
     "Tokenizer",
     "Trainer",
@@ -46,6 +48,7 @@ _HOMES = {
     "Engine": "llmlab.generate.engine",
     "Evaluator": "llmlab.measure",
     "Layout": "llmlab.params",
+    "Network": "llmlab.network",
     "Stack": "llmlab.layers",
     "Tokenizer": "llmlab.text",
     "Trainer": "llmlab.train.trainer",

@@ -9,6 +9,7 @@ from llmlab.config import Config
 from llmlab.errors import CheckpointError, ResourceError
 from llmlab.generate import SAMPLERS, Sampler
 from llmlab.layers import Stack, build_stack
+from llmlab.network import Network
 from llmlab.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from llmlab.params import Arena, Layout
 from llmlab.runs.provenance import usable_cpus
@@ -38,6 +39,10 @@ class Model:
     def max_seq_len(self) -> int:
         """Greatest number of tokens that the network can be given."""
         return self.spec["max_seq_len"]
+
+    def network(self, kernels: str) -> Network:
+        """Return the network with these kernels, to be asked."""
+        return Network(self.stack, self.params, self.max_seq_len, kernels)
 
     @property
     def template(self) -> Template:
@@ -111,7 +116,8 @@ def refuse_changes(config: Config, checkpoint: Checkpoint, groups: tuple[str, ..
         typed = flat(getattr(config, group), group)
         for key in sorted(stored.keys() | typed.keys()):
             # The corpus is a path: a checkpoint holds none, and what it gave is the vocabulary.
-            if key.startswith("tokenizer.corpus") or not config.is_typed(key):
+            placed = key.startswith("model.stack") and config.is_typed("positions")
+            if key.startswith("tokenizer.corpus") or not (placed or config.is_typed(key)):
                 continue
             if stored.get(key) != typed.get(key):
                 rows.append(f"  {key}: checkpoint {stored.get(key)}, typed {typed.get(key)}")

@@ -6,7 +6,9 @@ Adam or a checkpoint work on a vector and know no layer.
 """
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 from llmlab.streams import stream
 
 ALIGN = 64  # bytes: one cache line, one AVX-512 register
-GROUPS = ("matrix", "decayed", "undecayed")
+GROUPS = ("matrix", "decayed", "undecayed", "frozen")
 
 Init = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -32,7 +34,8 @@ class Param:
         Function of a generator and the shape that returns the first values.
     group
         "matrix" (the hidden layers' products), "decayed" (other arrays that weight decay
-        shrinks: embeddings, the head) or "undecayed" (norms, biases).
+        shrinks: embeddings, the head), "undecayed" (norms, biases) or "frozen" (never
+        changed: without gradient, moments and decay).
     alias
         Dotted name of another parameter that this one shares its storage with.
     """
@@ -82,7 +85,37 @@ class Layout:
 
     def zeros(self, dtype: np.typing.DTypeLike = np.float32, buffer: Any = None) -> "Arena":
         """Return an arena of zeros, in `buffer` (at least `size` items) if given."""
-        return Arena(self, np.dtype(dtype), buffer)
+        flat = aligned(self.size, dtype) if buffer is None else buffer[: self.size]
+        flat.fill(0)
+        return Arena(self, flat)
+
+    def gradients(self, dtype: np.typing.DTypeLike = np.float32, buffer: Any = None) -> "Arena":
+        """Return an arena of zeros for the gradients of what is trained.
+
+        Frozen arrays have a place in its tree, so that no layer need know of them: it is one
+        piece of memory for all, which nobody reads.
+        """
+        frozen = {n: shape for n, shape in self.shapes.items() if n not in self.trained.shapes}
+        waste = np.zeros(max(map(prod, frozen.values()), default=0), dtype)
+        unwanted = {n: waste[: prod(shape)].reshape(shape) for n, shape in frozen.items()}
+        unwanted |= {n: unwanted[t] for n, t in self.aliases.items() if t in frozen}
+        return Arena(self.trained, self.trained.zeros(dtype, buffer).flat, unwanted)
+
+    @cached_property
+    def trained(self) -> "Layout":
+        """The layout without the frozen arrays, which lie behind all others."""
+        end = self.ranges["frozen"].start
+        if end == self.size:
+            return self
+        part = copy(self)
+        part.params = {n: param for n, param in self.params.items() if param.group != "frozen"}
+        part.shapes = {name: self.shapes[name] for name in part.params}
+        part.slices = {name: self.slices[name] for name in part.params}
+        part.aliases = {n: target for n, target in self.aliases.items() if target in part.params}
+        part.num_parameters = sum(map(prod, part.shapes.values()))
+        part.ranges = self.ranges | {"frozen": slice(end, end)}
+        part.size = end
+        return part
 
     def init(self, seed: int, dtype: np.typing.DTypeLike = np.float32, buffer: Any = None):
         """Return freshly initialised parameters.
@@ -101,34 +134,52 @@ class Layout:
             node = root
             for key in path:
                 node = node.setdefault(key, {})
-        for name, path in self._paths.items():
+        for name, view in views.items():
             node = root
-            for key in path[:-1]:
+            *keys, last = self._paths[name]
+            for key in keys:
                 node = node[key]
-            node[path[-1]] = views[name]
+            node[last] = view
         return root
 
 
 class Arena:
     """One contiguous, aligned vector of a layout, with named views that are never rebound.
 
+    Parameters
+    ----------
+    flat
+        The vector, of at least `layout.size` items.
+    unwanted
+        Views for the tree alone, of what has no gradient.
+
     Attributes
     ----------
     flat
-        The whole vector, (size,). The few items between arrays stay zero.
+        The vector, (size,). The few items between arrays stay zero.
     tree
         The views nested as the layers are.
+    ids, unwanted
+        Identities of the views, and of those that are in the tree alone.
     """
 
-    def __init__(self, layout: Layout, dtype: np.dtype, buffer: Any = None):
+    def __init__(
+        self, layout: Layout, flat: np.ndarray, unwanted: dict[str, np.ndarray] | None = None
+    ):
         self.layout = layout
-        self.flat = aligned(layout.size, dtype) if buffer is None else buffer[: layout.size]
-        self.flat.fill(0)
+        self.flat = flat[: layout.size]
         views = {n: self.flat[s].reshape(layout.shapes[n]) for n, s in layout.slices.items()}
         views |= {name: views[target] for name, target in layout.aliases.items()}
         self.views: dict[str, np.ndarray] = views
-        self.tree = layout.tree(views)
+        self.tree = layout.tree(views | (unwanted or {}))
         self.ids = frozenset(id(view) for view in views.values())
+        self.unwanted = frozenset(id(view) for view in (unwanted or {}).values())
+
+    @cached_property
+    def trained(self) -> "Arena":
+        """The part that is trained, in the same memory."""
+        layout = self.layout.trained
+        return self if layout is self.layout else Arena(layout, self.flat)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.views[name]

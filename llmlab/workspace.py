@@ -52,10 +52,19 @@ class Workspace:
         end = start + -(-size // ALIGN) * ALIGN
         self.peak = max(self.peak, end)
         if end > len(self._buffer):
-            return np.empty(shape, dtype), end
+            return self._beyond(shape, dtype), end
         view = self._buffer[start : start + size].view(dtype).reshape(shape)
         self._views[key] = view, end
         return view, end
+
+    def _beyond(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return an array that the buffer has no room for yet."""
+        return np.empty(shape, dtype)
+
+    @property
+    def taken(self) -> int:
+        """The bytes handed out since the reset and not given back."""
+        return self._offset
 
     def __enter__(self) -> None:
         self._marks.append(self._offset)
@@ -89,16 +98,23 @@ class Context:
         Constants that layers keep between steps, such as masks; few and small.
     pass_memo
         What layers share within one pass, such as masks of packed rows.
-    fresh
-        Identities of gradient views that nothing was added to yet in this step.
+    fresh, unwanted
+        Identities of the gradient views that nothing was added to yet in this step, and of those
+        of frozen parameters, which nobody reads.
     """
 
-    def __init__(self, kernels: Any, dtype: np.typing.DTypeLike = np.float32):
+    def __init__(
+        self,
+        kernels: Any,
+        dtype: np.typing.DTypeLike = np.float32,
+        workspace: Workspace | None = None,
+    ):
         self.kernels = kernels
-        self.workspace = Workspace(dtype)
+        self.workspace = Workspace(dtype) if workspace is None else workspace
         self.dtype = self.workspace.dtype
         self.empty = self.workspace.empty
         self.fresh: set[int] = set()
+        self.unwanted: frozenset[int] = frozenset()
         self.memo: dict[Any, np.ndarray] = {}
         self._ones = np.ones(64, self.dtype)
         self._counting = np.arange(64)
@@ -169,7 +185,7 @@ class Context:
         if key in self.fresh:
             self.fresh.discard(key)
             self.kernels.product(a, b, out)
-        else:
+        elif key not in self.unwanted:
             with self.workspace:
                 part = self.empty(out.shape)
                 self.kernels.product(a, b, part)
@@ -182,3 +198,7 @@ class Context:
             self.fresh.discard(key)
             out.fill(0)
         return out
+
+    def wants(self, out: np.ndarray) -> bool:
+        """Tell whether the gradient `out` is of use; a frozen parameter's isn't."""
+        return id(out) not in self.unwanted

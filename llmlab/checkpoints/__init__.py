@@ -1,6 +1,17 @@
 """Checkpoints: one self-contained, hashed file, and the folder that always holds a sound one."""
 
-from llmlab.checkpoints.file import UPGRADES, Checkpoint, compare, load, peek, save
-from llmlab.checkpoints.folder import CheckpointFolder
+from llmlab.checkpoints.file import Checkpoint, compare, load, peek, save
+from llmlab.checkpoints.folder import CHECKPOINTS, CheckpointFolder
+from llmlab.checkpoints.upgrades import UPGRADES, key_of_today
 
-__all__ = ["UPGRADES", "Checkpoint", "CheckpointFolder", "compare", "load", "peek", "save"]
+__all__ = [
+    "CHECKPOINTS",
+    "UPGRADES",
+    "Checkpoint",
+    "CheckpointFolder",
+    "compare",
+    "key_of_today",
+    "load",
+    "peek",
+    "save",
+]

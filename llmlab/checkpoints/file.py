@@ -12,11 +12,10 @@ import numpy as np
 
 from llmlab.atomic_write import replace_file
 from llmlab.checkpoints import format as form
+from llmlab.checkpoints.upgrades import UPGRADES, Arrays, Meta
 from llmlab.errors import CheckpointError, ResourceError, TrainingError
 
 T = TypeVar("T")
-Arrays = dict[str, np.ndarray]
-Meta = dict[str, Any]
 _SHOWN = 40
 # What the system may refuse although the file is sound: no reason to fall back to an older one.
 _REFUSALS = {
@@ -27,16 +26,6 @@ _REFUSALS = {
     errno.EPERM: "make it readable for yourself",
 }
 _ADVICE = "use another checkpoint of its run, or resume=RUN, which takes the newest sound one"
-
-
-def _cursor_of_its_own(arrays: Arrays, meta: Meta) -> tuple[Arrays, Meta]:
-    """Format 1 held the position in the data as two flat numbers."""
-    cursor = {key: meta[key] for key in ("epoch", "index")}
-    return arrays, {key: meta[key] for key in meta if key not in cursor} | {"cursor": cursor}
-
-
-#: What makes an older format into the next one; a checkpoint climbs them one by one.
-UPGRADES: dict[int, Callable[[Arrays, Meta], tuple[Arrays, Meta]]] = {1: _cursor_of_its_own}
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, 
     path
         The file, replaced in one operation if it is there.
     arrays
-        By name: "params/<dotted name>", "optimizer/<slot>/<dotted name>".
+        By name: "params/<dotted name>", "optimizer/<state>/<dotted name>".
     meta
         JSON values with string keys (the order of keys isn't kept). To keep equal states equal
         files, it should hold no path, time or name of the run.
@@ -96,8 +85,7 @@ def load(path: Path | str) -> Checkpoint:
 
     def read(file: BinaryIO, size: int) -> Checkpoint:
         found, arrays, meta = form.read(file, size)
-        for version in range(found, form.FORMAT):
-            arrays, meta = UPGRADES[version](arrays, meta)
+        arrays, meta = _upgraded(found, arrays, meta)
         bad = _first_not_finite(arrays)
         if bad:
             raise form.Damaged(f"the parameter {bad!r} holds NaN or infinity")
@@ -107,8 +95,13 @@ def load(path: Path | str) -> Checkpoint:
 
 
 def peek(path: Path | str) -> Meta:
-    """Read the meta alone, verified, as the file has it; the arrays aren't looked at."""
-    return _guarded(Path(path), form.read_manifest)["meta"]
+    """Read the meta alone, verified, in today's format; the arrays aren't looked at."""
+
+    def read(file: BinaryIO, size: int) -> Meta:
+        manifest = form.read_manifest(file, size)
+        return _upgraded(manifest["format"], {}, manifest["meta"])[1]
+
+    return _guarded(Path(path), read)
 
 
 def compare(
@@ -167,6 +160,12 @@ def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
         told = error.strerror if isinstance(error, OSError) else None
         reason = told or "it is damaged, or no checkpoint"
         raise CheckpointError(f"{path}: unusable checkpoint: {reason}; {_ADVICE}") from error
+
+
+def _upgraded(version: int, arrays: Arrays, meta: Meta) -> tuple[Arrays, Meta]:
+    for step in range(version, form.FORMAT):
+        arrays, meta = UPGRADES[step](arrays, meta)
+    return arrays, meta
 
 
 def _first_not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:

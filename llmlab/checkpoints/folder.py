@@ -10,6 +10,8 @@ from llmlab.errors import CheckpointError
 
 log = logging.getLogger("llmlab")
 
+CHECKPOINTS = "checkpoints"  # the name of such a folder in a run's
+
 
 class CheckpointFolder:
     """The checkpoints of one run: the last `keep` and the best.

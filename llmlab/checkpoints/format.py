@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest"
 SEAL = "manifest.sha256"
 DTYPES = frozenset(

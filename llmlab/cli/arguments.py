@@ -7,13 +7,15 @@ commas, brackets, `=`, `${...}`. So free text is quoted here and arrives as it w
 import csv
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
+from llmlab.cli.places import conf_folder
 from llmlab.errors import ConfigError
 from llmlab.phases import PHASES
-from llmlab.runs.overrides import Override, is_key
+from llmlab.runs.overrides import Override, is_key, value_of
 
 FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r"}
 FLAGS |= {"--multirun", "-m", "--shell-completion", "-sc"}
@@ -29,11 +31,6 @@ _PATHS = re.compile(r"plugins|tokenizer\.corpus")
 _SPACES = "a text with spaces needs quotes"
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
 _TEXT = re.compile(r"prompt|source|target")
-# Arguments of registered parts: the registry knows them all, conf/ states the usual ones.
-_SPEC = re.compile(
-    r"(optimizer|schedule|tokenizer|sampler|tracker|template|data"
-    r"|model\.(stack|attention|feed_forward))\."
-)
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
@@ -120,7 +117,7 @@ def token(override: Override, sweep: bool = False) -> str:
     if value is None:
         return f"{override.prefix}{key}"
     prefix = override.prefix
-    if not prefix and _SPEC.match(key):
+    if not prefix and _is_argument(override.name):
         prefix = "++"
     if _TEXT.fullmatch(key):
         value = quoted(value)
@@ -134,6 +131,18 @@ def token(override: Override, sweep: bool = False) -> str:
         lists = re.split(r"(?<=\]),(?=\[)", value) if sweep else [value]
         value = ",".join(_list(key, each) for each in lists)
     return f"{prefix}{key}={value}"
+
+
+def _is_argument(key: str) -> bool:
+    """Tell whether a key may be an argument of a registered part.
+
+    Their signatures know them all, conf/ states the usual ones. The network's sizes are no such.
+    """
+    top, _, rest = key.partition(".")
+    if top in ("hydra", "model"):
+        return key.startswith("model.stack.")
+    known = top in ("template", "callbacks", *PHASES) or (conf_folder() / top).is_dir()
+    return bool(rest) and known
 
 
 def quoted(text: str, interpolate: bool = False) -> str:
@@ -151,6 +160,21 @@ def quoted(text: str, interpolate: bool = False) -> str:
 def parts(value: str) -> list[str]:
     """Split at commas outside quotes, and take those quotes off."""
     return next(csv.reader([value], quotechar="'", skipinitialspace=True), []) or [value]
+
+
+def typed_keys(texts: Iterable[str]) -> set[str]:
+    """Return the keys that overrides state; of a mapping, `a={b: 1}`, those inside it."""
+    found: set[str] = set()
+    for text in texts:
+        override = Override.of(text)
+        found |= _keys(override.name, value_of(override.value or ""))
+    return found
+
+
+def _keys(name: str, value: Any) -> set[str]:
+    if not isinstance(value, dict) or not value:
+        return {name}
+    return set().union(*(_keys(f"{name}.{key}", item) for key, item in value.items()))
 
 
 def _list(key: str, value: str) -> str:

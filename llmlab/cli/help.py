@@ -76,8 +76,9 @@ def help_text() -> str:
     for name, (_, key) in keys_of(Model).items():
         if name not in ("name", "stack") and not key.optional:
             lines.append(_line(f"model.{name}={_shown(preset.get(name))}", key.meaning))
-    lines.append(_line("model.attention.window=64", "any argument of a preset's layers, by name"))
-    lines.append(_line("model.stack.2.repeat=3", "any argument of any layer, by its place"))
+    lines.append(_line("model.stack.NAME.eps=1e-6", "any argument of any layer, by its name:"))
+    lines.append(_line("model.stack.blocks.layers.attention.layer.window=64", ""))
+    lines.append(_line("model.stack.NAME=null", "without this layer; docs/layers.md tells more"))
     lines += ["", "groups: files in conf/, chosen by name; each has keys of its own"]
     lines += _groups(conf, defaults)
     return "\n".join([*lines, "", dedent(_EXAMPLES)]).rstrip()

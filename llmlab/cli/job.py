@@ -12,13 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from llmlab import kernels
+from llmlab.cli.arguments import typed_keys
 from llmlab.cli.explain import explain, report
 from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
 from llmlab.errors import LlmlabError, ResourceError, Stopped
-from llmlab.phases import Phase, find
+from llmlab.phases import Phase, arguments_of, find
 from llmlab.report.sweep import FIGURES
-from llmlab.runs.lookup import SWEEP_RECORD
+from llmlab.runs.lookup import SWEEP_RECORD, resolve_checkpoint
 from llmlab.runs.overrides import Override
 from llmlab.runs.shell import near
 from llmlab.runs.start import AnothersFolder, Kind, Start, start_of_job
@@ -110,10 +111,11 @@ class Done:
 def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) -> Done:
     assert start.folder is not None
     try:
-        names = {Override.of(text).name for text in _tokens("task")}
-        config = load(composed, names, start.stored_config())
+        config = load(composed, typed_keys(_tokens("task")), start.stored_config())
         phase = find(config.phase)
-        action = phase.load()
+        arguments = arguments_of(phase, config)
+        if phase.wants_checkpoint and config.checkpoint is None:
+            config = replace(config, checkpoint=str(resolve_checkpoint("latest")))
         # A run that is there keeps the kernels that `auto` meant.
         kept = start.recorded("kernels") if phase.trains and config.kernels == "auto" else None
         config = replace(config, kernels=kernels.resolve(kept or config.kernels))
@@ -124,12 +126,17 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
     if in_sweep:
         config = replace(config, chat=False)
     if not phase.trains:
-        return Done(action(config, None) or {})
-    return _train(config, phase, start, typed, in_sweep)
+        return Done(phase.load()(config, None, **arguments) or {})
+    return _train(config, phase, arguments, start, typed, in_sweep)
 
 
 def _train(
-    config: Config, phase: Phase, start: Start, typed: Sequence[str], in_sweep: bool
+    config: Config,
+    phase: Phase,
+    arguments: dict[str, Any],
+    start: Start,
+    typed: Sequence[str],
+    in_sweep: bool,
 ) -> Done:
     """Run a training phase in its folder."""
     from llmlab.signals import interruptible
@@ -146,7 +153,7 @@ def _train(
     )
     with opened as run, interruptible():
         try:
-            results = phase.load()(config, run) or {}
+            results = phase.load()(config, run, **arguments) or {}
             run.finish("finished", **{key: _finite(value) for key, value in results.items()})
         except MemoryError as error:
             refusal = ResourceError(_out_of_memory(run.folder))

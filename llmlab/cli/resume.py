@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab.cli.arguments import FOLDERS, LATEST, is_sweep, parts, quoted, split, token
+from llmlab.cli.former_names import renamed
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.phases import PHASES
 from llmlab.runs.overrides import Override
@@ -125,7 +126,8 @@ def _resumed(value: str, flags: list[str], given: list[Override], sweep: bool) -
 
 
 def _continued(start: "Start", flags: list[str], given: list[Override]) -> CommandLine:
-    record = start.record or {}
+    assert start.folder is not None and start.record is not None
+    record = renamed(start.record, start.folder)
     tokens = [*_merged(record, given), _path("hydra.run.dir", start.folder)]
     tokens.append(_path("resume", start.origin or start.folder))
     return CommandLine(_with_own_yaml(flags, record), tokens, False, start=start)
@@ -177,7 +179,7 @@ def _in_checkpoint(name: str) -> bool:
     from llmlab.config.stored import PATH_KEYS
 
     top, _, rest = name.partition(".")
-    if top in ("phase", "stages", "checkpoint"):
+    if top in ("phase", "stages", "checkpoint", "positions"):
         return True
     # A group that was chosen counts as typed with all inside it, so that goes with it.
     return top in kept_keys() and top != "data" and rest.rpartition(".")[2] not in PATH_KEYS

@@ -128,10 +128,10 @@ def compose(*argv: str) -> "Config":
     from hydra import compose as compose_with_hydra
     from hydra import initialize_config_dir
 
+    from llmlab.cli.arguments import typed_keys
     from llmlab.cli.hints import hint
     from llmlab.cli.resume import prepare
     from llmlab.config import load
-    from llmlab.runs.overrides import Override
 
     register_resolvers()
     tokens = prepare(argv).tokens
@@ -140,7 +140,7 @@ def compose(*argv: str) -> "Config":
             composed = compose_with_hydra("config", overrides=tokens)
     except Exception as error:
         raise hint(error, tokens) from error
-    return load(composed, {Override.of(token).name for token in tokens})
+    return load(composed, typed_keys(tokens))
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
-from llmlab.config.model import MANY, Model, Spec, Stage
+from llmlab.config.model import MANY, Model, Stage
+from llmlab.config.network import POSITIONS, check_network, refuse_former_names
 from llmlab.config.plugins import import_plugins
 from llmlab.config.specs import STAGES, check_specs
 from llmlab.config.stored import overlay, without_paths
@@ -18,6 +19,8 @@ class Config:
 
     Attributes
     ----------
+    arguments
+        What the phase alone takes, typed as `NAME.argument=value`; its signature says what.
     typed
         The keys that were typed on the command line, dotted; a group's name if the group was
         chosen there.
@@ -78,16 +81,23 @@ class Config:
     max_bad_steps: Annotated[
         int, Key("non-finite steps in a row that stop a run", kept=True, low=1)
     ]
+    callbacks: Annotated[
+        dict[str, Any], Key("what watches a training, by name: one of your own, or null for none")
+    ]
     stages: Annotated[dict[str, Any], Key("lr, epochs and steps of each stage, for full")]
-    model: Annotated[Spec, Key("the network", group=True, kept=True)]
-    optimizer: Annotated[Spec, Key("the update rule", group=True, kept=True)]
-    schedule: Annotated[Spec, Key("how lr changes with the step", group=True, kept=True)]
-    tokenizer: Annotated[Spec, Key("text to ids", group=True, kept=True)]
+    positions: Annotated[
+        str, Key("how the network knows places; preset: as the model says", choices=POSITIONS)
+    ]
+    model: Annotated[dict[str, Any], Key("the network", group=True, kept=True)]
+    optimizer: Annotated[dict[str, Any], Key("the update rule", group=True, kept=True)]
+    schedule: Annotated[dict[str, Any], Key("how lr changes with the step", group=True, kept=True)]
+    tokenizer: Annotated[dict[str, Any], Key("text to ids", group=True, kept=True)]
     data: Annotated[
         dict[str, Any], Key("what to train on: data.pretrain and data.tune", group=True)
     ]
-    sampler: Annotated[Spec, Key("how the next token is chosen", group=True)]
-    tracker: Annotated[Spec, Key("where metrics go besides the run's folder", group=True)]
+    sampler: Annotated[dict[str, Any], Key("how the next token is chosen", group=True)]
+    tracker: Annotated[dict[str, Any], Key("where metrics go besides the run's folder", group=True)]
+    arguments: dict[str, Any] = field(default_factory=dict)
     typed: frozenset[str] = field(default=frozenset())
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,7 +175,10 @@ def load(
         values = overlay(values, stored, typed)
     if isinstance(values.get("plugins"), str):
         values["plugins"] = [values["plugins"]]
+    phase = values.get("phase")
+    arguments = values.pop(phase) if isinstance(values.get(phase), Mapping) else {}
     values = check_fields(Config, values, "", problems)
+    refuse_former_names(values.get("model"), typed, problems)
     model = check_fields(Model, values.get("model"), "model", problems)
     stages = _check_stages(values, problems)
     _check_lengths(values, stages, typed, problems)
@@ -174,11 +187,12 @@ def load(
     elif isinstance(values.get("plugins"), list):
         problems += import_plugins(values["plugins"])
     values |= {"model": model, "stages": stages}
-    check_specs(values, problems)
+    check_specs(values, typed, problems)
+    check_network(values, typed, stored is not None, problems)
     _check_patience(values, problems)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return Config(**values, typed=frozenset(typed))
+    return Config(**values, arguments=dict(arguments), typed=frozenset(typed))
 
 
 def _check_stages(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:

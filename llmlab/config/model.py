@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from llmlab.config.values import Key
 
-Spec = dict[str, Any]
 MANY = 2**31 - 1
 
 
@@ -26,9 +25,7 @@ class Model:
     ]
     dropout: Annotated[float, Key("share of activations dropped in training", low=0, below=1)]
     bias: Annotated[bool, Key("whether maps and norms have biases", optional=True)]
-    attention: Annotated[Spec, Key("the blocks' attention layer", optional=True)]
-    feed_forward: Annotated[Spec, Key("the blocks' feed-forward layer", optional=True)]
-    stack: Annotated[list[Any], Key("the layers, in order")]
+    stack: Annotated[dict[str, Any], Key("the layers, by name")]
 
 
 @dataclass(frozen=True)

@@ -24,38 +24,36 @@ def overlay(composed: Any, stored: Any, typed: Collection[str], where: str = "")
     stored
         The same of a checkpoint, which may lack keys.
     typed
-        Keys of the command line; they, and all inside them, stay as composed.
+        Keys of the command line; they, and all inside them, stay as composed, or deleted.
     """
-    if where in typed or (where and not _compatible(composed, stored)):
-        return composed if where in typed else stored
-    if isinstance(stored, Mapping) and isinstance(composed, Mapping):
-        # Below the top, arguments that the stored part doesn't have aren't its own.
-        own = {
-            key: value
-            for key, value in composed.items()
-            if not where
+    if where in typed:
+        return composed
+    if not isinstance(stored, Mapping) or not isinstance(composed, Mapping):
+        return stored
+    taken = {
+        key: overlay(composed[key], value, typed, _inside(where, key)) if key in composed else value
+        for key, value in stored.items()
+        if key in composed or _inside(where, key) not in typed  # else it was deleted
+    }
+    # Below the top, arguments that the stored part doesn't have aren't its own.
+    own = {
+        key: value
+        for key, value in composed.items()
+        if key not in taken
+        and (
+            not where
             or key in PATH_KEYS
-            or _touched(f"{where}.{key}", typed)
+            or touched(_inside(where, key), typed)
             or (where == "data" and key not in stored)
-        }
-        taken = {
-            key: overlay(composed[key], value, typed, f"{where}.{key}" if where else key)
-            if key in composed
-            else value
-            for key, value in stored.items()
-        }
-        return own | taken
-    if isinstance(stored, list) and _touched(where, typed):
-        pairs = enumerate(zip(composed, stored, strict=True))
-        return [overlay(a, b, typed, f"{where}.{index}") for index, (a, b) in pairs]
-    return stored
+        )
+    }
+    return taken | own
 
 
-def _touched(where: str, typed: Collection[str]) -> bool:
+def touched(where: str, typed: Collection[str]) -> bool:
+    """Tell whether `where` or something inside it was typed."""
     return any(key == where or key.startswith(f"{where}.") for key in typed)
 
 
-def _compatible(composed: Any, stored: Any) -> bool:
-    if isinstance(stored, list):
-        return isinstance(composed, list) and len(composed) == len(stored)
-    return isinstance(composed, Mapping) == isinstance(stored, Mapping)
+def _inside(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)

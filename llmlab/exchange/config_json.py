@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmlab.errors import CheckpointError, suggest
+from llmlab.exchange.architecture import ACTIVATIONS, Architecture
 from llmlab.exchange.config_keys import (
     CLASSES,
     FIELDS,
@@ -14,13 +15,12 @@ from llmlab.exchange.config_keys import (
     PRIVATE,
     Field,
 )
-from llmlab.exchange.network import ACTIVATIONS, Network
 
 _CODE = ("auto_map", "custom_pipelines")
 _ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
 
 
-def read_config(config: Mapping[str, Any]) -> Network:
+def read_config(config: Mapping[str, Any]) -> Architecture:
     """Return the network that a config.json describes.
 
     Raises
@@ -49,10 +49,10 @@ def read_config(config: Mapping[str, Any]) -> Network:
         problems += _complete(facts, config) + _layer_types(facts, config)
     if problems:
         raise CheckpointError("; ".join(problems))
-    return Network(**facts)
+    return Architecture(**facts)
 
 
-def write_config(network: Network, dtype: str, end_ids: Sequence[int]) -> dict[str, Any]:
+def write_config(network: Architecture, dtype: str, end_ids: Sequence[int]) -> dict[str, Any]:
     """Return the content of config.json for transformers 4.57 and later."""
     config: dict[str, Any] = {
         "architectures": [CLASSES[network.family][0]],

@@ -6,12 +6,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Field:
-    """One key that a `Network` is made of.
+    """One key that a `Architecture` is made of.
 
     Attributes
     ----------
     name
-        The attribute of `Network`.
+        The attribute of `Architecture`.
     kind
         int, float, bool or activation.
     default
@@ -53,7 +53,7 @@ _LLAMA = {
 }
 _WITHOUT_BIASES = {k: v for k, v in _LLAMA.items() if not k.endswith("_bias")}
 
-#: The keys of each family that its `Network` is made of.
+#: The keys of each family that its `Architecture` is made of.
 FIELDS: dict[str, dict[str, Field]] = {
     "gpt2": {
         **_VOCABULARY,

@@ -13,10 +13,10 @@ import numpy as np
 
 from llmlab.errors import CheckpointError, ConfigError, ResourceError
 from llmlab.exchange import names as naming
+from llmlab.exchange.architecture import Architecture, Names
 from llmlab.exchange.chat_template import chat_template, read_template, template_tokens
 from llmlab.exchange.config_json import read_config, write_config
 from llmlab.exchange.files import read_object
-from llmlab.exchange.network import Names, Network
 from llmlab.exchange.recognise import recognise
 from llmlab.exchange.safetensors_files import INDEX, Tensors, find_tensors, write_tensors
 from llmlab.exchange.spec import model_spec
@@ -47,7 +47,7 @@ class Imported:
         The spec of its own chat template; None if it has none.
     """
 
-    network: Network
+    network: Architecture
     model: dict[str, Any]
     arrays: dict[str, np.ndarray]
     tokenizer: Tokenizer
@@ -82,11 +82,11 @@ def read_folder(source: Path) -> Imported:
     return Imported(network, model_spec(network), arrays, tokenizer, template)
 
 
-def read_arrays(source: Path, network: Network) -> dict[str, np.ndarray]:
+def read_arrays(source: Path, network: Architecture) -> dict[str, np.ndarray]:
     """Return the parameters in a folder; every tensor must be there and have its shape."""
     tensors = _renamed(source, find_tensors(source), network)
-    every = naming.pieces(network, Names.usual(network.num_blocks))
-    wanted = {piece.theirs: piece.shape for piece in every}
+    every = naming.tensor_slices(network, Names.usual(network.num_blocks))
+    wanted = {each.theirs: each.shape for each in every}
     found = {name: entry.shape for name, entry in tensors.entries.items()}
     _refuse(source, "missing tensors", wanted.keys() - found.keys())
     spare = found.keys() - wanted.keys()
@@ -117,7 +117,7 @@ def write_folder(
     template: Any,
     stop_ids: Iterable[int],
     shard_bytes: int = SHARD_BYTES,
-) -> Network:
+) -> Architecture:
     """Write a folder that transformers loads, all of it or nothing.
 
     Parameters
@@ -139,8 +139,8 @@ def write_folder(
         The folder can't be written, or the extra `hf` isn't installed.
     """
     network, names = recognise(model, tokenizer.vocab_size)
-    every = naming.pieces(network, names)
-    owned = {piece.ours for piece in every}
+    every = naming.tensor_slices(network, names)
+    owned = {each.ours for each in every}
     lost = arrays.keys() - owned
     lacking = {n for n in owned - arrays.keys() if not n.endswith(".bias")}
     _refuse(target, "parameters without a place", lost | lacking)
@@ -193,7 +193,7 @@ def _ids(value: Any) -> list[int]:
     return [id for id in (value if isinstance(value, list) else [value]) if type(id) is int]
 
 
-def _renamed(source: Path, tensors: Tensors, network: Network) -> Tensors:
+def _renamed(source: Path, tensors: Tensors, network: Architecture) -> Tensors:
     """Return the tensors by their full names, without buffers."""
     before = naming.prefix(network)
     entries = {}

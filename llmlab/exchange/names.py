@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.exchange.network import Names, Network
+from llmlab.exchange.architecture import Architecture, Names
 
 # Buffers that older versions of transformers stored; nothing is learned in them.
 IGNORED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
@@ -14,7 +14,7 @@ HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorSlice:
     """One tensor of Hugging Face's, and where it lies in llmlab's.
 
     Attributes
@@ -37,12 +37,12 @@ class Piece:
     transposed: bool
 
 
-def prefix(network: Network) -> str:
+def prefix(network: Architecture) -> str:
     """Return what most names begin with; files without it exist."""
     return "transformer." if network.family == "gpt2" else "model."
 
 
-def pieces(network: Network, names: Names) -> list[Piece]:
+def tensor_slices(network: Architecture, names: Names) -> list[TensorSlice]:
     """Return every tensor of the network."""
     found = list(_gpt2(network, names) if network.family == "gpt2" else _llama(network, names))
     if not network.tied:
@@ -51,12 +51,12 @@ def pieces(network: Network, names: Names) -> list[Piece]:
     return found
 
 
-def embedding(network: Network) -> str:
+def embedding(network: Architecture) -> str:
     """Return their name of the token embedding, which a tied head shares."""
     return "transformer.wte.weight" if network.family == "gpt2" else "model.embed_tokens.weight"
 
 
-def _gpt2(network: Network, names: Names) -> Iterator[Piece]:
+def _gpt2(network: Architecture, names: Names) -> Iterator[TensorSlice]:
     c, hidden = network.embedding_dim, network.hidden_dim
     yield from _parts(f"{names.tokens}.weight", {embedding(network): (network.vocab_size, c)})
     where = {"transformer.wpe.weight": (network.max_seq_len, c)}
@@ -78,7 +78,7 @@ def _gpt2(network: Network, names: Names) -> Iterator[Piece]:
         yield from _parts(f"{names.norm}.{kind}", {f"transformer.ln_f.{kind}": (c,)})
 
 
-def _llama(network: Network, names: Names) -> Iterator[Piece]:
+def _llama(network: Architecture, names: Names) -> Iterator[TensorSlice]:
     c, hidden = network.embedding_dim, network.hidden_dim
     keys = network.num_kv_heads * network.head_dim
     yield from _parts(f"{names.tokens}.weight", {embedding(network): (network.vocab_size, c)})
@@ -114,30 +114,30 @@ def _parts(ours: str, theirs: Mapping[str, tuple[int, ...]], transposed: bool = 
     at = 0
     for name, shape in theirs.items():
         width = shape[0] if transposed else shape[-1]
-        yield Piece(name, shape, ours, at, at + width, transposed)
+        yield TensorSlice(name, shape, ours, at, at + width, transposed)
         at += width
 
 
-def to_ours(every: list[Piece], tensors: Any) -> dict[str, np.ndarray]:
+def to_ours(every: list[TensorSlice], tensors: Any) -> dict[str, np.ndarray]:
     """Return llmlab's arrays; `tensors[name]` gives Hugging Face's."""
     parts: dict[str, list[np.ndarray]] = {}
-    for piece in every:
-        array = tensors[piece.theirs]
-        parts.setdefault(piece.ours, []).append(array.T if piece.transposed else array)
+    for each in every:
+        array = tensors[each.theirs]
+        parts.setdefault(each.ours, []).append(array.T if each.transposed else array)
     return {
         name: np.ascontiguousarray(found[0] if len(found) == 1 else np.concatenate(found, axis=-1))
         for name, found in parts.items()
     }
 
 
-def to_theirs(every: list[Piece], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def to_theirs(every: list[TensorSlice], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return Hugging Face's tensors, each in C order; an array that isn't there is all zeros."""
     dtype = next(iter(arrays.values())).dtype
     tensors = {}
-    for piece in every:
-        if piece.ours not in arrays:
-            tensors[piece.theirs] = np.zeros(piece.shape, dtype)
+    for each in every:
+        if each.ours not in arrays:
+            tensors[each.theirs] = np.zeros(each.shape, dtype)
             continue
-        part = arrays[piece.ours][..., piece.start : piece.stop]
-        tensors[piece.theirs] = np.ascontiguousarray(part.T if piece.transposed else part)
+        part = arrays[each.ours][..., each.start : each.stop]
+        tensors[each.theirs] = np.ascontiguousarray(part.T if each.transposed else part)
     return tensors

@@ -4,16 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmlab.errors import CheckpointError
-from llmlab.exchange.network import ACTIVATIONS, Names, Network
+from llmlab.exchange.architecture import ACTIVATIONS, Architecture, Names
 from llmlab.layers import LAYERS, POSITIONS
-from llmlab.registry import Registry
+from llmlab.named import entries
+from llmlab.registry import Registry, Spec
 
-Spec = Mapping[str, Any]
 _KNOWN = "only the networks of the presets gpt2, llama and mistral have a form at Hugging Face"
 _FREE = frozenset(("init", "output_init"))  # what decides first values alone
 
 
-def recognise(model: Spec, vocab_size: int) -> tuple[Network, Names]:
+def recognise(model: Mapping[str, Any], vocab_size: int) -> tuple[Architecture, Names]:
     """Return the network that the keys of `model` describe, and its layers' names.
 
     Raises
@@ -32,12 +32,12 @@ def recognise(model: Spec, vocab_size: int) -> tuple[Network, Names]:
 class _Reader:
     """Walk through the layers, note what doesn't fit, and collect the rest."""
 
-    def __init__(self, model: Spec, vocab_size: int):
+    def __init__(self, model: Mapping[str, Any], vocab_size: int):
         self.model, self.vocab_size = model, vocab_size
         self.problems: list[str] = []
         self.layers = list(_flat(model["stack"]))
 
-    def read(self) -> tuple[Network, Names] | None:
+    def read(self) -> tuple[Architecture, Names] | None:
         """Return what was found; None if the order of layers is already another."""
         tokens = self.take("token_embedding")
         positions = self.take("learned_positions", optional=True)
@@ -72,7 +72,7 @@ class _Reader:
             self.problems.append(f"{final[0]}.eps={final[1]['eps']}: blocks have another one")
         if self.problems:
             return None
-        network = Network(
+        network = Architecture(
             vocab_size=self.vocab_size,
             embedding_dim=self.model["embedding_dim"],
             max_seq_len=positions[1]["max_seq_len"] if positions else self.model["max_seq_len"],
@@ -94,16 +94,16 @@ class _Reader:
             self.problems.append(f"{name} is {kind or 'nothing'}, not {' or '.join(types)}")
         return None
 
-    def complete(self, registry: Registry, spec: Spec | str) -> dict[str, Any]:
-        """Return the spec with the defaults of what it doesn't say, inner layers too."""
+    def complete(self, registry: Registry, spec: Spec) -> dict[str, Any]:
+        """Return the spec with the defaults of what it doesn't say, also those inside."""
         spec = {"type": spec} if isinstance(spec, str) else spec
         sizes = {key: self.model[key] for key in ("embedding_dim", "max_seq_len", "num_blocks")}
         sizes["vocab_size"] = self.vocab_size
         known = registry.describe(str(spec["type"]))
         result = {key: sizes.get(key, value) for key, value in known.items()} | dict(spec)
-        for key in ("layer", "norm"):
-            if isinstance(result.get(key), Mapping | str):
-                result[key] = self.complete(LAYERS, result[key])
+        for key, part in registry.nested(result["type"]).items():
+            if not part.by_name and isinstance(result[key], Mapping | str):
+                result[key] = self.complete(part.registry, result[key])
         return result
 
     def common(self, blocks: Sequence[Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class _Reader:
                 self.problems.append(f"{name} is another layer than {first}")
         return spec
 
-    def only(self, where: str, spec: Spec, **wanted: Any) -> None:
+    def only(self, where: str, spec: Mapping[str, Any], **wanted: Any) -> None:
         """Note each argument that is neither wanted (`...`: any value) nor at its default."""
         defaults = self.complete(LAYERS, {"type": spec["type"]})
         for key, value in spec.items():
@@ -134,7 +134,9 @@ class _Reader:
         else:
             self.only(*output, bias=False)
 
-    def facts(self, gpt2: bool, attention: Spec, feed_forward: Spec) -> dict[str, Any]:
+    def facts(
+        self, gpt2: bool, attention: Mapping[str, Any], feed_forward: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return what the two layers of a block say."""
         heads, ff = attention["layer"], feed_forward["layer"]
         kinds = ("layer_norm", "feed_forward") if gpt2 else ("rms_norm", "gated_feed_forward")
@@ -200,17 +202,13 @@ class _Reader:
         return {"theta": theta, "stretch": factor if spec["scaling"] == "linear" else 1.0}
 
 
-def _flat(specs: Sequence[Spec], before: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def _flat(parts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield dotted names and specs of the layers, those of repeated blocks one by one."""
-    for spec in specs:
-        own = {key: value for key, value in spec.items() if key not in ("name", "repeat")}
-        name = before + str(spec.get("name", spec.get("type")))
-        repeat = spec.get("repeat")
-        for full in [name] if repeat is None else [f"{name}.{i}" for i in range(repeat)]:
-            if own.get("type") == "block":
-                yield from _flat(own["layers"], f"{full}.")
-            else:
-                yield full, own
+    for name, _, spec in entries(parts, "model.stack", LAYERS):
+        if spec.get("type") == "block":
+            yield from _flat(spec["layers"], f"{before}{name}.")
+        else:
+            yield before + name, spec
 
 
 def _without_inits(value: Any) -> Any:

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llmlab.generate.kv_cache import KVCache
-from llmlab.layers import Layer
-from llmlab.params import Arena
-from llmlab.workspace import Context
+from llmlab.network import Network
 
 
 @dataclass
@@ -33,8 +31,8 @@ class Decoding:
 
     Parameters
     ----------
-    stack, params, ctx
-        The network, its parameters and the circumstances of its passes.
+    network
+        What continues them.
     prompts
         Sequences of one to `max_seq_len` ids.
     limit
@@ -49,15 +47,9 @@ class Decoding:
     """
 
     def __init__(
-        self,
-        stack: Layer,
-        params: Arena,
-        ctx: Context,
-        prompts: Sequence[Sequence[int]],
-        limit: int,
-        max_seq_len: int,
+        self, network: Network, prompts: Sequence[Sequence[int]], limit: int, max_seq_len: int
     ):
-        self._stack, self._params, self._ctx = stack, params, ctx
+        self._network = network
         self.prompts, self.limit, self.max_seq_len = list(prompts), limit, max_seq_len
         lengths = np.array([len(prompt) for prompt in prompts], np.intp)
         if lengths.min() < 1 or lengths.max() > max_seq_len:
@@ -66,7 +58,7 @@ class Decoding:
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = prompt
         capacity = min(max_seq_len, int(lengths.max()) + limit)
-        self._cache = KVCache(stack, len(prompts), capacity, ctx.dtype)
+        self._cache = KVCache(network.stack, len(prompts), capacity, network.ctx.dtype)
         self.logits = self._forward(tokens, lengths)
 
     def feed(self, tokens: np.ndarray) -> np.ndarray:
@@ -91,11 +83,9 @@ class Decoding:
     def _forward(self, tokens: np.ndarray, counts: np.ndarray | int) -> np.ndarray:
         """Return the logits (B, V) after each row's last real token."""
         batch, time = tokens.shape
-        cache, ctx = self._cache, self._ctx
+        cache = self._cache
         cache.prepare(time)
         rows = np.arange(batch) * time + counts - 1 if time > 1 else None
-        ctx.begin(batch, time, kv_cache=cache, rows=rows)
-        flat = np.ascontiguousarray(tokens, np.intp).reshape(-1)
-        logits, _ = self._stack.forward(self._params.tree, flat, ctx)
+        logits = self._network.forward(tokens, kv_cache=cache, rows=rows)
         cache.advance(counts)
-        return logits
+        return logits.reshape(batch, -1)

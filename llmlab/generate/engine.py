@@ -5,32 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from llmlab import kernels as kernel_sets
 from llmlab.generate.decoding import Decoding, Reply
 from llmlab.generate.samplers import Rows, Sampler, Search
 from llmlab.generate.samplers.greedy import Greedy
-from llmlab.layers import Layer
-from llmlab.params import Arena
-from llmlab.workspace import Context
+from llmlab.network import Network
 
 Until = Callable[[Sequence[int]], bool]
 
 
 class Engine:
-    """Continue token ids with a trained stack.
+    """Continue token ids with a trained network, whose `max_seq_len` is known."""
 
-    Parameters
-    ----------
-    stack, params
-        The network and its parameters.
-    max_seq_len
-        Greatest number of tokens that the network can be given.
-    """
-
-    def __init__(self, stack: Layer, params: Arena, max_seq_len: int, kernels: Any = "numpy"):
-        self.stack, self.params, self.max_seq_len = stack, params, max_seq_len
-        loaded = kernel_sets.load(kernels) if isinstance(kernels, str) else kernels
-        self._ctx = Context(loaded, params.flat.dtype)
+    def __init__(self, network: Network):
+        if network.max_seq_len is None:
+            raise ValueError("a network that continues texts needs its max_seq_len")
+        self.network, self.max_seq_len = network, network.max_seq_len
 
     def generate(
         self,
@@ -102,7 +91,7 @@ class Engine:
         return self.max_seq_len if max_new_tokens is None else max_new_tokens
 
     def _start(self, prompts: Sequence[Sequence[int]], limit: int) -> Decoding:
-        return Decoding(self.stack, self.params, self._ctx, prompts, limit, self.max_seq_len)
+        return Decoding(self.network, prompts, limit, self.max_seq_len)
 
     def _decode(
         self,

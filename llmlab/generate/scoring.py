@@ -1,37 +1,28 @@
 """How probable a network finds a text that is there already."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from llmlab import kernels as kernel_sets
-from llmlab.layers import Layer
-from llmlab.params import Arena
-from llmlab.workspace import Context
+from llmlab.network import Network
 
 
-def log_probabilities(
-    stack: Layer,
-    params: Arena,
-    ids: Sequence[int],
-    max_seq_len: int,
-    kernels: Any = "numpy",
-) -> np.ndarray:
+def log_probabilities(network: Network, ids: Sequence[int]) -> np.ndarray:
     """Return ln p of each id but the first, given those before it, (n − 1,) in float64.
 
     A text longer than the context is read in windows that overlap by half, so that each token
-    has at least `max_seq_len` // 2 before it, as far as there are so many.
+    has at least half of it before it, as far as there are so many.
 
     Raises
     ------
     ValueError
-        Fewer than two ids: nothing is predicted.
+        Fewer than two ids: nothing is predicted; or the network's context isn't known.
     """
     if len(ids) < 2:
         raise ValueError("a text of one token has nothing that could be predicted")
-    loaded = kernel_sets.load(kernels) if isinstance(kernels, str) else kernels
-    ctx = Context(loaded, params.flat.dtype)
+    max_seq_len = network.max_seq_len
+    if max_seq_len is None:
+        raise ValueError("a network that scores texts needs its max_seq_len")
     whole = np.array(ids, np.intp)
     inputs, targets = whole[:-1], whole[1:]
     result = np.empty(len(targets))
@@ -40,8 +31,7 @@ def log_probabilities(
         # The first window counts whole, later ones with their second half.
         start = max(0, done - (max_seq_len - stride))
         stop = min(start + max_seq_len, len(targets))
-        ctx.begin(1, stop - start)
-        logits, _ = stack.forward(params.tree, np.ascontiguousarray(inputs[start:stop]), ctx)
+        logits = network.forward(inputs[start:stop])
         new = logits[done - start :].astype(np.float64)
         new -= new.max(axis=1, keepdims=True)
         picked = new[np.arange(stop - done), targets[done:stop]]

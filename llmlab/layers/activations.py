@@ -1,11 +1,12 @@
 """Activations: element-wise functions between two products, registered by name."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from llmlab.layers.base import ACTIVATIONS
+from llmlab.registry import Registry, Spec
 from llmlab.workspace import Context
 
 
@@ -13,14 +14,9 @@ class Activation(ABC):
     """An element-wise function with its derivative.
 
     Both passes work in place: the layer that calls them needs neither x nor dy any more.
-
-    Attributes
-    ----------
-    kept
-        How many numbers it keeps for backward, besides the output, for each of x.
     """
 
-    kept = 0
+    registry: ClassVar[Registry] = ACTIVATIONS
 
     @abstractmethod
     def forward(self, x: np.ndarray, ctx: Context) -> tuple[np.ndarray, Any]:
@@ -31,7 +27,7 @@ class Activation(ABC):
         """Turn dy into the gradient of the input, and return it."""
 
 
-def activation(spec: Any) -> Activation:
+def activation(spec: Activation | Spec) -> Activation:
     """Return the activation that `spec` names, or `spec` itself."""
     return spec if isinstance(spec, Activation) else ACTIVATIONS.build(spec, "activation")
 
@@ -51,8 +47,6 @@ class ReLU(Activation):
 
 class _Sloped(Activation):
     """An activation whose forward pass finds its derivative on the way: that is the cache."""
-
-    kept = 1
 
     def backward(self, dy, cache, ctx):
         """Multiply dy by the derivative."""

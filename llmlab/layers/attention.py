@@ -1,14 +1,40 @@
 """Causal self-attention: the maps, and what is done to queries and keys between them."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from llmlab.errors import ConfigError
-from llmlab.layers.attention_core import AttentionCore
-from llmlab.layers.base import LAYERS, Layer
+from llmlab.layers.attention_core import AttentionCore, Block
+from llmlab.layers.base import LAYERS, Layer, Tree
 from llmlab.layers.initialisations import InitSpec
 from llmlab.layers.linear import Linear
-from llmlab.layers.positions import Bias, Rotation, build_positions
+from llmlab.layers.positions import Bias, Position, Rotation, build_positions
 from llmlab.layers.qk_norm import QKNorm
+from llmlab.registry import Spec
+from llmlab.workspace import Context
+
+
+class AttentionCache(NamedTuple):
+    """What `Attention.forward` keeps.
+
+    Attributes
+    ----------
+    qkv, heads
+        Queries, keys and values (B·T, (H + 2 · K) · D), and the heads' outputs (B·T, C).
+    blocks
+        Of each block of queries its probabilities; None while decoding.
+    qkv_cache, norm_cache, out_cache
+        Those of the maps and of the norm.
+    """
+
+    qkv: np.ndarray
+    heads: np.ndarray
+    blocks: list[Block] | None
+    qkv_cache: Any
+    norm_cache: Any
+    out_cache: Any
 
 
 @LAYERS.register("attention")
@@ -41,6 +67,8 @@ class Attention(Layer):
         they are turned (Henry et al. 2020, arXiv:2010.04245).
     logit_softcap
         c of c · tanh(scores / c), which keeps scores within ± c (Gemma 2, arXiv:2408.00118).
+    linear
+        Which layer the maps are. It is built with embedding_dim, output_dim, bias and init.
     """
 
     def __init__(
@@ -51,13 +79,14 @@ class Attention(Layer):
         bias: bool = True,
         output_projection: bool = True,
         dropout: float = 0.0,
-        positions: Any = None,
+        positions: Position | Spec | None = None,
         window: int | None = None,
         qk_norm: bool = False,
         qk_norm_eps: float = 1e-6,
         logit_softcap: float | None = None,
         init: InitSpec = "he",
         output_init: InitSpec | None = None,
+        linear: Callable[..., Layer] = Linear,
     ):
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if num_heads < 1 or embedding_dim % num_heads:
@@ -92,9 +121,10 @@ class Attention(Layer):
             softcap=logit_softcap,
             bias=where if isinstance(where, Bias) else None,
         )
-        self.qkv = Linear(embedding_dim, (num_heads + 2 * kv_heads) * d, bias=bias, init=init)
+        c, width = embedding_dim, (num_heads + 2 * kv_heads) * d
+        self.qkv = linear(embedding_dim=c, output_dim=width, bias=bias, init=init)
         self.out = (
-            Linear(embedding_dim, embedding_dim, bias=bias, init=output_init or init)
+            linear(embedding_dim=c, output_dim=c, bias=bias, init=output_init or init)
             if output_projection
             else None
         )
@@ -115,7 +145,7 @@ class Attention(Layer):
     def forward(self, p, x, ctx):
         """Return the heads' outputs (B·T, C), projected if the layer has that map."""
         qkv, qkv_cache = self.qkv.forward(p["qkv"], x, ctx)
-        norm_cache = kept = out_cache = None
+        norm_cache = blocks = out_cache = None
         if self.qk_norm is not None:
             qkv, norm_cache = self.qk_norm.forward(p["qk_norm"], qkv, ctx)
         if self.rotation is not None:
@@ -124,34 +154,62 @@ class Attention(Layer):
         if ctx.kv_cache is not None:
             self.core.decode(self, qkv, heads, ctx)
         else:
-            kept = self.core.forward(qkv, heads, ctx)
+            blocks = self.core.forward(qkv, heads, ctx)
         if self.out is not None:
             y, out_cache = self.out.forward(p["out"], heads, ctx)
-        return y, (qkv_cache, norm_cache, qkv, heads, kept, out_cache)
+        return y, AttentionCache(qkv, heads, blocks, qkv_cache, norm_cache, out_cache)
 
     def backward(self, p, g, dy, cache, ctx):
         """Return dx."""
-        qkv_cache, norm_cache, qkv, heads, kept, out_cache = cache
+        qkv, heads, blocks, qkv_cache, norm_cache, out_cache = cache
         if self.out is not None:
             dy = self.out.backward(p["out"], g["out"], dy, out_cache, ctx)
         dqkv = ctx.empty(qkv.shape)
-        self.core.backward(dy, qkv, heads, kept, dqkv, ctx)
+        self.core.backward(dy, qkv, heads, blocks, dqkv, ctx)
         if self.rotation is not None:
             self.rotation.rotate(dqkv, self.rotated_heads, ctx, back=True)
         if self.qk_norm is not None:
             dqkv = self.qk_norm.backward(p["qk_norm"], g["qk_norm"], dqkv, norm_cache, ctx)
         return self.qkv.backward(p["qkv"], g["qkv"], dqkv, qkv_cache, ctx)
 
+    def maps(self, cache: AttentionCache, ctx: Context) -> np.ndarray:
+        """Return how much each token looks at each: probabilities (B, H, T, T), before dropout.
+
+        Raises
+        ------
+        ValueError
+            The pass was one of decoding, which keeps none.
+        """
+        if cache.blocks is None:
+            raise ValueError("attention keeps no probabilities while decoding")
+        maps = np.zeros((ctx.batch, self.num_heads, ctx.time, ctx.time), ctx.dtype)
+        for block in cache.blocks:
+            part = maps[:, :, block.start : block.stop, block.low : block.stop]
+            part[...] = block.probabilities.reshape(part.shape)
+        return maps
+
+    def heads(self, cache: AttentionCache, p: Tree, ctx: Context) -> np.ndarray:
+        """Return each head's share of the output, (B, T, H, C); their sum is it without bias."""
+        n, c, d = len(cache.heads), self.embedding_dim, self.head_dim
+        shares = np.zeros((n, self.num_heads, c), ctx.dtype)
+        alone = np.zeros((n, c), ctx.dtype)
+        for head in range(self.num_heads):
+            own = slice(head * d, (head + 1) * d)
+            if self.out is None:
+                shares[:, head, own] = cache.heads[:, own]
+                continue
+            with ctx.scratch():
+                nothing, _ = self.out.forward(p["out"], np.zeros_like(alone[:1]), ctx)
+                alone[:, own] = cache.heads[:, own]
+                np.subtract(self.out.forward(p["out"], alone, ctx)[0], nothing, out=shares[:, head])
+                alone[:, own] = 0
+        return shares.reshape(ctx.batch, ctx.time, self.num_heads, c)
+
     def flops(self, batch, time):
         """Add the pairs that see each other in q kᵀ and in the product with v to the maps."""
         seen = time if self.window is None else min(self.window, time)
         pairs = batch * (seen * (seen + 1) // 2 + (time - seen) * seen)
         return super().flops(batch, time) + 4 * pairs * self.embedding_dim
-
-    def elements(self, batch, time):
-        """Add outputs, transposed keys, probabilities and dqkv to what the maps keep."""
-        kept = time * (self.embedding_dim + self.num_kv_heads * self.head_dim + self.qkv.d_out)
-        return super().elements(batch, time) + batch * (kept + self.core.elements(time))
 
 
 def _nearest(value: int, whole: int) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,26 @@ from llmlab.layers.dropout import attention_masks
 from llmlab.layers.positions import Bias, once_a_pass
 
 BLOCK = 64  # queries at a time; keys that a whole block can't see are never looked at
+
+
+class Block(NamedTuple):
+    """What is kept of queries [start, stop), which look at keys [low, stop).
+
+    Attributes
+    ----------
+    probabilities, used
+        (B, K, G, Q, L), without and with dropout.
+    drop, capped
+        Dropout's mask, and tanh of the scores, where there is such a thing.
+    """
+
+    start: int
+    stop: int
+    low: int
+    probabilities: np.ndarray
+    used: np.ndarray
+    drop: np.ndarray | None
+    capped: np.ndarray | None
 
 
 class AttentionCore:
@@ -57,7 +77,7 @@ class AttentionCore:
             low = 0 if self.window is None else max(0, start - self.window + 1)
             yield start, min(start + BLOCK, time), low
 
-    def forward(self, qkv: np.ndarray, heads: np.ndarray, ctx: Any) -> list[Any]:
+    def forward(self, qkv: np.ndarray, heads: np.ndarray, ctx: Any) -> list[Block]:
         """Write the heads' outputs; return what backward needs of each block."""
         q, k, v = self.split(qkv, ctx)
         o = self.heads(heads, ctx)
@@ -82,7 +102,7 @@ class AttentionCore:
                 drop = drops[start // BLOCK].reshape(probabilities.shape)
                 used = np.multiply(probabilities, drop, out=ctx.empty(scores.shape))
             ctx.kernels.product(used, v[..., low:stop, :], o[..., start:stop, :])
-            kept.append((start, stop, low, probabilities, used, drop, capped))
+            kept.append(Block(start, stop, low, probabilities, used, drop, capped))
         return kept
 
     def backward(
@@ -92,7 +112,7 @@ class AttentionCore:
         q, k, v = self.split(qkv, ctx)
         dq, dk, dv = self.split(dqkv, ctx)
         do, time = self.heads(dy, ctx), ctx.time
-        whole = kept[-1][2] == 0  # the last block sees all keys, and writes their gradients
+        whole = kept[-1].low == 0  # the last block sees all keys, and writes their gradients
         if not whole:
             dqkv[:, self.num_heads * self.head_dim :].fill(0)
         with ctx.scratch():
@@ -141,15 +161,6 @@ class AttentionCore:
                 np.add(scores, self.bias.cached(offsets, ctx), out=scores)
             ctx.kernels.softmax(ctx, scores, mask)
             ctx.kernels.product(scores, values[:, :, None], o)
-
-    def elements(self, time: int) -> int:
-        """Return how many numbers the blocks of one row of the batch keep for backward."""
-        dropped = self.dropout > 0
-        arrays = 1 + (self.softcap is not None) + dropped
-        count = 0
-        for start, stop, low in self.blocks(time):
-            count += (stop - start) * (arrays * (stop - low) + dropped * (start + BLOCK - low))
-        return self.num_heads * count
 
     def _dots(self, dots: np.ndarray, ctx: Any) -> np.ndarray:
         """Return (B·T, H) as (B, K, G, T, 1)."""

@@ -1,7 +1,7 @@
 """What a layer is."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -9,10 +9,10 @@ from llmlab.params import Param
 from llmlab.registry import Registry
 from llmlab.workspace import Context
 
-LAYERS = Registry("layer")
+LAYERS = Registry("layer", ("vocab_size", "embedding_dim", "max_seq_len", "num_blocks"))
 ACTIVATIONS = Registry("activation")
 INITIALISATIONS = Registry("initialisation")
-POSITIONS = Registry("position")
+POSITIONS = Registry("position", ("head_dim", "num_heads", "num_kv_heads"))
 
 Tree = dict[str, Any]  # parameters or gradients, nested as the layers are
 
@@ -26,6 +26,9 @@ class Layer(ABC):
 
     Rows between layers are (B·T, C); `ctx.batch` and `ctx.time` tell B and T.
     """
+
+    registry: ClassVar[Registry] = LAYERS
+    adds_positions: ClassVar[bool] = False  # to its input: `positions=` puts another in its place
 
     def params(self) -> dict[str, Param]:
         """Return this layer's own parameters by name."""
@@ -41,15 +44,12 @@ class Layer(ABC):
 
     @abstractmethod
     def backward(self, p: Tree, g: Tree, dy: np.ndarray, cache: Any, ctx: Context) -> np.ndarray:
-        """Add the parameters' gradients to `g` and return the gradient of the input."""
+        """Add the parameters' gradients to those in `g` and return the gradient of the input.
+
+        Add to `ctx.gradient(g[name])`, not to `g[name]`, which holds the last step's; or call
+        `ctx.add_product(a, b, g[name])`. A gradient that is written neither way is an error.
+        """
 
     def flops(self, batch: int, time: int) -> int:
         """Return the floating-point operations of one forward pass, children included."""
         return sum(child.flops(batch, time) for child in self.children().values())
-
-    def elements(self, batch: int, time: int) -> int:
-        """Return how many numbers a training step keeps for this layer, children included.
-
-        Forward's outputs and caches plus backward's gradients; scratch memory is not counted.
-        """
-        return sum(child.elements(batch, time) for child in self.children().values())

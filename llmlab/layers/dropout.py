@@ -50,7 +50,3 @@ class Dropout(Layer):
     def backward(self, p, g, dy, cache, ctx):
         """Return dy through the same mask."""
         return ctx.kernels.dropout_backward(ctx, dy, cache)
-
-    def elements(self, batch, time):
-        """Output, input gradient, and the mask if there is one."""
-        return (3 if self.rate else 2) * batch * time * self.embedding_dim

@@ -33,14 +33,12 @@ class TokenEmbedding(Layer):
         ctx.kernels.add_rows(ctx, cache, dy, g["weight"])
         return dy
 
-    def elements(self, batch, time):
-        """Output."""
-        return batch * time * self.embedding_dim
-
 
 @LAYERS.register("learned_positions")
 class LearnedPositions(Layer):
     """y = x + weight[position], with weight (max_seq_len, C) (GPT, Radford et al. 2018)."""
+
+    adds_positions = True
 
     def __init__(self, embedding_dim: int, max_seq_len: int, init: InitSpec = "normal"):
         self.embedding_dim, self.max_seq_len = embedding_dim, max_seq_len
@@ -81,10 +79,6 @@ class LearnedPositions(Layer):
             ctx.kernels.product(ctx.ones(ctx.batch), dy.reshape(ctx.batch, -1), total)
             table += total.reshape(table.shape)
         return dx
-
-    def elements(self, batch, time):
-        """Output and input gradient."""
-        return 2 * batch * time * self.embedding_dim
 
 
 def _check_range(what: str, low: int, high: int, size: int) -> None:

@@ -1,16 +1,41 @@
 """A mixture of experts: each token goes through a few of many feed-forward layers."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from llmlab.errors import ConfigError
+from llmlab.layers.activations import Activation
 from llmlab.layers.base import LAYERS, Layer
 from llmlab.layers.feed_forward import FeedForward
 from llmlab.layers.gated_feed_forward import GatedFeedForward
 from llmlab.layers.initialisations import InitSpec
 from llmlab.layers.linear import Linear
-from llmlab.layers.routing import balance_loss, choose, choose_backward
+from llmlab.layers.routing import Choice, balance_loss, choose, choose_backward
+from llmlab.registry import Spec
+from llmlab.workspace import Context
+
+
+class ExpertsCache(NamedTuple):
+    """What `MixtureOfExperts.forward` keeps.
+
+    Attributes
+    ----------
+    probabilities
+        The router's, (B·T, E).
+    choice
+        Which experts each token went to.
+    outputs
+        The chosen experts' outputs, (k · B·T, C).
+    """
+
+    probabilities: np.ndarray
+    choice: Choice
+    outputs: np.ndarray
+    dbalance: np.ndarray | None
+    router_cache: Any
+    expert_caches: list[Any]
 
 
 @LAYERS.register("mixture_of_experts")
@@ -34,7 +59,7 @@ class MixtureOfExperts(Layer):
         Weight of that loss, elsewhere the auxiliary or load-balancing loss; 0 for none.
     normalize
         Whether the gates of the chosen experts are made to sum to 1.
-    gated, activation, bias
+    gated, activation, bias, linear
         Of the experts: `gated_feed_forward` or `feed_forward`.
     """
 
@@ -47,10 +72,11 @@ class MixtureOfExperts(Layer):
         balance: float = 0.01,
         normalize: bool = True,
         gated: bool = True,
-        activation: Any = "silu",
+        activation: Activation | Spec = "silu",
         bias: bool = False,
         init: InitSpec = "he",
         output_init: InitSpec | None = None,
+        linear: Callable[..., Layer] = Linear,
     ):
         if num_experts < 1:
             raise ConfigError(f"num_experts={num_experts}: must be at least 1")
@@ -64,7 +90,8 @@ class MixtureOfExperts(Layer):
         if not balance >= 0:
             raise ConfigError(f"balance={balance}: must not be negative; 0 for none")
         kind = GatedFeedForward if gated else FeedForward
-        self.expert = kind(embedding_dim, hidden_dim, activation, bias, init, output_init)
+        inner = (activation, bias, init, output_init, linear)
+        self.expert = kind(embedding_dim, hidden_dim, *inner)
         self.router = Linear(embedding_dim, num_experts, bias=False, init=init)
         self.router.group = "decayed"
         self.names = [f"experts.{number}" for number in range(num_experts)]
@@ -94,11 +121,11 @@ class MixtureOfExperts(Layer):
                 outputs[choice.places[part]] = h
             caches.append(cache)
         y = self._sum(outputs, choice.gates, ctx)
-        return y, (router_cache, probabilities, choice, dbalance, outputs, caches)
+        return y, ExpertsCache(probabilities, choice, outputs, dbalance, router_cache, caches)
 
     def backward(self, p, g, dy, cache, ctx):
         """Return the gradients through the experts and through the router, added."""
-        router_cache, probabilities, choice, dbalance, outputs, caches = cache
+        probabilities, choice, outputs, dbalance, router_cache, caches = cache
         dx = ctx.empty(dy.shape)
         with ctx.scratch():
             dinputs, drows = ctx.empty(outputs.shape), ctx.empty(outputs.shape)
@@ -118,6 +145,12 @@ class MixtureOfExperts(Layer):
             dlogits = choose_backward(dgates, probabilities, choice, dbalance, self.normalize, ctx)
             dx += self.router.backward(p["router"], g["router"], dlogits, router_cache, ctx)
         return dx
+
+    def routing(self, cache: ExpertsCache, ctx: Context) -> np.ndarray:
+        """Return the weight of each expert's output for each token, (B, T, E); 0: not chosen."""
+        gates = np.zeros(cache.probabilities.shape, ctx.dtype)
+        gates.reshape(-1)[cache.choice.index] = cache.choice.gates
+        return gates.reshape(ctx.batch, ctx.time, -1)
 
     def _sum(self, places: np.ndarray, gates: Any, ctx: Any, out: Any = None) -> np.ndarray:
         """Return the sum over a token's choices, weighted by `gates` (k, N) if given."""
@@ -139,13 +172,6 @@ class MixtureOfExperts(Layer):
     def flops(self, batch, time):
         """Count the router and `top_k` experts for each token."""
         return self.router.flops(batch, time) + self.top_k * self.expert.flops(batch, time)
-
-    def elements(self, batch, time):
-        """Router, probabilities, chosen experts with their inputs and outputs, sums."""
-        rows = batch * time
-        experts = self.top_k * (self.expert.elements(batch, time) + 2 * rows * self.embedding_dim)
-        own = 2 * rows * (self.num_experts + 3 * self.top_k + self.embedding_dim)
-        return self.router.elements(batch, time) + experts + own
 
 
 def _nothing(gradients: Any, ctx: Any) -> None:

@@ -1,36 +1,41 @@
 """Two affine maps with an activation between them."""
 
-from typing import Any
+from collections.abc import Callable
 
 from llmlab.errors import ConfigError
+from llmlab.layers.activations import Activation
 from llmlab.layers.activations import activation as build_activation
 from llmlab.layers.base import LAYERS, Layer
 from llmlab.layers.initialisations import InitSpec
 from llmlab.layers.linear import Linear
+from llmlab.registry import Spec
 
 
 @LAYERS.register("feed_forward")
 class FeedForward(Layer):
     """y = activation(x @ up) @ down, each row by itself (Vaswani et al. 2017, §3.3).
 
-    up is (embedding_dim, hidden_dim), down is (hidden_dim, embedding_dim).
+    up is (embedding_dim, hidden_dim), down is (hidden_dim, embedding_dim); `linear` says which
+    layer they are.
     """
 
     def __init__(
         self,
         embedding_dim: int,
         hidden_dim: int,
-        activation: Any = "relu",
+        activation: Activation | Spec = "relu",
         bias: bool = True,
         init: InitSpec = "he",
         output_init: InitSpec | None = None,
+        linear: Callable[..., Layer] = Linear,
     ):
         if hidden_dim < 1:
             raise ConfigError(f"hidden_dim={hidden_dim}: must be at least 1")
         self.hidden_dim = hidden_dim
         self.activation = build_activation(activation)
-        self.up = Linear(embedding_dim, hidden_dim, bias, init)
-        self.down = Linear(hidden_dim, embedding_dim, bias, output_init or init)
+        c, h = embedding_dim, hidden_dim
+        self.up = linear(embedding_dim=c, output_dim=h, bias=bias, init=init)
+        self.down = linear(embedding_dim=h, output_dim=c, bias=bias, init=output_init or init)
 
     def children(self):
         """Return the two maps."""
@@ -49,8 +54,3 @@ class FeedForward(Layer):
         da = self.down.backward(p["down"], g["down"], dy, down_cache, ctx)
         dh = self.activation.backward(da, activation_cache, ctx)
         return self.up.backward(p["up"], g["up"], dh, up_cache, ctx)
-
-    def elements(self, batch, time):
-        """Add what the activation keeps to the two maps' own."""
-        kept = self.activation.kept * batch * time * self.hidden_dim
-        return super().elements(batch, time) + kept

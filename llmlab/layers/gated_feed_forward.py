@@ -1,14 +1,16 @@
 """Feed-forward with a gate: SwiGLU, GEGLU."""
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from llmlab.errors import ConfigError
+from llmlab.layers.activations import Activation
 from llmlab.layers.activations import activation as build_activation
 from llmlab.layers.base import LAYERS, Layer
 from llmlab.layers.initialisations import InitSpec
 from llmlab.layers.linear import Linear
+from llmlab.registry import Spec
 
 
 @LAYERS.register("gated_feed_forward")
@@ -16,25 +18,28 @@ class GatedFeedForward(Layer):
     """y = (activation(x @ gate) · (x @ up)) @ down (Shazeer 2020, arXiv:2002.05202).
 
     gate and up are (embedding_dim, hidden_dim), down is (hidden_dim, embedding_dim). With
-    `silu` it is SwiGLU, with `gelu` or `gelu_tanh` GEGLU, with `relu` ReGLU.
+    `silu` it is SwiGLU, with `gelu` or `gelu_tanh` GEGLU, with `relu` ReGLU. `linear` says
+    which layer the maps are.
     """
 
     def __init__(
         self,
         embedding_dim: int,
         hidden_dim: int,
-        activation: Any = "silu",
+        activation: Activation | Spec = "silu",
         bias: bool = False,
         init: InitSpec = "he",
         output_init: InitSpec | None = None,
+        linear: Callable[..., Layer] = Linear,
     ):
         if hidden_dim < 1:
             raise ConfigError(f"hidden_dim={hidden_dim}: must be at least 1")
         self.hidden_dim = hidden_dim
         self.activation = build_activation(activation)
-        self.gate = Linear(embedding_dim, hidden_dim, bias, init)
-        self.up = Linear(embedding_dim, hidden_dim, bias, init)
-        self.down = Linear(hidden_dim, embedding_dim, bias, output_init or init)
+        c, h = embedding_dim, hidden_dim
+        self.gate = linear(embedding_dim=c, output_dim=h, bias=bias, init=init)
+        self.up = linear(embedding_dim=c, output_dim=h, bias=bias, init=init)
+        self.down = linear(embedding_dim=h, output_dim=c, bias=bias, init=output_init or init)
 
     def children(self):
         """Return the three maps."""
@@ -61,8 +66,3 @@ class GatedFeedForward(Layer):
         dx = self.gate.backward(p["gate"], g["gate"], dh, gate_cache, ctx)
         dx += self.up.backward(p["up"], g["up"], du, up_cache, ctx)
         return dx
-
-    def elements(self, batch, time):
-        """Add what the activation keeps, the product and a gradient to the maps' own."""
-        kept = (self.activation.kept + 2) * batch * time * self.hidden_dim
-        return super().elements(batch, time) + kept

@@ -1,16 +1,17 @@
 """First values of parameters, registered by name: `init: he`, `init: {type: normal, std: 0.02}`."""
 
-from collections.abc import Callable, Mapping
 from math import sqrt
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
 from llmlab.errors import ConfigError
 from llmlab.layers.base import INITIALISATIONS
 from llmlab.params import Init
+from llmlab.registry import Spec
 
-InitSpec = str | Mapping[str, Any] | Callable[..., np.ndarray]
+Initialisation = Annotated[Init, INITIALISATIONS]
+InitSpec = Initialisation | Spec
 
 
 def initialisation(spec: InitSpec) -> Init:

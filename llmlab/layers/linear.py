@@ -71,7 +71,3 @@ class Linear(Layer):
     def flops(self, batch, time):
         """Two operations for each weight and row."""
         return 2 * batch * time * self.d_in * self.d_out
-
-    def elements(self, batch, time):
-        """Output and input gradient."""
-        return batch * time * (self.d_in + self.d_out)

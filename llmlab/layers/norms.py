@@ -35,10 +35,6 @@ class LayerNorm(Layer):
             ctx, dy, p["weight"], cache, g["weight"], g.get("bias")
         )
 
-    def elements(self, batch, time):
-        """Output, normalised rows, deviations, input gradient."""
-        return batch * time * (3 * self.embedding_dim + 1)
-
 
 @LAYERS.register("rms_norm")
 class RMSNorm(Layer):
@@ -60,7 +56,3 @@ class RMSNorm(Layer):
     def backward(self, p, g, dy, cache, ctx):
         """Return dx through the mean square."""
         return ctx.kernels.rms_norm_backward(ctx, dy, p["weight"], cache, g["weight"])
-
-    def elements(self, batch, time):
-        """Output, normalised rows, scales, input gradient."""
-        return batch * time * (3 * self.embedding_dim + 1)

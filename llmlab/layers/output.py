@@ -24,10 +24,6 @@ class OutputProjection(Linear):
             x = x[ctx.rows]
         return super().forward(p, x, ctx)
 
-    def elements(self, batch, time):
-        """Logits, their gradient from the loss, and the input's."""
-        return batch * time * (self.d_in + 2 * self.d_out)
-
 
 @LAYERS.register("tied_output_projection")
 class TiedOutputProjection(Layer):
@@ -58,7 +54,3 @@ class TiedOutputProjection(Layer):
     def flops(self, batch, time):
         """Two operations for each weight and row."""
         return 2 * batch * time * int(np.prod(self.shape))
-
-    def elements(self, batch, time):
-        """Logits, their gradient from the loss, and the input's."""
-        return batch * time * (self.shape[1] + 2 * self.shape[0])

@@ -3,18 +3,25 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import log2
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from llmlab.errors import ConfigError
 from llmlab.layers.base import POSITIONS
+from llmlab.registry import Registry, Spec
 from llmlab.workspace import Context
 
 SCALINGS = ("none", "linear", "ntk")
 
 
-class Rotation(ABC):
+class Position:
+    """What attention is told of where a token stands: a `Rotation` or a `Bias`."""
+
+    registry: ClassVar[Registry] = POSITIONS
+
+
+class Rotation(Position, ABC):
     """Positions that turn queries and keys."""
 
     @abstractmethod
@@ -22,7 +29,7 @@ class Rotation(ABC):
         """Turn the first `heads` heads of the rows (B·T, …) in place, or turn them back."""
 
 
-class Bias(ABC):
+class Bias(Position, ABC):
     """Positions that add a constant to the scores."""
 
     @abstractmethod
@@ -37,10 +44,12 @@ class Bias(ABC):
         """Return the same for keys (B, L) so far from the first query, (B, K, G, Q or 1, L)."""
 
 
-def build_positions(spec: Any, head_dim: int, num_heads: int, num_kv_heads: int) -> Any:
-    """Return the rotation or bias that `spec` describes; None for none."""
-    if spec is None:
-        return None
+def build_positions(
+    spec: Position | Spec | None, head_dim: int, num_heads: int, num_kv_heads: int
+) -> Position | None:
+    """Return the rotation or bias that `spec` describes, or is; None for none."""
+    if spec is None or isinstance(spec, Position):
+        return spec
     sizes = {"head_dim": head_dim, "num_heads": num_heads, "num_kv_heads": num_kv_heads}
     return POSITIONS.build(spec, "positions", **sizes)
 

@@ -22,7 +22,6 @@ class QKNorm(Layer):
         ends = width + num_kv_heads * head_dim
         self.parts = {"query": slice(0, width), "key": slice(width, ends)}
         self.normed = ends
-        self.width = ends + num_kv_heads * head_dim
 
     def children(self):
         """Return the norm, under both names: a description can serve twice."""
@@ -57,7 +56,3 @@ class QKNorm(Layer):
     def flops(self, batch, time):
         """None that count beside the products."""
         return 0
-
-    def elements(self, batch, time):
-        """Output and input gradient of the rows; copy, output and cache of queries and keys."""
-        return batch * time * (2 * self.width + 3 * self.normed + self.normed // self.head_dim)

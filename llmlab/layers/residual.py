@@ -21,11 +21,6 @@ class _Residual(Layer):
         """Return the inner layer, nameless, and the norm."""
         return {"": self.layer, "norm": self.norm}
 
-    def elements(self, batch, time):
-        """Add the sum, and what dropout keeps, to what the two layers need."""
-        copies = 1 if self.rate == 0 else 4
-        return super().elements(batch, time) + copies * batch * time * self.embedding_dim
-
     def _drop(self, x: np.ndarray, ctx: Any) -> tuple[np.ndarray, Any]:
         if self.rate == 0 or ctx.rng is None:
             return x, None
@@ -176,7 +171,3 @@ class Parallel(_Residual):
         dx = self.norm.backward(p["norm"], g["norm"], dnormed, norm_cache, ctx)
         dx += dy
         return dx
-
-    def elements(self, batch, time):
-        """Add the sum of the layers."""
-        return super().elements(batch, time) + batch * time * self.embedding_dim

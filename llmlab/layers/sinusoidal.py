@@ -15,6 +15,8 @@ class SinusoidalPositions(Layer):
     wave[t, 2i] = sin(t · theta^(−2i / C)), wave[t, 2i + 1] = cos(t · theta^(−2i / C)).
     """
 
+    adds_positions = True
+
     def __init__(self, embedding_dim: int, theta: float = 10_000.0):
         if embedding_dim % 2:
             raise ConfigError(
@@ -44,10 +46,6 @@ class SinusoidalPositions(Layer):
         dx = ctx.empty(dy.shape)
         np.copyto(dx, dy)
         return dx
-
-    def elements(self, batch, time):
-        """Output and input gradient."""
-        return 2 * batch * time * self.embedding_dim
 
     def _table(self, length: int, ctx: Context) -> np.ndarray:
         """Return (at least `length`, C), kept in the context."""

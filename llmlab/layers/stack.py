@@ -1,13 +1,11 @@
-"""Layers one after the other, and how a YAML list becomes one."""
+"""Layers one after the other, and how a mapping of specs becomes one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmlab.errors import ConfigError
 from llmlab.layers.base import LAYERS, Layer
-
-Spec = Mapping[str, Any]
-INNER = ("layer", "norm", "output_norm", "layers")  # arguments that are layers themselves
+from llmlab.named import walk
 
 
 class Stack(Layer):
@@ -28,6 +26,15 @@ class Stack(Layer):
         """Return the layers."""
         return self.layers
 
+    def leaves(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """Yield dotted path and layer in the order of their application, stacks opened."""
+        for name, layer in self._order:
+            full = f"{path}.{name}" if path else name
+            if isinstance(layer, Stack):
+                yield from layer.leaves(full)
+            else:
+                yield full, layer
+
     def forward(self, p, x, ctx):
         """Return the last layer's output; the cache is the list of theirs."""
         caches = []
@@ -43,100 +50,36 @@ class Stack(Layer):
         return dy
 
 
-def build_stack(specs: Sequence[Spec], where: str = "model.stack", **context: Any) -> Stack:
-    """Build the stack that a list of `{name, type, repeat, …}` describes.
+def build_stack(specs: Mapping[str, Any], where: str = "model.stack", **context: Any) -> Stack:
+    """Build the stack that a mapping of layers by name describes.
 
     Parameters
     ----------
     specs
-        One mapping a layer. `name` defaults to the type; `repeat: 3` makes `name.0` to
-        `name.2`. Arguments that are themselves layers (`layer`, `norm`, or a list `layers`)
-        are mappings with a `type`.
+        By name a layer's `{type, …}`, in order (`llmlab.named`). `repeat: 3` makes `name.0` to
+        `name.2`, `each: {0: {…}}` changes one of them; null is no layer. Arguments that are
+        themselves layers, initialisations, ... are mappings with a `type`.
     where
         The configuration key, for messages.
     context
-        Values that a layer gets when its signature names them and the YAML doesn't give
+        Values that a layer gets when its signature names them and its spec doesn't give
         them: vocab_size, embedding_dim, max_seq_len, num_blocks.
 
     Raises
     ------
     ConfigError
-        With every problem of the whole list.
+        With every problem of the whole mapping.
     """
-    problems: list[str] = []
-    layers: dict[str, Layer] = {}
-    if not specs:
-        raise ConfigError(f"{where}: empty; a stack needs at least one layer")
-    for index, spec in enumerate(specs):
-        here = f"{where}[{index}]"
-        try:
-            named = list(_entries(spec, here))
-            for name, arguments in named:
-                if name in layers:
-                    raise ConfigError(f"{here}.name={name!r}: used twice; names must differ")
-                layers[name] = _build(arguments, here, context)
-        except ConfigError as error:
-            problems += error.problems
+    stack = Stack(LAYERS.build_named(specs, where, **context))
+    whole = context.get("max_seq_len", 0)
+    problems = [
+        f"{here}.max_seq_len={own}: less than the model's, {whole}; leave it out to have that"
+        for here, spec, _ in walk(specs, LAYERS, where)
+        if isinstance(own := spec.get("max_seq_len"), int) and own < whole
+    ]
     if problems:
         raise ConfigError(problems)
-    return Stack(layers)
-
-
-def _entries(spec: Any, where: str) -> Iterator[tuple[str, Spec]]:
-    if not isinstance(spec, Mapping):
-        raise ConfigError(f"{where}={spec!r}: expected a mapping with 'type'")
-    arguments = {k: v for k, v in spec.items() if k not in ("name", "repeat")}
-    name = spec.get("name", spec.get("type"))
-    repeat = spec.get("repeat")
-    if not isinstance(name, str) or not name or "." in name:
-        raise ConfigError(f"{where}.name={name!r}: must be a word without dots")
-    if repeat is None:
-        yield name, arguments
-        return
-    if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
-        raise ConfigError(f"{where}.repeat={repeat!r}: must be a whole number of at least 1")
-    for number in range(repeat):
-        yield f"{name}.{number}", arguments
-
-
-def _build(spec: Spec, where: str, context: Mapping[str, Any]) -> Layer:
-    """Build one layer, its inner layers first."""
-    problems: list[str] = []
-    arguments = dict(spec)
-    for key in INNER:
-        if key not in spec:
-            continue
-        inner, here = spec[key], f"{where}.{key}"
-        try:
-            if key == "layers" and isinstance(inner, Sequence) and not isinstance(inner, str):
-                arguments[key] = build_stack(inner, here, **context).layers
-            elif key == "layers":
-                problems.append(f"{here}={inner!r}: expected a list of layers")
-            elif isinstance(inner, Mapping | str):
-                inner = {"type": inner} if isinstance(inner, str) else inner
-                arguments[key] = _build(inner, here, context)
-            elif not isinstance(inner, Layer) and not (inner is None and _may_be_null(spec, key)):
-                found = "null" if inner is None else repr(inner)
-                problems.append(f"{here}={found}: expected a layer's name, or its mapping")
-        except ConfigError as error:
-            problems += error.problems
-    problems += LAYERS.check(arguments, where, context)
-    own, whole = arguments.get("max_seq_len"), context.get("max_seq_len")
-    if isinstance(own, int) and isinstance(whole, int) and own < whole:
-        problems.append(
-            f"{where}.max_seq_len={own}: less than the model's, {whole}; leave it out to have that"
-        )
-    if problems:
-        raise ConfigError(problems)
-    return LAYERS.build(arguments, where, **context)
-
-
-def _may_be_null(spec: Spec, key: str) -> bool:
-    name = spec.get("type")
-    if not isinstance(name, str) or name not in LAYERS.names():
-        return True  # that is what is wrong
-    parameter = LAYERS.signature(name).get(key)
-    return parameter is None or parameter.default is None
+    return stack
 
 
 @LAYERS.register("block")

@@ -3,14 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import exp, inf, log, nan, sqrt
-from typing import Any
 
 import numpy as np
 
-from llmlab import kernels as kernel_sets
-from llmlab.layers import Layer
-from llmlab.params import Arena
-from llmlab.workspace import Context
+from llmlab.batch import Batch
+from llmlab.network import Network
 
 
 @dataclass(frozen=True)
@@ -47,15 +44,13 @@ class Losses:
 
 
 class Evaluator:
-    """Measure a stack on batches; its memory is kept from call to call."""
+    """Measure a network on batches; its memory is kept from call to call."""
 
-    def __init__(self, stack: Layer, params: Arena, kernels: Any = "numpy"):
-        self.stack, self.params = stack, params
-        loaded = kernel_sets.load(kernels) if isinstance(kernels, str) else kernels
-        self._ctx = Context(loaded, params.flat.dtype)
+    def __init__(self, network: Network):
+        self.network = network
 
-    def measure(self, batches: Iterable[Any], byte_lengths: np.ndarray | None = None) -> Losses:
-        """Return the means over all batches (inputs, targets, weights (B, T)).
+    def measure(self, batches: Iterable[Batch], byte_lengths: np.ndarray | None = None) -> Losses:
+        """Return the means over all batches.
 
         `byte_lengths` (V,) says how many bytes of text each token stands for.
         """
@@ -72,13 +67,13 @@ class Evaluator:
         bits = None if byte_lengths is None or not size else losses.total / log(2) / size
         return Losses(losses.mean, hits.mean, losses.weight, losses.error, hits.error, bits)
 
-    def _tokens(self, batch: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _tokens(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Return the nats of each target (B, T), and whether it is the most probable token."""
-        ctx, shape = self._ctx, batch.inputs.shape
-        ctx.begin(*shape, segments=batch.segments, positions=batch.positions)
-        inputs = np.ascontiguousarray(batch.inputs).reshape(-1)
+        ctx, shape = self.network.ctx, batch.inputs.shape
+        logits = self.network.forward(
+            batch.inputs, segments=batch.segments, positions=batch.positions
+        ).reshape(batch.inputs.size, -1)
         targets = np.ascontiguousarray(batch.targets).reshape(-1)
-        logits, _ = self.stack.forward(self.params.tree, inputs, ctx)
         right = np.argmax(logits, axis=1) == targets
         with ctx.scratch():
             shifted = ctx.empty(logits.shape)

@@ -8,7 +8,7 @@ from llmlab.optim.base import OPTIMIZERS, Optimizer, check_decay, check_share, d
 class Adam(Optimizer):
     """m̂ / (√v̂ + eps) with bias-corrected moments (Kingma and Ba 2015, arXiv:1412.6980)."""
 
-    slots = ("m", "v")
+    state_names = ("m", "v")
 
     def __init__(self, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
         check_share(beta1=beta1, beta2=beta2)
@@ -32,7 +32,7 @@ class AdamW(Optimizer):
     Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
 
-    slots = ("m", "v")
+    state_names = ("m", "v")
 
     def __init__(
         self,

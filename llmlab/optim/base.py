@@ -11,7 +11,7 @@ from llmlab.registry import Registry
 from llmlab.workspace import Context
 
 OPTIMIZERS = Registry("optimizer")
-SCHEDULES = Registry("schedule")
+SCHEDULES = Registry("schedule", ("total_steps",))
 
 Schedule = Callable[[int], float]  # step (from 0) → factor on the learning rate; pure
 
@@ -21,14 +21,14 @@ class Optimizer(ABC):
 
     Attributes
     ----------
-    slots
+    state_names
         Names of the arenas that it keeps from step to step, which start at 0.
     no_decay
         Patterns of the names of parameters that weight decay leaves alone, besides those that
         layers declare so. `*` stands for any text, `?` for a character, `[ab]` for one of these.
     """
 
-    slots: tuple[str, ...] = ()
+    state_names: tuple[str, ...] = ()
     no_decay: tuple[str, ...] = ()
 
     def check(self, layout: Layout) -> None:

@@ -12,7 +12,7 @@ class Lion(Optimizer):
     biases are not decayed.
     """
 
-    slots = ("m",)
+    state_names = ("m",)
 
     def __init__(
         self,

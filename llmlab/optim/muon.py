@@ -36,7 +36,7 @@ class Muon(Optimizer):
         Of AdamW.
     """
 
-    slots = ("m", "v")
+    state_names = ("m", "v")
 
     def __init__(
         self,

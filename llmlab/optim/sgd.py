@@ -24,7 +24,7 @@ class SGD(Optimizer):
         if nesterov and not momentum:
             raise ConfigError("nesterov=true: needs a momentum above 0; usual is 0.9")
         self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
-        self.slots = ("m",) if momentum else ()
+        self.state_names = ("m",) if momentum else ()
 
     def update(self, params, grads, state, *, lr, step, scale, part, ctx):
         """Update one part of the flat vectors."""

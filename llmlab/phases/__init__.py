@@ -3,9 +3,12 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab.errors import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from llmlab.config import Config
 
 Run = Callable[..., dict[str, Any] | None]
 
@@ -96,6 +99,21 @@ def register(
         return function
 
     return decorate
+
+
+def arguments_of(phase: Phase, config: "Config") -> dict[str, Any]:
+    """Return what the phase alone takes, checked and of the types that its signature says."""
+    from llmlab.config.specs import Reader
+    from llmlab.registry import Registry
+
+    registry = Registry("phase", supplied=("config", "run"))
+    registry.register(config.phase)(phase.load())
+    problems: list[str] = []
+    spec = {"type": config.phase, **config.arguments}
+    found = Reader(config.typed, problems).checked(spec, registry, config.phase)
+    if problems:
+        raise ConfigError(problems)
+    return {key: value for key, value in found.items() if key != "type"}
 
 
 def find(name: str) -> Phase:

@@ -52,7 +52,7 @@ class Answerer:
         self._limit, self._seed = config.max_new_tokens, config.seed
         self._raw = isinstance(self.template, NoTemplate)  # what continues it keeps its white space
         self._stop_ids = self.template.stop_ids(self.tokenizer)
-        self._engine = Engine(model.stack, model.params, model.max_seq_len, config.kernels)
+        self._engine = Engine(model.network(config.kernels))
         self.use(config.sampler)
 
     def use(self, spec: Any) -> None:

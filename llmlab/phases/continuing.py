@@ -7,8 +7,7 @@ from llmlab import build
 from llmlab.checkpoints import Checkpoint, compare
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError
-from llmlab.train.callbacks import progress_of
-from llmlab.train.fit import Progress
+from llmlab.train.fit import Progress, progress_of
 from llmlab.train.trainer import Trainer
 
 log = logging.getLogger("llmlab")

@@ -55,7 +55,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     model = build.load_model(config, checkpoint)
     measured = _data(config, model, checkpoint)
     dataset, lengths = measured.dataset, model.tokenizer.byte_lengths()
-    losses = Evaluator(model.stack, model.params, config.kernels).measure(
+    losses = Evaluator(model.network(config.kernels)).measure(
         dataset.batches(config.batch_size, config.seed, 0), lengths
     )
     results: dict[str, Any] = {

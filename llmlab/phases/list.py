@@ -3,11 +3,9 @@
 from typing import Any
 
 from llmlab.config import Config
-from llmlab.config.specs import OFFERED, registries
+from llmlab.config.specs import registries
 from llmlab.phases import PHASES
 from llmlab.registry import Registry
-
-_SUPPLIED = {"layer": ("vocab_size", "embedding_dim", "max_seq_len", "num_blocks")} | OFFERED
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
@@ -29,13 +27,15 @@ def lines() -> list[str]:
 
 
 def _arguments(registry: Registry, name: str) -> list[str]:
-    supplied = _SUPPLIED.get(registry.kind, ())
-    return [
-        f"{key}: {'supplied' if key in supplied else 'required'}"
-        if default is ...
-        else f"{key}: {_shown(default)}"
-        for key, default in registry.describe(name).items()
-    ]
+    found = []
+    nested = registry.nested(name)
+    for key, default in registry.describe(name).items():
+        needed = "supplied" if key in registry.supplied else "required"
+        part = nested.get(key)
+        kind = f"{part.registry.kind}{'s by name' * part.by_name}" if part else ""
+        text = f"{key}: {needed if default is ... else _shown(default)}"
+        found.append(f"{text} ({kind})" if part else text)
+    return found
 
 
 def _shown(value: Any) -> str:

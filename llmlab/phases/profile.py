@@ -11,10 +11,11 @@ from llmlab.config import Config
 from llmlab.config.specs import STAGES
 from llmlab.errors import ConfigError
 from llmlab.kernels import load as load_kernels
+from llmlab.layers import Stack
 from llmlab.phases.answering import checkpoint_model
 from llmlab.phases.training import stage_data
 from llmlab.report.tables import columns, human
-from llmlab.train.profiling import Timed, sgemm_peak, timed_kernels, timed_stack
+from llmlab.train.profiling import Clock, sgemm_peak, timed_kernels, timed_layers
 from llmlab.train.trainer import Trainer
 
 WARM_UP, STEPS = 3, 30
@@ -33,10 +34,9 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     batches = _batches(config, model, stage)
     with threadpool_limits(1, user_api="blas"):
         peak = sgemm_peak(config.dtype)
-    stack, layers = timed_stack(model.stack)
     kernels, calls = timed_kernels(load_kernels(config.kernels))
     with Trainer(
-        stack,
+        model.stack,
         model.params,
         build.new_optimizer(config),
         lr=config.lr or 5e-4,
@@ -46,14 +46,13 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     ) as trainer:
         for batch in batches[:WARM_UP]:
             trainer.step([batch])
-        for layer in layers.values():
-            layer.reset()
         for clock in calls.values():
             clock[:] = [0, 0.0]
-        began = perf_counter()
-        for batch in batches[WARM_UP:]:
-            trainer.step([batch])
-        seconds = perf_counter() - began
+        with timed_layers(model.stack) as clocks:
+            began = perf_counter()
+            for batch in batches[WARM_UP:]:
+                trainer.step([batch])
+            seconds = perf_counter() - began
     shapes = [batch.inputs.shape for batch in batches[WARM_UP:]]
     tokens = sum(batch.tokens for batch in batches[WARM_UP:])
     work = 3 * sum(model.stack.flops(*shape) for shape in shapes)
@@ -64,7 +63,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
         f"largest product measured: {human(peak, 'FLOP/s', 1000)}; the step reaches "
         f"{work / seconds / peak:.0%} of it\n"
     )
-    print("\n".join(columns(_layer_rows(layers, shapes, seconds, peak))), end="\n\n")
+    print("\n".join(columns(_layer_rows(model.stack, clocks, shapes, seconds, peak))), end="\n\n")
     print("\n".join(columns(_kernel_rows(calls, seconds))), flush=True)
     return {"ms": seconds / STEPS * 1e3, "tokens_per_second": tokens / seconds}
 
@@ -76,14 +75,18 @@ def _batches(config: Config, model: build.Model, stage: str) -> list[Any]:
 
 
 def _layer_rows(
-    layers: dict[str, Timed], shapes: list[tuple[int, ...]], seconds: float, peak: float
+    stack: Stack,
+    clocks: dict[str, Clock],
+    shapes: list[tuple[int, ...]],
+    seconds: float,
+    peak: float,
 ) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         ("layer", "forward ms", "backward ms", "share", "FLOPs", "of peak")
     ]
     known = 0.0
-    for name, layer in layers.items():
-        forward, backward = layer.forward_seconds, layer.backward_seconds
+    for name, layer in stack.leaves():
+        forward, backward = clocks[name].forward, clocks[name].backward
         work = 3 * sum(layer.flops(b, t) for b, t in shapes)
         known += forward + backward
         rows.append(

@@ -26,7 +26,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     if unknown:
         log.warning("not in the model's vocabulary: %s", ", ".join(unknown))
     ids = [*tokenizer.encode(text), tokenizer.end_id]
-    logs = log_probabilities(model.stack, model.params, ids, model.max_seq_len, config.kernels)
+    logs = log_probabilities(model.network(config.kernels), ids)
     tokens = [shown(on_one_line(tokenizer.token(id)), sys.stdout) for id in ids]
     width = max(map(len, ["token", *tokens]))
     lines = [f"{'token':<{width}}  probability     nats"]

@@ -11,18 +11,22 @@ from llmlab import build
 from llmlab.checkpoints import Checkpoint, CheckpointFolder, load
 from llmlab.config import Config
 from llmlab.measure.losses import Evaluator
+from llmlab.network import Network
 from llmlab.phases.continuing import continued, refuse_another_order, restore, tell_finished
 from llmlab.report.loss import Report, summarise, write_report
 from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
 from llmlab.signals import Signals
 from llmlab.text import Dataset
-from llmlab.train.callbacks import Checkpoints, Metrics, ProgressBar, Validation
-from llmlab.train.diagnose import Diagnosis
-from llmlab.train.early_stopping import EarlyStopping
+from llmlab.train.callbacks import CALLBACKS
+from llmlab.train.callbacks.metrics import MetricsFile
 from llmlab.train.fit import Callback, Progress, fit, total_steps
+from llmlab.train.trackers import Tracker
 from llmlab.train.trainer import Trainer
 
 log = logging.getLogger("llmlab")
+
+# What callbacks get of the configuration, unless their own part of it says otherwise.
+WATCHING = ("eval_every", "log_every", "save_every", "keep", "patience", "max_bad_steps")
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
@@ -133,7 +137,7 @@ class Stage:
             hashes={**known, config.phase: self.hashes},
         )
         offset = own.meta["metrics_offset"] if own else 0
-        metrics = Metrics(self.folder / "metrics.jsonl", config.log_every, tracker, offset)
+        metrics = MetricsFile(self.folder / "metrics.jsonl", offset)
         fit(
             self.trainer,
             self.data.training,
@@ -144,35 +148,36 @@ class Stage:
             accumulate=config.accumulate,
             max_bad_steps=config.max_bad_steps,
             progress=progress,
-            callbacks=self.callbacks(metrics),
+            callbacks=self.callbacks(metrics, tracker),
         )
 
-    def callbacks(self, metrics: Metrics) -> list[Callback]:
-        """Return what watches, in order: what measures, what writes, what shows."""
-        config, trainer = self.config, self.trainer
-        found: list[Callback] = [Diagnosis(trainer, self.folder, config.max_bad_steps)]
-        if self.data.validation is not None:
-            batches = self.data.training.num_batches(config.batch_size)
-            every = config.eval_every or ceil(batches / config.accumulate)
-            found.append(Validation(self._measure(self.data.validation), every, self.steps))
-        if config.patience is not None:
-            found.append(EarlyStopping(config.patience))
-        saving = Checkpoints(
-            CheckpointFolder(self.folder / CHECKPOINTS, config.keep),
-            trainer,
-            metrics,
-            checkpoint_meta(config, self.model, self.hashes),
-            every=config.save_every or max(1, ceil(self.steps / 10)),
-            last=self.steps,
+    def callbacks(self, metrics: MetricsFile, tracker: Tracker) -> dict[str, Callback]:
+        """Return what watches, by name and in order."""
+        config, validation = self.config, self.data.validation
+        batches = self.data.training.num_batches(config.batch_size)
+        built = CALLBACKS.build_named(
+            config.callbacks,
+            "callbacks",
+            stage=config.phase,
+            steps=self.steps,
+            steps_of_epoch=ceil(batches / config.accumulate),
+            folder=self.folder,
+            trainer=self.trainer,
+            model=self.model,
+            measure=None if validation is None else self._measure(validation),
+            metrics=metrics,
+            tracker=tracker,
+            meta=checkpoint_meta(config, self.model, self.hashes),
             signals=self.signals,
             command=self.run.resume_command,
+            show_progress=self.run.show_progress,
+            **{key: getattr(config, key) for key in WATCHING},
         )
-        bar = ProgressBar(config.phase, self.steps, self.run.show_progress)
-        return [*found, metrics, saving, bar]
+        return {name: callback for name, callback in built.items() if callback is not None}
 
     def _measure(self, validation: Dataset) -> Callable[[], float]:
         trainer, config = self.trainer, self.config
-        evaluator = Evaluator(trainer.stack, trainer.averaged, trainer.kernels)
+        evaluator = Evaluator(Network(trainer.stack, trainer.averaged, kernels=trainer.kernels))
 
         def measure() -> float:
             # Made anew each time: kept, they would take many times the memory of the text.

@@ -5,7 +5,7 @@ import fcntl
 import os
 import platform
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmlab.atomic_write import refused
@@ -51,6 +51,15 @@ class RunLock:
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
         os.register_at_fork(after_in_child=_closer(weakref.ref(self)))
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator["RunLock"]:
+        """Keep the lock at the end of a `with`, and release it if that fails."""
+        try:
+            yield self
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Unlock. The file stays: deleting it would let two processes lock two files."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmlab.checkpoints import CheckpointFolder
+from llmlab.checkpoints import CHECKPOINTS, CheckpointFolder
 from llmlab.errors import CheckpointError, suggest
 from llmlab.runs.record import RECORD, read_record
 
@@ -14,7 +14,6 @@ log = logging.getLogger("llmlab")
 
 TRAINING = ("full", "pretrain", "tune")
 _MODELS = (*TRAINING, "import")  # whose runs hold a model
-CHECKPOINTS = "checkpoints"
 SWEEP_RECORD = "sweep.json"
 _STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
 _DEPTH = 4  # runs/sweeps/<sweep>/<job>, and one for who arranges them otherwise

@@ -29,6 +29,10 @@ class Override:
         match = _KEY.fullmatch(token)
         return cls(match["prefix"], match["key"], match["value"]) if match else cls("", token, None)
 
+    def __str__(self) -> str:
+        """Return the token."""
+        return f"{self.prefix}{self.key}" + ("" if self.value is None else f"={self.value}")
+
     @property
     def name(self) -> str:
         """Return the key without its package (`model@x` is `model`)."""

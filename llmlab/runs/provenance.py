@@ -47,9 +47,14 @@ def git_state() -> dict[str, Any] | None:
 
 
 def blas() -> list[dict[str, Any]]:
-    """Return the loaded BLAS libraries with their core type and threads."""
+    """Return the BLAS libraries that NumPy computes with: their core type and threads.
+
+    Other packages bring some of their own, which are there only once they are imported.
+    """
     from threadpoolctl import threadpool_info
 
+    loaded = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    own = [library for library in loaded if "numpy" in str(library.get("filepath"))]
     return [
         {
             "name": library["internal_api"],
@@ -57,8 +62,7 @@ def blas() -> list[dict[str, Any]]:
             "core": library.get("architecture"),
             "threads": library["num_threads"],
         }
-        for library in threadpool_info()
-        if library["user_api"] == "blas"
+        for library in own or loaded
     ]
 
 

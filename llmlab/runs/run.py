@@ -115,8 +115,7 @@ class Run:
             Somebody is at work there, or it can't be written.
         """
         folder = make_folder(Path(folder).absolute())
-        lock = RunLock(folder / "lock")
-        try:
+        with RunLock(folder / "lock").held() as lock:
             if (folder / RECORD).exists():
                 raise ConfigError(
                     f"{folder}: there is a run in it already; continue it with resume={folder}, "
@@ -132,9 +131,6 @@ class Run:
             run = cls(folder, lock, record, show_progress)
             run._forget = lambda: remove(folder, root, before)
             return run
-        except BaseException:
-            lock.release()
-            raise
 
     @classmethod
     def open(
@@ -165,15 +161,11 @@ class Run:
         """
         folder = Path(folder).absolute()
         read_record(folder)  # before a lock is made in a folder that is no run
-        lock = RunLock(folder / "lock")
-        try:
+        with RunLock(folder / "lock").held() as lock:
             before = read_record(folder)
             record, changed = restarted(before, overrides, argv, config_dir)
             run = cls(folder, lock, record, show_progress, before)
             run._config = config
-        except BaseException:
-            lock.release()
-            raise
         for what, (then, today) in changed.items():
             warn_of_bits(what, then, today)
         return run

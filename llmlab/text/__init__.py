@@ -1,6 +1,5 @@
 """From files to batches of token ids: reading, tokenizers, chat templates, datasets."""
 
-from llmlab.text.batch import Batch
 from llmlab.text.corpus import corpus_texts, train_tokenizer
 from llmlab.text.datasets import DATASETS, Dataset
 from llmlab.text.datasets.windows import Windows
@@ -12,7 +11,6 @@ __all__ = [
     "DATASETS",
     "TEMPLATES",
     "TOKENIZERS",
-    "Batch",
     "Dataset",
     "Message",
     "Template",

@@ -50,7 +50,7 @@ def _texts(
         if isinstance(entry, str):
             yield without_end_marker(entry)
         else:
-            yield from (piece.text for piece in form.pieces(entry) if not piece.special)
+            yield from (fragment.text for fragment in form.fragments(entry) if not fragment.special)
 
 
 def train_tokenizer(

@@ -23,4 +23,4 @@ class WeightAverage:
     def update(self, params: Arena, updates: int, ctx: Any) -> None:
         """Take the weights after an update, of which this is the `updates`-th."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
-        ctx.kernels.average(ctx, self.arena.flat, params.flat, decay)
+        ctx.kernels.average(ctx, self.arena.trained.flat, params.trained.flat, decay)

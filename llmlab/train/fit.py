@@ -1,14 +1,17 @@
 """The training loop: epochs of batches, one step after the other, from any point."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Protocol
 
+import numpy as np
+
+from llmlab.batch import Batch
 from llmlab.errors import TrainingError
-from llmlab.train.shards import Tokens
+from llmlab.registry import Registry
 from llmlab.train.trainer import StepResult, Trainer
 
 log = logging.getLogger("llmlab")
@@ -58,6 +61,12 @@ class Progress:
         return asdict(self)
 
 
+def progress_of(meta: dict[str, Any]) -> Progress:
+    """Return the progress that a checkpoint's meta holds."""
+    fields = {key: meta[key] for key in Progress().to_dict() if key in meta}
+    return Progress(**fields | meta["cursor"])
+
+
 class Batches(Protocol):
     """What the loop needs of a dataset."""
 
@@ -65,13 +74,29 @@ class Batches(Protocol):
         """Return the number of batches of an epoch."""
         ...
 
-    def batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Tokens]:
+    def batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, without the first `start`."""
         ...
 
 
+CALLBACKS = Registry(
+    "callback",
+    supplied=(
+        *("stage", "steps", "steps_of_epoch", "folder", "trainer", "model", "measure", "metrics"),
+        *("tracker", "meta", "signals", "command", "show_progress", "patience", "max_bad_steps"),
+        *("eval_every", "log_every", "save_every", "keep"),
+    ),
+)
+
+
 class Callback:
-    """Something that watches a run; every method may stay as it is."""
+    """Something that watches a run; every method may stay as it is.
+
+    One that is registered is chosen in YAML, under `callbacks`; what its signature names of
+    what `CALLBACKS` is supplied with, it gets. A factory may return None: nothing to watch.
+    """
+
+    registry = CALLBACKS
 
     def on_start(self, progress: Progress) -> None:
         """Be told that training starts or goes on."""
@@ -103,7 +128,7 @@ def fit(
     accumulate: int = 1,
     max_bad_steps: int = 10,
     progress: Progress | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | Mapping[str, Callback] = (),
 ) -> Progress:
     """Train until `steps` steps are done, or `progress` is stale.
 
@@ -117,7 +142,8 @@ def fit(
     """
     progress = progress or Progress()
     count = dataset.num_batches(batch_size)
-    with _watched(callbacks, progress):
+    watching, told = _named(callbacks), set()
+    with _watched(list(watching.values()), progress):
         while progress.step < steps and not progress.is_stale:
             before = progress.step
             batches = dataset.batches(batch_size, seed, progress.epoch, progress.index)
@@ -125,8 +151,11 @@ def fit(
                 result = trainer.step(group)
                 _count(progress, trainer, result, len(group), count)
                 row = _row(stage, progress, result)
-                for callback in callbacks:
+                for name, callback in watching.items():
+                    size = len(row)
                     callback.on_step(progress, result, row)
+                    if len(row) != size:
+                        _check_added(row, size, name, told)
                 if progress.bad >= max(1, max_bad_steps):
                     raise TrainingError(
                         f"loss or gradient was not finite in {max_bad_steps} steps in a row, the "
@@ -141,6 +170,29 @@ def fit(
                     "data is empty, or shorter than when this run began"
                 )
     return progress
+
+
+def _named(callbacks: Sequence[Callback] | Mapping[str, Callback]) -> Mapping[str, Callback]:
+    """Return callbacks by name; those of a list are named by their classes."""
+    if isinstance(callbacks, Mapping):
+        return callbacks
+    return {f"{type(each).__name__} {n}": each for n, each in enumerate(callbacks, 1)}
+
+
+def _check_added(row: dict[str, Any], size: int, name: str, told: set[tuple[str, str]]) -> None:
+    """Make what a callback has added to a row fit for JSON, or say what can't be."""
+    for key in list(row)[size:]:
+        value = row[key] = row[key].item() if isinstance(row[key], np.generic) else row[key]
+        if isinstance(value, float) and not isfinite(value):
+            if (name, key) not in told:
+                log.warning("callback %s: %s=%s, written as null", name, key, value)
+                told.add((name, key))
+            row[key] = None
+        elif not isinstance(value, bool | int | float | str | None):
+            raise TrainingError(
+                f"callback {name}: {key} is a {type(value).__name__}; a row takes numbers, text, "
+                "true, false and None"
+            )
 
 
 @contextmanager
@@ -169,8 +221,8 @@ def _end(callbacks: Sequence[Callback], progress: Progress) -> list[Exception]:
     return errors
 
 
-def _groups(batches: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
-    group: list[Tokens] = []
+def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    group: list[Batch] = []
     for batch in batches:
         group.append(batch)
         if len(group) == size:

@@ -1,4 +1,4 @@
-"""How much memory a training step needs, from the layers' own counts."""
+"""How much memory a training step needs, before any of it is taken."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from llmlab.layers import Layer
+from llmlab.layers import Stack
 from llmlab.optim import Optimizer
 from llmlab.params import Layout
+from llmlab.train.activations import activations
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Memory:
 
 
 def training_memory(
-    stack: Layer,
+    stack: Stack,
     layout: Layout,
     optimizer: Optimizer,
     *,
@@ -41,9 +42,9 @@ def training_memory(
 ) -> Memory:
     """Return what a step on (batch, time) tokens needs; nothing is allocated.
 
-    Activations are what forward keeps plus what backward makes. `threads` shards share the
-    rows of the batch, and each has gradients of its own. With `average` a running mean of the
-    parameters counts as the optimizer's.
+    Activations are all that the workspace holds at once; 0 if a layer doesn't say. `threads`
+    shards share the rows of the batch, and each has gradients of its own. With `average` a
+    running mean of the parameters counts as the optimizer's.
 
     Raises
     ------
@@ -51,13 +52,13 @@ def training_memory(
         The optimizer is set up for other parameters than these.
     """
     optimizer.check(layout)
-    item = np.dtype(dtype).itemsize
-    rows = -(-batch // threads)
+    item, trained = np.dtype(dtype).itemsize, layout.trained.size
+    found = activations(stack, layout, -(-batch // threads), time, dtype)
     return Memory(
         parameters=layout.size * item,
-        gradients=layout.size * item * threads,
-        optimizer=layout.size * item * (len(optimizer.slots) + average),
-        activations=stack.elements(rows, time) * item * threads,
+        gradients=trained * item * threads,
+        optimizer=(trained * len(optimizer.state_names) + layout.size * average) * item,
+        activations=0 if found is None else found.peak * threads,
     )
 
 

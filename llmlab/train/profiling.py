@@ -1,6 +1,9 @@
 """Clocks round layers and kernels: where the time of a training step goes."""
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
@@ -8,65 +11,40 @@ from typing import Any
 import numpy as np
 
 from llmlab.layers import Layer, Stack
+from llmlab.network import shadowed
 
 
-class Timed(Layer):
-    """A layer with a clock; parameters, names and results are the layer's own."""
+@dataclass
+class Clock:
+    """Seconds of a layer's two passes."""
 
-    def __init__(self, layer: Layer):
-        self.layer = layer
-        self.reset()
-
-    def reset(self) -> None:
-        """Set the clocks to zero."""
-        self.forward_seconds = self.backward_seconds = 0.0
-
-    def params(self):
-        """Return the layer's."""
-        return self.layer.params()
-
-    def children(self):
-        """Return the layer's."""
-        return self.layer.children()
-
-    def forward(self, p, x, ctx):
-        """Time the layer's forward."""
-        began = perf_counter()
-        result = self.layer.forward(p, x, ctx)
-        self.forward_seconds += perf_counter() - began
-        return result
-
-    def backward(self, p, g, dy, cache, ctx):
-        """Time the layer's backward."""
-        began = perf_counter()
-        result = self.layer.backward(p, g, dy, cache, ctx)
-        self.backward_seconds += perf_counter() - began
-        return result
-
-    def flops(self, batch, time):
-        """Return the layer's."""
-        return self.layer.flops(batch, time)
-
-    def elements(self, batch, time):
-        """Return the layer's."""
-        return self.layer.elements(batch, time)
+    forward: float = 0.0
+    backward: float = 0.0
 
 
-def timed_stack(stack: Stack, name: str = "") -> tuple[Stack, dict[str, Timed]]:
-    """Return a copy of a stack with a clock round each layer, and the clocks by dotted name.
+@contextmanager
+def timed_layers(stack: Stack) -> Iterator[dict[str, Clock]]:
+    """Give a clock for each layer of a stack by its path; they run while the context is open."""
+    layers = dict(stack.leaves())
+    clocks = {path: Clock() for path in layers}
+    own = {id(layer): clocks[path] for path, layer in layers.items()}
 
-    Stacks in stacks are opened, so that the layers of every block are seen.
-    """
-    layers: dict[str, Layer] = {}
-    clocks: dict[str, Timed] = {}
-    for key, layer in stack.layers.items():
-        full = f"{name}.{key}" if name else key
-        if isinstance(layer, Stack):
-            layers[key], inner = timed_stack(layer, full)
-            clocks |= inner
-        else:
-            layers[key] = clocks[full] = Timed(layer)
-    return Stack(layers), clocks
+    def timing(name: str) -> Any:
+        def wrap(layer: Layer, method: Any) -> Any:
+            clock = own[id(layer)]
+
+            def timed(*arguments: Any) -> Any:
+                began = perf_counter()
+                result = method(*arguments)
+                setattr(clock, name, getattr(clock, name) + perf_counter() - began)
+                return result
+
+            return timed
+
+        return shadowed(layers.values(), name, wrap)
+
+    with timing("forward"), timing("backward"):
+        yield clocks
 
 
 def timed_kernels(kernels: Any) -> tuple[Any, dict[str, list[float]]]:

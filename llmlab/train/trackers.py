@@ -7,7 +7,7 @@ from typing import Any
 from llmlab.errors import ConfigError
 from llmlab.registry import Registry
 
-TRACKERS = Registry("tracker")
+TRACKERS = Registry("tracker", ("folder", "name"))
 
 
 class Tracker(ABC):

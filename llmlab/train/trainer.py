@@ -10,12 +10,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from llmlab import kernels as kernel_sets
+from llmlab.batch import Batch
 from llmlab.layers import Layer
 from llmlab.optim import Optimizer, Schedule
 from llmlab.params import Arena, Layout
+from llmlab.train.batch_shards import Shard, ShardBatch, cut
 from llmlab.train.ema import WeightAverage
-from llmlab.train.shards import Shard, Tokens, cut
-from llmlab.train.team import Team, can_fork, shared
+from llmlab.train.workers import Alone, Workers
+from llmlab.train.workers_forked import Forked, can_fork, shared
 
 
 @dataclass(frozen=True)
@@ -101,18 +103,27 @@ class Trainer:
         self.threads = threads if can_fork() else 1
         self.layout: Layout = params.layout
         dtype = params.flat.dtype
-        self.params = self._arena(dtype)
+        trained = self.layout.trained
+        self.params = self.layout.zeros(dtype, self._memory(self.layout, dtype))
         self.params.flat[:] = params.flat
-        self.state = {slot: self._arena(dtype) for slot in optimizer.slots}
+        self.state = {
+            name: trained.zeros(dtype, self._memory(trained, dtype))
+            for name in optimizer.state_names
+        }
         self._average = None if ema is None else WeightAverage(self.params, ema)
-        self._grads = [self._arena(dtype) for _ in range(self.threads)]
+        self._grads = [
+            self.layout.gradients(dtype, self._memory(trained, dtype)) for _ in range(self.threads)
+        ]
         self.steps = self.updates = 0
-        self.batches: Sequence[Tokens] = ()  # of the last step
+        self.batches: Sequence[Batch] = ()  # of the last step
         self._blas: Any = threadpool_limits(threads // self.threads, user_api="blas")
         try:
             if prepare is not None:
                 prepare(self)
-            self._team = Team(self._shard, self.threads)
+            forked = self.threads > 1
+            self._workers: Workers = (
+                Forked(self._shard, self.threads) if forked else Alone(self._shard(0))
+            )
         except BaseException:
             self._blas.restore_original_limits()
             raise
@@ -127,7 +138,7 @@ class Trainer:
         """The parameters to use: their running mean if there is one."""
         return self.params if self._average is None else self._average.arena
 
-    def step(self, batches: Sequence[Tokens]) -> StepResult:
+    def step(self, batches: Sequence[Batch]) -> StepResult:
         """Do one update with the mean loss over the target tokens of all `batches`.
 
         A step whose loss or gradient is not finite changes nothing but the count of steps.
@@ -140,31 +151,32 @@ class Trainer:
             if fine:
                 clip = self.clip_norm
                 scale = 1.0 if clip is None or norm <= clip else clip / norm
-                self._team.update(lr, self.updates + 1, scale)
+                self._workers.update(lr, self.updates + 1, scale)
                 self.updates += 1
                 if self._average is not None:
-                    self._average.update(self.params, self.updates, self._team.shard.ctx)
+                    self._average.update(self.params, self.updates, self._workers.shard.ctx)
         self.steps += 1
         return StepResult(loss, norm, lr, tokens, not fine)
 
-    def _gradients(self, batches: Sequence[Tokens]) -> tuple[float, float, float]:
+    def _gradients(self, batches: Sequence[Batch]) -> tuple[float, float, float]:
         """Return mean loss, norm of the gradient and weight of the targets."""
         tokens = sum(batch.tokens for batch in batches)
-        pieces: list[list[Any]] = [[] for _ in range(self.threads)]
+        shares: list[list[ShardBatch]] = [[] for _ in range(self.threads)]
         row = 0
         for batch in batches:
-            for own, piece in zip(pieces, cut(batch, self.threads, row), strict=False):
-                own.append(piece)
+            for own, part in zip(shares, cut(batch, self.threads, row), strict=False):
+                own.append(part)
             row += len(batch.inputs)
         scale = 1 / tokens if tokens else 0.0
-        loss = self._team.gradients(pieces, scale, self.steps) * scale
-        return loss, sqrt(self._team.reduce()), tokens
+        loss = self._workers.gradients(shares, scale, self.steps) * scale
+        self._workers.reduce()
+        return loss, sqrt(self._workers.squared_norm()), tokens
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return everything learned or remembered, by the names that checkpoints use."""
         arrays = {f"params/{name}": view for name, view in self.params.items()}
-        for slot, arena in self.state.items():
-            arrays |= {f"optimizer/{slot}/{name}": view for name, view in arena.items()}
+        for kind, arena in self.state.items():
+            arrays |= {f"optimizer/{kind}/{name}": view for name, view in arena.items()}
         if self._average is not None:
             arrays |= {f"ema/{name}": view for name, view in self._average.arena.items()}
         return arrays
@@ -177,7 +189,7 @@ class Trainer:
 
     def close(self) -> None:
         """End the workers and give BLAS its threads back."""
-        self._team.close()
+        self._workers.close()
         if self._blas is not None:
             self._blas.restore_original_limits()
             self._blas = None
@@ -193,9 +205,9 @@ class Trainer:
     ) -> None:
         self.close()
 
-    def _arena(self, dtype: np.dtype) -> Arena:
-        buffer = shared(self.layout.size, dtype) if self.threads > 1 else None
-        return self.layout.zeros(dtype, buffer)
+    def _memory(self, layout: Layout, dtype: np.dtype) -> np.ndarray | None:
+        """Return memory that the workers will share, if there are to be any."""
+        return shared(layout.size, dtype) if self.threads > 1 else None
 
     def _shard(self, rank: int) -> Shard:
         return Shard(

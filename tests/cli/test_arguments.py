@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from llmlab.cli.arguments import Override, is_sweep, parts, quoted, split, token
+from llmlab.cli.arguments import Override, is_sweep, parts, quoted, split, token, typed_keys
 from llmlab.errors import ConfigError
 
 PARSER = OverridesParser.create()
@@ -157,9 +157,21 @@ def test_plugins_are_a_list_with_or_without_brackets(tmp_path, monkeypatch):
 
 
 def test_arguments_of_registered_parts_need_no_plus():
-    texts = ["optimizer.decay=1", "model.stack.1.x=1", "data.tune.y=1", "model.x=1", "+lr=1"]
+    texts = [
+        "optimizer.decay=1",
+        "model.stack.positions.x=1",
+        "data.tune.y=1",
+        "model.x=1",
+        "+lr=1",
+    ]
     given = [token(Override.of(text)) for text in texts]
     assert [text.startswith("++") for text in given] == [True, True, True, False, False]
+
+
+def test_a_mapping_types_the_keys_inside_it():
+    texts = ["lr=1", "++a.b={type: x, init: {std: 0.1}, none: {}}", "~c.d", "optimizer=adam"]
+    found = {"lr", "a.b.type", "a.b.init.std", "a.b.none", "c.d", "optimizer"}
+    assert typed_keys(texts) == found
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ CASES = [
             "keep=-1: must be at least 2",
             "stages=4: expected a mapping",
             "model.dropout=1: must be at least 0 and less than 1",
-            "model.stack=5: expected a list",
+            "model.stack=5: expected a mapping",
             "optimizer.beta1=inf: must be finite",
         ],
     ),

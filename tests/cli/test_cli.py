@@ -74,7 +74,11 @@ def test_hydras_own_flags_work(lab):
         (10, ["lr=${nothing}"], "lr: Interpolation key 'nothing' not found"),
         (0, ["lr=1e-3,2e-3"], "lr=1e-3,2e-3: several values; add -m"),
         (0, ["lr=[1,2"], "lr=[1,2: Hydra can't read this value"),
-        (0, ["model.stack.9.type=x"], "list index out of range"),
+        (
+            0,
+            ["model.stack.9.x=1"],
+            "model.stack.9: unknown layer '9'; there is: tokens, positions,",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(lab, row, argv, said):
@@ -191,7 +195,7 @@ class Mine(LayerNorm):
 def test_a_layer_of_ones_own_takes_a_file_a_decorator_and_a_line(lab, monkeypatch):
     monkeypatch.setattr(LAYERS, "_factories", dict(LAYERS._factories))
     (lab.folder / "my_layers.py").write_text(PLUGIN)
-    line = "model.stack.2.layers.0.norm.type=norm_of_ones_own"
+    line = "model.stack.blocks.layers.attention.norm.type=norm_of_ones_own"
     assert "unknown layer 'norm_of_ones_own'" in lab("phase=tune", line).err
     assert lab("phase=tune", line, "plugins=my_layers.py").code == 0
     (config,) = lab.calls

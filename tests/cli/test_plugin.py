@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from new_process import new_process
 
 from llmlab.checkpoints import load
@@ -20,7 +21,7 @@ BLOCKS = FENCE.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
 
 def files():
     """Return the recipe's files: blocks whose first line is a comment with a path."""
-    named = [re.match(r"# (my_\S+|test_my_\S+)\n", code) for _, code in BLOCKS]
+    named = [re.match(r"(?:# @package \S+\n)?# (my_\S+|test_my_\S+)\n", code) for _, code in BLOCKS]
     return {m[1]: code for m, (_, code) in zip(named, BLOCKS, strict=True) if m is not None}
 
 
@@ -58,15 +59,18 @@ def test_the_recipe_is_complete():
     assert set(files()) == {
         "my_layers.py",
         "my_optimizers.py",
+        "my_callbacks.py",
+        "my_phases.py",
         "test_my_layers.py",
+        "my_conf/phase/my_longest.yaml",
         "my_conf/model/my_model.yaml",
         "my_conf/optimizer/my_momentum.yaml",
     }
-    assert len(commands()) == 3
+    assert len(commands()) == 5
 
 
 def test_a_layer_from_outside_trains_answers_and_is_missed(folder, monkeypatch, capsys):
-    train, generate, _ = commands()
+    train, generate, *_ = commands()
     code, _, err = lab(capsys, *train, "steps=3")
     assert code == 0, err
     (run,) = run_folders(folder)
@@ -98,7 +102,7 @@ def test_it_takes_anothers_place_without_a_file_and_from_another_folder(
 ):
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
-    norm = "model.stack.2.layers.0.norm={type: my_scale, init: zeros}"
+    norm = "model.stack.blocks.layers.attention.norm={type: my_scale, init: zeros}"
     plugin = "plugins=../my_layers.py"
     code, _, err = lab(capsys, plugin, "phase=pretrain", "experiment=tiny", "steps=2", norm)
     assert code == 0, err
@@ -111,17 +115,67 @@ def test_it_takes_anothers_place_without_a_file_and_from_another_folder(
 
 @pytest.mark.slow
 def test_an_optimizer_from_outside_trains(folder, capsys):
-    *_, train = commands()
+    train = commands()[2]
     code, _, err = lab(capsys, *train, "steps=3", "experiment=tiny")
     assert code == 0, err
     (run,) = run_folders(folder)
     arrays = load(run / "checkpoints" / "step-000003.npz").arrays
-    slots = {name.split("/")[1] for name in arrays if name.startswith("optimizer/")}
-    assert slots == {"v"}
+    states = {name.split("/")[1] for name in arrays if name.startswith("optimizer/")}
+    assert states == {"v"}
     assert any(array.any() for name, array in arrays.items() if name.startswith("optimizer/"))
     rows = (run / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(row)["loss"] for row in rows]
     assert len(losses) == 3 and all(losses)
+
+
+def test_a_callback_from_outside_writes_into_the_rows(folder, capsys):
+    watch = commands()[3]
+    code, _, err = lab(capsys, *watch, "experiment=tiny", "steps=6")
+    assert code == 0, err
+    (run,) = run_folders(folder)
+    rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "weight_norm" in row] == [5]
+    assert "norm" in yaml.safe_load((run / "config.yaml").read_text())["callbacks"]["order"]
+    (folder / "my_callbacks.py").write_text(
+        (folder / "my_callbacks.py").read_text().replace("float(np", "np.nan * float(np")
+    )
+    wrong = [*watch, "experiment=tiny", "steps=6", "callbacks.norm.evry=2"]
+    code, _, err = lab(capsys, *wrong)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "callbacks.norm.evry: unknown argument" in err and "did you mean 'every'" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["callbacks.metrics=null"], "callbacks.metrics=null: a run can't do without it"),
+        (["callbacks.mine={type: nothing}"], "unknown callback 'nothing'"),
+        (["callbacks.bar.after=br"], "callbacks.bar.after=br: no callback of this name"),
+    ],
+)
+def test_callbacks_that_cannot_be_are_named(folder, capsys, argv, said):
+    code, _, err = lab(capsys, "phase=tune", "steps=1", *argv)
+    assert code == 2 and said in err, err
+
+
+def test_a_phase_from_outside_has_arguments_of_its_own(folder, monkeypatch, capsys):
+    ask = commands()[4]
+    assert lab(capsys, "experiment=tiny", "phase=tune", "steps=1")[0] == 0
+    code, out, err = lab(capsys, *ask)
+    assert code == 0, err
+    assert len(out.splitlines()) == 3
+    assert len(lab(capsys, *ask[:-1])[1].splitlines()) == 5
+    for wrong, said in (
+        ("my_longest.tpo=3", "did you mean"),
+        ("my_longest.top=x", "a whole number"),
+    ):
+        code, _, err = lab(capsys, *ask[:-1], wrong)
+        assert (code, len(err.splitlines())) == (2, 1), err
+        assert wrong.split("=")[0] in err and said in err
+    new_process(monkeypatch)
+    without = [word for word in ask if not word.startswith("plugins=")]
+    code, _, err = lab(capsys, *without)
+    assert code == 2 and "phase=my_longest: unknown phase" in err and "plugins=" in err
 
 
 def test_a_plugin_that_is_not_there_is_one_line(folder, capsys):

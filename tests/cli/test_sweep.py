@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import FAILING, STOPPED, command_line
 
+from llmlab.config.network import positions_in
 from llmlab.runs.overrides import identity
 from llmlab.runs.sweep import Jobs
 
@@ -56,6 +57,20 @@ def test_a_failing_job_is_a_row_and_the_others_run(lab, quick):
     assert table[head + 1].split()[:3] == ["1", "0.0005", "10"]
     assert table[-1] == f"sweep: {folder.relative_to(lab.folder)}"
     assert "Traceback" not in answer.err
+
+
+def test_networks_are_swept_by_positions_and_by_layers_that_are_null(lab, quick):
+    layer = "model.stack.positions=null,{type: sinusoidal_positions}"
+    answer = lab("-m", "phase=tune", "positions=learned,rope,none")
+    assert answer.code == 0, answer.err
+    assert [tuple(positions_in(call.model["stack"])[1].values()) for call in lab.calls] == [
+        (),
+        ("rope",),
+        (),
+    ]
+    lab("-m", "phase=tune", layer)
+    found = [call.model["stack"].get("positions") for call in lab.calls[3:]]
+    assert found == [None, {"type": "sinusoidal_positions"}]
 
 
 def test_a_sweep_is_resumed_and_extended(lab, quick):

@@ -79,17 +79,18 @@ def test_rustgpt_has_its_size(default):
 
 def test_the_stack_follows_the_sizes():
     config = compose("model.embedding_dim=64", "model.num_heads=4", "model.max_seq_len=16")
-    attention = config.model["stack"][2]["layers"][0]["layer"]
+    attention = config.model["stack"]["blocks"]["layers"]["attention"]["layer"]
     assert attention["num_heads"] == 4
-    assert config.model["stack"][0]["embedding_dim"] == 64
-    assert config.model["stack"][1]["max_seq_len"] == 16
+    assert config.model["stack"]["tokens"]["embedding_dim"] == 64
+    assert config.model["stack"]["positions"]["max_seq_len"] == 16
 
 
 def test_a_layer_is_reached_by_its_place_also_with_arguments_that_yaml_leaves_out():
     config = compose(
-        "model.stack.2.layers.0.layer.num_heads=2", "model.stack.2.layers.0.layer.dropout=0.1"
+        "model.stack.blocks.layers.attention.layer.num_heads=2",
+        "model.stack.blocks.layers.attention.layer.dropout=0.1",
     )
-    attention = config.model["stack"][2]["layers"][0]["layer"]
+    attention = config.model["stack"]["blocks"]["layers"]["attention"]["layer"]
     assert (attention["num_heads"], attention["dropout"]) == (2, 0.1)
 
 

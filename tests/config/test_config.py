@@ -43,15 +43,15 @@ def test_defaults_are_plain_values_that_json_can_hold():
     config = loaded()
     assert (config.phase, config.batch_size, config.clip_norm) == ("full", 8, 5.0)
     assert (config.lr, config.threads, config.on) == (None, "auto", None)
-    assert config.model["stack"][2]["repeat"] == 3
-    assert type(config.model["stack"][0]) is dict
+    assert config.model["stack"]["blocks"]["repeat"] == 3
+    assert type(config.model["stack"]["tokens"]) is dict
     assert json.loads(json.dumps(config.to_dict()))["model"] == config.model
 
 
 def test_to_dict_gives_away_nothing_of_the_configuration():
     config = loaded()
-    config.to_dict()["model"]["stack"][0]["type"] = "changed"
-    assert config.model["stack"][0]["type"] == "token_embedding"
+    config.to_dict()["model"]["stack"]["tokens"]["type"] = "changed"
+    assert config.model["stack"]["tokens"]["type"] == "token_embedding"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_to_dict_gives_away_nothing_of_the_configuration():
         ("model.embedding_dim", 0, "model.embedding_dim=0: must be at least 1"),
         ("model.embedding_dim", None, "model.embedding_dim=null: expected a whole number"),
         ("model.dropout", 1.0, "model.dropout=1.0: must be at least 0 and less than 1"),
-        ("model.stack", "three", "model.stack=three: expected a list"),
+        ("model.stack", "three", "model.stack=three: expected a mapping"),
         ("stages.tune.lr", -1, "stages.tune.lr=-1: must be more than 0"),
         ("stages.tune.lr", None, "stages.tune.lr: null"),
         ("optimizer.type", "adma", "unknown optimizer 'adma' (did you mean 'adam'?)"),
@@ -96,16 +96,32 @@ def test_to_dict_gives_away_nothing_of_the_configuration():
         ("tokenizer.corpus", 3, "tokenizer.corpus=3: expected a list of files"),
         ("data.pretrian.path", "x", "data.pretrian: unknown stage (did you mean 'pretrain'?)"),
         ("data.tune.pth", "x", "data.tune.pth: unknown argument"),
-        ("model.stack.1.xyz", 1, "model.stack.1.xyz: unknown argument of layer"),
-        ("model.stack.0.type", "token_embeding", "did you mean 'token_embedding'?"),
-        ("model.stack.0.init.std", "wide", "model.stack.0.init.std=wide: expected a number"),
-        ("model.stack.2.layers.0.norm.eps", None, "eps=null: expected a number"),
-        ("model.stack.2.layers.1.layer.hidden_dim", 2.5, "hidden_dim=2.5: expected a whole"),
-        ("model.stack.2.layers.0.layer.num_heads", 3, "model.stack.2.layers.0.layer.num_heads=3"),
-        ("model.stack.2.layers.1.layer.activation", "rleu", "did you mean 'relu'?"),
-        ("model.stack.2.layers.0.layer", 5, "model.stack.2.layers.0.layer=5: expected a layer"),
-        ("model.stack.2.layers.0.norm", None, "norm=null: expected a layer's name"),
-        ("model.stack.1.max_seq_len", 40, "max_seq_len=40: less than the model's, 80"),
+        ("model.stack.positions.xyz", 1, "model.stack.positions.xyz: unknown argument of layer"),
+        ("model.stack.tokens.type", "token_embeding", "did you mean 'token_embedding'?"),
+        (
+            "model.stack.tokens.init.std",
+            "wide",
+            "model.stack.tokens.init.std=wide: expected a number",
+        ),
+        ("model.stack.blocks.layers.attention.norm.eps", None, "eps=null: expected a number"),
+        (
+            "model.stack.blocks.layers.feed_forward.layer.hidden_dim",
+            2.5,
+            "hidden_dim=2.5: expected a whole",
+        ),
+        (
+            "model.stack.blocks.layers.attention.layer.num_heads",
+            3,
+            "model.stack.blocks.layers.attention.layer.num_heads=3",
+        ),
+        ("model.stack.blocks.layers.feed_forward.layer.activation", "rleu", "did you mean 'relu'?"),
+        (
+            "model.stack.blocks.layers.attention.layer",
+            5,
+            "model.stack.blocks.layers.attention.layer=5: expected a layer",
+        ),
+        ("model.stack.blocks.layers.attention.norm", None, "norm=null: expected a layer's name"),
+        ("model.stack.positions.max_seq_len", 40, "max_seq_len=40: less than the model's, 80"),
     ],
 )
 def test_a_bad_value_is_refused_by_the_name_of_its_key(key, value, said):
@@ -150,15 +166,15 @@ def test_whole_floats_pass_as_integers_everywhere():
             "epochs": 1e3,
             "model.num_blocks": 2.0,
             "schedule.warmup_steps": 1e1,
-            "model.stack.2.layers.1.layer.hidden_dim": 64.0,
+            "model.stack.blocks.layers.feed_forward.layer.hidden_dim": 64.0,
         }
     )
     numbers = [
         config.epochs,
         config.model["num_blocks"],
-        config.model["stack"][2]["repeat"],
+        config.model["stack"]["blocks"]["repeat"],
         config.schedule["warmup_steps"],
-        config.model["stack"][2]["layers"][1]["layer"]["hidden_dim"],
+        config.model["stack"]["blocks"]["layers"]["feed_forward"]["layer"]["hidden_dim"],
     ]
     assert numbers == [1000, 2, 2, 10, 64]
     assert all(type(number) is int for number in numbers)
@@ -260,7 +276,7 @@ def test_a_stored_configuration_replaces_what_was_not_typed():
     config = load(cfg, ["seed", "data.tune.path", "keep"], json.loads(json.dumps(stored)))
     assert (config.lr, config.seed, config.keep) == (7e-3, 9, 4)
     assert config.model["num_blocks"] == 2
-    assert config.model["stack"][2]["repeat"] == 2
+    assert config.model["stack"]["blocks"]["repeat"] == 2
     assert config.data["tune"]["path"] == "/my/chats.txt"
     assert config.data["pretrain"] == loaded(phase="tune").data["pretrain"]
     assert config.tokenizer["corpus"]
@@ -275,14 +291,15 @@ def test_overlay_leaves_out_arguments_of_another_type():
     assert kept["optimizer"] == {"type": "sgd", "momentum": 0.5, "beta1": 0.9}
 
 
-def test_overlay_keeps_what_was_typed_inside_a_list():
-    composed = {"model": {"stack": [{"a": 1}, {"a": 2}]}}
-    stored = {"model": {"stack": [{"a": 5}, {"a": 6}]}}
-    assert overlay(composed, stored, ["model.stack.1.a"]) == {
-        "model": {"stack": [{"a": 5}, {"a": 2}]}
-    }
-    longer = {"model": {"stack": [{"a": 5}]}}
-    assert overlay(composed, longer, ["model.stack.1.a"]) == longer
+def test_overlay_keeps_the_stored_order_and_what_was_typed_inside():
+    composed = {"model": {"stack": {"a": {"x": 1}, "new": {"x": 3}, "b": {"x": 2, "y": 2}}}}
+    stored = {"model": {"stack": {"order": ["b", "a"], "a": {"x": 5}, "b": {"x": 6, "y": 7}}}}
+    typed = ["model.stack.b.x", "model.stack.new.x"]
+    found = overlay(composed, stored, typed)["model"]["stack"]
+    assert found == {"order": ["b", "a"], "a": {"x": 5}, "b": {"x": 2, "y": 7}, "new": {"x": 3}}
+    assert list(found)[-1] == "new"
+    gone = overlay({"model": {"stack": {"a": {"x": 1}}}}, stored, ["model.stack.b"])
+    assert list(gone["model"]["stack"]) == ["order", "a"]  # ~model.stack.b
 
 
 # plug-ins
@@ -301,7 +318,10 @@ def test_a_plugin_registers_a_layer(tmp_path, monkeypatch):
     monkeypatch.setattr(LAYERS, "_factories", dict(LAYERS._factories))
     path = tmp_path / "my_layers.py"
     path.write_text(PLUGIN)
-    changes = {"plugins": [str(path)], "model.stack.2.layers.0.norm.type": "test_plugin_norm"}
+    changes = {
+        "plugins": [str(path)],
+        "model.stack.blocks.layers.attention.norm.type": "test_plugin_norm",
+    }
     assert loaded(changes).plugins == [str(path)]
     assert import_plugins([str(path)]) == []
 

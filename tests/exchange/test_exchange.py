@@ -10,9 +10,9 @@ from hf_folders import GPT2, LLAMA, MISTRAL, gpt2_tensors, llama_tensors, write,
 
 from llmlab.errors import CheckpointError, ResourceError
 from llmlab.exchange import names as naming
+from llmlab.exchange.architecture import Names
 from llmlab.exchange.config_json import read_config, write_config
 from llmlab.exchange.folder import read_arrays
-from llmlab.exchange.network import Names
 from llmlab.exchange.recognise import recognise
 from llmlab.exchange.safetensors_files import write_tensors
 from llmlab.exchange.spec import model_spec
@@ -52,14 +52,14 @@ def stack_of(net):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_array_has_its_pieces(variant):
     net = network(variant)
-    every = naming.pieces(net, Names.usual(net.num_blocks))
-    assert len({piece.theirs for piece in every}) == len(every)
+    every = naming.tensor_slices(net, Names.usual(net.num_blocks))
+    assert len({each.theirs for each in every}) == len(every)
     layout = Layout(stack_of(net))
     covered = {name: np.zeros(shape, int) for name, shape in layout.shapes.items()}
-    for piece in every:
-        covered[piece.ours][..., piece.start : piece.stop] += 1
-        part = covered[piece.ours][..., piece.start : piece.stop]
-        assert part.shape == (piece.shape[::-1] if piece.transposed else piece.shape)
+    for each in every:
+        covered[each.ours][..., each.start : each.stop] += 1
+        part = covered[each.ours][..., each.start : each.stop]
+        assert part.shape == (each.shape[::-1] if each.transposed else each.shape)
     assert all((found == 1).all() for found in covered.values())
 
 
@@ -111,7 +111,7 @@ def test_there_and_back_is_byte_identical(tmp_path, family):
     arrays = read_arrays(write(tmp_path, config, tensors), net)
     shapes = {name: array.shape for name, array in arrays.items()}
     assert shapes == Layout(stack_of(net)).shapes
-    back = naming.to_theirs(naming.pieces(net, Names.usual(2)), arrays)
+    back = naming.to_theirs(naming.tensor_slices(net, Names.usual(2)), arrays)
     assert back.keys() == tensors.keys()
     for name, tensor in back.items():
         # The library writes the memory as it lies.

@@ -15,6 +15,7 @@ from llmlab.exchange.safetensors_files import INDEX
 from llmlab.exchange.spec import model_spec
 from llmlab.generate import Engine
 from llmlab.layers import build_stack
+from llmlab.network import Network
 from llmlab.params import Layout
 from llmlab.runs import resolve_checkpoint
 from llmlab.text import TEMPLATES, TOKENIZERS, Message, Tokenizer
@@ -33,7 +34,11 @@ PRESETS = {
     "gpt2": ["tokenizer=word"],
     "nano": ["tokenizer=char"],
     "llama": ["tokenizer=bpe", "++tokenizer.vocab_size=300"],
-    "mistral": ["tokenizer=byte", "model.num_kv_heads=2", "model.attention.window=9"],
+    "mistral": [
+        "tokenizer=byte",
+        "model.num_kv_heads=2",
+        "model.stack.blocks.layers.attention.layer.window=9",
+    ],
 }
 TRAINING = ["phase=pretrain", "epochs=4", "lr=3e-3", "threads=1"]
 
@@ -98,7 +103,7 @@ def test_the_same_logits_and_text(hf, trained):
     given = hf.torch.tensor([ids])
     options = {"max_new_tokens": 50, "attention_mask": hf.torch.ones_like(given)}
     theirs = model.generate(given, **options)[0, len(ids) :].tolist()
-    engine = Engine(stack, params, 80)
+    engine = Engine(Network(stack, params, 80))
     (reply,) = engine.generate([ids], max_new_tokens=50, stop_ids=[tokenizer.end_id])
     assert (theirs[:-1] if reply.reason == "stop" else theirs) == reply.ids[: len(theirs)]
     text = other.decode(theirs, skip_special_tokens=True)
@@ -202,8 +207,8 @@ def test_there_and_back_the_state_is_byte_identical(hf, tmp_path, name, shard_by
         assert tensor.numpy().tobytes() == ours[key].numpy().tobytes(), key
     ids = hf.some_ids((2, 40))
     np.testing.assert_array_equal(hf.their_logits(back, ids), hf.their_logits(model, ids))
-    pieces = naming.pieces(network, Names.usual(network.num_blocks))
-    assert {piece.theirs for piece in pieces} == {name for name, _ in model.named_parameters()}
+    slices = naming.tensor_slices(network, Names.usual(network.num_blocks))
+    assert {each.theirs for each in slices} == {name for name, _ in model.named_parameters()}
 
 
 def test_the_page_does_what_it_says(hf, tmp_path, monkeypatch, capsys):

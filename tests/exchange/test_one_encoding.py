@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_a_text_may_come_in_any_blocks(kind, tmp_path):
     whole = tokenizer.encode(text)
     for count in (1, 3, 12):
         cuts = [0, *sorted(rng.sample(range(len(text)), count)), len(text)]
-        blocks = [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        blocks = [text[a:b] for a, b in pairwise(cuts)]
         assert np.concatenate(list(tokenizer.encode_blocks(blocks))).tolist() == whole
 
 

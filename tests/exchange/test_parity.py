@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from llmlab.batch import Batch
 from llmlab.exchange import names as naming
-from llmlab.exchange.network import Names
+from llmlab.exchange.architecture import Names
 from llmlab.exchange.safetensors_files import find_tensors
 from llmlab.generate import Engine
+from llmlab.network import Network
 from llmlab.optim import OPTIMIZERS
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -81,7 +82,7 @@ def test_greedy_text_of_50_tokens(hf, tmp_path, name):
     # Without a mask, transformers takes the prompt's own zeros for padding.
     mask = hf.torch.ones_like(given)
     wanted = model.generate(given, attention_mask=mask, **options)[:, 9:].tolist()
-    replies = Engine(stack, params, network.max_seq_len).generate(
+    replies = Engine(Network(stack, params, network.max_seq_len)).generate(
         prompts.tolist(), max_new_tokens=50
     )
     assert [reply.ids for reply in replies] == wanted
@@ -102,7 +103,7 @@ def test_loss_and_gradients_of_a_step(hf, tmp_path, name):
     batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((3, 20), np.float32))
     with Trainer(stack, params, OPTIMIZERS.build("adam", ""), lr=1e-3, clip_norm=None) as trainer:
         result = trainer.step([batch])
-        every = naming.pieces(network, Names.usual(network.num_blocks))
+        every = naming.tensor_slices(network, Names.usual(network.num_blocks))
         found = naming.to_theirs(every, dict(trainer.grads.items()))
     limit = 1e-11 if name.startswith("gpt2") else 1e-5
     assert abs(result.loss - loss.item()) <= limit * loss.item()

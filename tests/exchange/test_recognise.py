@@ -31,24 +31,28 @@ def changed(spec, path, value):
     return spec
 
 
-BLOCKS = ("stack", 1, "layers")
+BLOCKS = ("stack", "blocks", "layers")
 
 
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ((*BLOCKS, 0, "type"), "post_norm", "post_norm"),
-        ((*BLOCKS, 1, "layer", "type"), "feed_forward", "gated_feed_forward"),
-        ((*BLOCKS, 0, "layer", "qk_norm"), True, "qk_norm=True: must be False"),
-        ((*BLOCKS, 0, "layer", "logit_softcap"), 30.0, "logit_softcap=30.0: must be None"),
-        ((*BLOCKS, 0, "layer", "output_projection"), False, "output_projection=False"),
-        ((*BLOCKS, 0, "layer", "positions"), {"type": "alibi"}, "alibi, must be rope"),
-        ((*BLOCKS, 0, "layer", "positions", "interleaved"), True, "interleaved"),
-        ((*BLOCKS, 0, "norm", "eps"), 1e-3, "norms of a block differ"),
-        (("stack", 2, "eps"), 1e-3, "norm.eps"),
-        (("stack", 3, "bias"), True, "output.bias=True: must be False"),
-        (("stack", 2, "type"), "layer_norm", "norm is layer_norm, not rms_norm"),
-        (("stack", 1, "repeat"), 1, None),
+        ((*BLOCKS, "attention", "type"), "post_norm", "post_norm"),
+        ((*BLOCKS, "feed_forward", "layer", "type"), "feed_forward", "gated_feed_forward"),
+        ((*BLOCKS, "attention", "layer", "qk_norm"), True, "qk_norm=True: must be False"),
+        (
+            (*BLOCKS, "attention", "layer", "logit_softcap"),
+            30.0,
+            "logit_softcap=30.0: must be None",
+        ),
+        ((*BLOCKS, "attention", "layer", "output_projection"), False, "output_projection=False"),
+        ((*BLOCKS, "attention", "layer", "positions"), {"type": "alibi"}, "alibi, must be rope"),
+        ((*BLOCKS, "attention", "layer", "positions", "interleaved"), True, "interleaved"),
+        ((*BLOCKS, "attention", "norm", "eps"), 1e-3, "norms of a block differ"),
+        (("stack", "norm", "eps"), 1e-3, "norm.eps"),
+        (("stack", "output", "bias"), True, "output.bias=True: must be False"),
+        (("stack", "norm", "type"), "layer_norm", "norm is layer_norm, not rms_norm"),
+        (("stack", "blocks", "repeat"), 1, None),
     ],
 )
 def test_models_without_a_form_there_are_refused_by_name(path, value, said):
@@ -68,22 +72,22 @@ def test_rustgpts_network_is_refused():
 
 def test_blocks_that_differ_are_refused():
     spec = model_spec(read_config(GPT2))
-    one = {**spec["stack"][2], "repeat": 1}
-    wide = changed(one, ("layers", 1, "layer", "hidden_dim"), 20)
-    spec["stack"][2:3] = [one | {"name": "first"}, wide | {"name": "second"}]
+    one = {**spec["stack"].pop("blocks"), "repeat": 1}
+    wide = changed(one, ("layers", "feed_forward", "layer", "hidden_dim"), 20)
+    spec["stack"] |= {"first": {**one, "after": "positions"}, "second": {**wide, "after": "first"}}
     with pytest.raises(CheckpointError, match=r"second\.0\.feed_forward is another layer"):
         recognise(spec, 11)
 
 
 def test_a_gpt2_of_other_names_and_without_biases_fits():
     stack = gpt_specs(num_kv_heads=4)
-    for spec in stack[2]["layers"]:
+    for spec in stack["blocks"]["layers"].values():
         spec["layer"] = spec["layer"] | {"bias": False}
-    stack[2]["name"] = "towers"
+    stack["towers"] = {**stack.pop("blocks"), "after": "positions"}
     net, names = recognise(model(stack), 11)
     assert (net.family, net.tied, net.activation) == ("gpt2", True, "relu")
     params = Layout(build_stack(stack, vocab_size=11, embedding_dim=8, max_seq_len=12)).init(0)
-    tensors = naming.to_theirs(naming.pieces(net, names), dict(params.items()))
+    tensors = naming.to_theirs(naming.tensor_slices(net, names), dict(params.items()))
     assert not tensors["transformer.h.0.mlp.c_fc.bias"].any()
     found = tensors["transformer.h.1.mlp.c_fc.weight"]
     np.testing.assert_array_equal(found, params["towers.1.feed_forward.up.weight"])
@@ -93,5 +97,5 @@ def test_ntk_scaling_goes_out_as_another_theta():
     spec = model_spec(read_config(LLAMA))
     rope = {"type": "rope", "theta": 100.0, "scaling": "ntk", "factor": 2.0}
     wide = spec | {"embedding_dim": 16}
-    net, _ = recognise(changed(wide, (*BLOCKS, 0, "layer", "positions"), rope), 11)
+    net, _ = recognise(changed(wide, (*BLOCKS, "attention", "layer", "positions"), rope), 11)
     assert net.theta == pytest.approx(100 * 2 ** (4 / 2)) and net.stretch == 1

@@ -8,6 +8,7 @@ from networks import gpt_stack
 
 from llmlab.errors import ConfigError
 from llmlab.generate import SAMPLERS, Engine
+from llmlab.network import Network
 from llmlab.params import Layout
 from llmlab.workspace import Context
 
@@ -19,7 +20,7 @@ PROMPTS = [[1, 2], [3], [2, 2, 1, 3]]
 @pytest.fixture(scope="module")
 def engine():
     stack = gpt_stack(VOCABULARY, max_seq_len=CONTEXT)
-    return Engine(stack, Layout(stack).init(4, np.float64), CONTEXT)
+    return Engine(Network(stack, Layout(stack).init(4, np.float64), CONTEXT))
 
 
 def beam(**options):
@@ -32,7 +33,7 @@ def log_probability(engine, prompt, reply):
 
     ids, ctx = np.array([*prompt, *reply]), Context(kernels.load("numpy"), np.float64)
     ctx.begin(1, len(ids) - 1)
-    logits, _ = engine.stack.forward(engine.params.tree, ids[:-1], ctx)
+    logits, _ = engine.network.stack.forward(engine.network.params.tree, ids[:-1], ctx)
     logits = logits[len(prompt) - 1 :]
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     return logs[np.arange(len(reply)), reply].sum()

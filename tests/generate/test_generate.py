@@ -7,6 +7,7 @@ from networks import gpt_stack, rustgpt_stack
 from llmlab import kernels
 from llmlab.generate import SAMPLERS, Engine, KVCache, Sampler
 from llmlab.layers import Stack
+from llmlab.network import Network
 from llmlab.params import Layout
 from llmlab.streams import stream
 from llmlab.workspace import Context
@@ -78,7 +79,7 @@ class Recorded(Sampler):
 def test_cached_equals_uncached(name, prompts, limit):
     stack, params = make(name)
     recorded = Recorded()
-    engine = Engine(stack, params, CONTEXT)
+    engine = Engine(Network(stack, params, CONTEXT))
     replies = engine.generate(prompts, max_new_tokens=limit, sampler=recorded)
     for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
         ids, seen, reason = without_cache(stack, params, prompt, limit)
@@ -89,14 +90,14 @@ def test_cached_equals_uncached(name, prompts, limit):
 
 @pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS.keys())
 def test_a_batch_gives_what_its_rows_give(prompts):
-    engine = Engine(*make(), CONTEXT)
+    engine = Engine(Network(*make(), CONTEXT))
     together = engine.generate(prompts)
     assert together == [engine.generate([prompt])[0] for prompt in prompts]
 
 
 def test_stop_tokens_end_a_row_and_not_the_others():
     stack, params = make()
-    engine = Engine(stack, params, CONTEXT)
+    engine = Engine(Network(stack, params, CONTEXT))
     prompts = PROMPTS["unequal"]
     free = engine.generate(prompts)
     stop = free[0].ids[1]
@@ -113,7 +114,7 @@ def test_stop_tokens_end_a_row_and_not_the_others():
 
 
 def test_limits():
-    engine = Engine(*make(), CONTEXT)
+    engine = Engine(Network(*make(), CONTEXT))
     assert engine.generate([[1, 2]], max_new_tokens=0)[0].ids == []
     assert engine.generate([]) == []
     one = engine.generate([[1, 2]], max_new_tokens=1)[0]
@@ -129,7 +130,7 @@ def test_limits():
 
 
 def test_stream_gives_what_generate_gives():
-    engine = Engine(*make(), CONTEXT)
+    engine = Engine(Network(*make(), CONTEXT))
     ids = engine.generate([[3, 1]])[0].ids
     assert list(engine.stream([3, 1])) == ids
     assert list(engine.stream([3, 1], max_new_tokens=3)) == ids[:3]
@@ -148,10 +149,10 @@ def test_stream_gives_what_generate_gives():
 def test_generation_repeats_and_leaves_the_parameters_alone():
     stack, params = make(dtype=np.float32)
     before = params.flat.copy()
-    engine = Engine(stack, params, CONTEXT)
+    engine = Engine(Network(stack, params, CONTEXT))
     first = engine.generate(PROMPTS["unequal"])
     assert engine.generate(PROMPTS["unequal"]) == first
-    assert Engine(stack, params, CONTEXT).generate(PROMPTS["unequal"]) == first
+    assert Engine(Network(stack, params, CONTEXT)).generate(PROMPTS["unequal"]) == first
     assert np.array_equal(params.flat, before)
     recorded = Recorded()
     engine.generate([[1]], sampler=recorded)

@@ -9,6 +9,7 @@ from networks import gpt_stack
 
 from llmlab.errors import ConfigError
 from llmlab.generate import SAMPLERS, Engine, Rows
+from llmlab.network import Network
 from llmlab.params import Layout
 from llmlab.streams import stream
 
@@ -192,7 +193,7 @@ def test_all_problems_at_once():
 @pytest.fixture(scope="module")
 def engine():
     stack = gpt_stack()
-    return Engine(stack, Layout(stack).init(1, np.float64), 12)
+    return Engine(Network(stack, Layout(stack).init(1, np.float64), 12))
 
 
 def rngs(*rows):

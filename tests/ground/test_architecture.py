@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A new room belongs on a floor before it is built.
 FLOORS = {
     **dict.fromkeys(("errors", "registry", "streams", "params", "workspace", "kernels"), 0),
-    **dict.fromkeys(("atomic_write", "signals"), 0),
+    **dict.fromkeys(("batch", "network", "atomic_write", "signals", "named", "schema"), 0),
     **dict.fromkeys(("layers", "optim", "text", "checkpoints"), 1),
     **dict.fromkeys(("train", "generate", "measure", "exchange"), 2),
     **dict.fromkeys(("config", "build", "runs", "report"), 3),
@@ -28,12 +28,14 @@ LIBRARIES = {  # third-party imports, and where each may be
     "numpy": None,
     "hydra": ("cli", "config"),
     "omegaconf": ("cli", "config"),
+    "annotationlib": ("schema",),  # of Python 3.14 and later
     "numba": ("kernels",),
     "threadpoolctl": ("train", "runs", "generate", "phases"),
     "tqdm": ("text", "train", "phases"),
     "yaml": ("cli", "config", "runs"),
     "tensorboardX": ("train",),
     "tokenizers": ("text", "exchange"),
+    "jinja2": ("text",),
     "safetensors": ("exchange",),
     "prompt_toolkit": ("phases",),
 }

@@ -71,7 +71,7 @@ def test_an_alias_is_the_same_memory_and_stored_once():
 def test_wrong_aliases_and_names_are_refused():
     with pytest.raises(ValueError, match=r"shares 'tokens\.weight', which is missing"):
         Layout(Stack({"output": TiedOutputProjection(4, 5)}))
-    specs = [{"name": "tokens", "type": "token_embedding"}]
+    specs = {"tokens": {"type": "token_embedding"}}
     table = build_stack(specs, vocab_size=6, embedding_dim=4)
     layers = {**table.layers, "output": TiedOutputProjection(4, 5)}
     with pytest.raises(ValueError, match="of another shape"):

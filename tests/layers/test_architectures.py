@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from llmlab import kernels
+from llmlab.batch import Batch
 from llmlab.errors import ConfigError
 from llmlab.generate import Engine, KVCache
 from llmlab.generate.kv_cache import SLACK
 from llmlab.layers import ACTIVATIONS, build_stack
+from llmlab.network import Network
 from llmlab.optim.adam import Adam
 from llmlab.params import Layout
 from llmlab.streams import stream
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 from llmlab.workspace import Context
 
@@ -43,17 +44,16 @@ PROMPTS = {
 def specs(attention, positions=None):
     layer = {"type": "attention", "num_heads": 2, **attention}
     norm = {"type": "rms_norm"}
-    return [
-        {"name": "tokens", "type": "token_embedding", "init": {"type": "normal", "std": 1.0}},
-        *([{"name": "positions", "type": positions}] if positions else []),
-        {
-            "name": "blocks",
+    return {
+        "tokens": {"type": "token_embedding", "init": {"type": "normal", "std": 1.0}},
+        **({"positions": {"type": positions}} if positions else {}),
+        "blocks": {
             "type": "block",
             "repeat": 2,
-            "layers": [{"name": "attention", "type": "pre_norm", "layer": layer, "norm": norm}],
+            "layers": {"attention": {"type": "pre_norm", "layer": layer, "norm": norm}},
         },
-        {"name": "output", "type": "output_projection"},
-    ]
+        "output": {"type": "output_projection"},
+    }
 
 
 def network(attention, positions=None):
@@ -82,7 +82,7 @@ def without_cache(stack, params, prompt, limit):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_decoding_with_cache_is_decoding_without(name, prompts):
     stack, params = network(VARIANTS[name])
-    engine = Engine(stack, params, LENGTH)
+    engine = Engine(Network(stack, params, LENGTH))
     replies = engine.generate(prompts, max_new_tokens=18)
     for prompt, reply in zip(prompts, replies, strict=True):
         assert reply.ids == without_cache(stack, params, prompt, 18)
@@ -164,7 +164,7 @@ def test_sinusoidal_positions_are_decoded_where_they_stand():
 
 @pytest.mark.parametrize(("window", "time"), [(1, 5), (3, 9), (64, 70), (65, 140), (100, 90)])
 def test_a_window_is_seen_and_nothing_else(window, time):
-    stack = build_stack([{"type": "attention", "window": window}], embedding_dim=4)
+    stack = build_stack({"attention": {"type": "attention", "window": window}}, embedding_dim=4)
     params = Layout(stack).init(0, np.float64)
     ctx = Context(kernels.load("numpy"), np.float64)
     x = stream(0, "x").standard_normal((time, 4))
@@ -193,7 +193,7 @@ def test_hidden_blocks_of_a_window_are_not_computed():
             return kernels.load("numpy").softmax(ctx, scores, mask)
 
     counting = Counting()
-    stack = build_stack([{"type": "attention", "window": 10}], embedding_dim=4)
+    stack = build_stack({"attention": {"type": "attention", "window": 10}}, embedding_dim=4)
     ctx = Context(counting)
     ctx.begin(1, 1024)
     stack.forward(Layout(stack).init(0).tree, np.zeros((1024, 4), np.float32), ctx)
@@ -201,7 +201,7 @@ def test_hidden_blocks_of_a_window_are_not_computed():
 
 
 def test_rope_depends_on_the_distance_alone():
-    stack = build_stack([{"type": "attention", "positions": "rope"}], embedding_dim=6)
+    stack = build_stack({"attention": {"type": "attention", "positions": "rope"}}, embedding_dim=6)
     rotation = stack.layers["attention"].rotation
     ctx = Context(kernels.load("numpy"), np.float64)
     q, k = stream(0, "qk").standard_normal((2, 6))
@@ -271,13 +271,13 @@ def test_activations_neither_overflow_nor_hide_nan(name, dtype):
 )
 def test_attention_that_does_not_fit(spec, said):
     with pytest.raises(ConfigError) as error:
-        build_stack([{"type": "attention", **spec}], embedding_dim=6)
+        build_stack({"attention": {"type": "attention", **spec}}, embedding_dim=6)
     assert any(said in problem for problem in error.value.problems), error.value.problems
 
 
 def test_sinusoidal_positions_need_pairs():
     with pytest.raises(ConfigError, match="embedding_dim=5: must be even"):
-        build_stack([{"type": "sinusoidal_positions"}], embedding_dim=5)
+        build_stack({"sinusoidal_positions": {"type": "sinusoidal_positions"}}, embedding_dim=5)
 
 
 # Experts
@@ -287,9 +287,11 @@ EXPERTS = {"type": "mixture_of_experts", "hidden_dim": 12, "num_experts": 4, "to
 
 def expert_stack(balance):
     norm = {"type": "rms_norm"}
-    layers = [{"name": "moe", "type": "pre_norm", "norm": norm, "layer": {**EXPERTS}}]
-    layers[0]["layer"]["balance"] = balance
-    return build_stack([*specs({})[:2], *layers, specs({})[-1]], **SIZES)
+    layers = {"moe": {"type": "pre_norm", "norm": norm, "layer": {**EXPERTS}}}
+    layers["moe"]["layer"]["balance"] = balance
+    around = specs({})
+    output = around.pop("output")
+    return build_stack({**around, **layers, "output": output}, **SIZES)
 
 
 def train(balance, threads=1, steps=3, cut=1):
@@ -327,7 +329,8 @@ def test_the_balance_loss_is_part_of_the_loss_and_at_least_its_weight():
 def test_the_balance_loss_balances():
     def shares(balance):
         stack = build_stack(
-            [{"type": "mixture_of_experts", **EXPERTS, "balance": balance}], **SIZES
+            {"mixture_of_experts": {"type": "mixture_of_experts", **EXPERTS, "balance": balance}},
+            **SIZES,
         )
         params = Layout(stack).init(0, np.float64)
         ctx = Context(kernels.load("numpy"), np.float64)
@@ -339,7 +342,7 @@ def test_the_balance_loss_balances():
             grads.flat.fill(0)
             stack.backward(params.tree, grads.tree, np.zeros_like(y), cache, ctx)
             params.flat -= grads.flat
-        choice = cache[0][2]
+        choice = cache[0].choice
         return np.array([part.stop - part.start for part in choice.parts]) / 400
 
     free, balanced = shares(0.0), shares(0.3)
@@ -350,7 +353,7 @@ def test_experts_decode_with_cache_as_without():
     stack = expert_stack(0.01)
     params = Layout(stack).init(2, np.float64)
     for prompts in PROMPTS.values():
-        replies = Engine(stack, params, LENGTH).generate(prompts, max_new_tokens=6)
+        replies = Engine(Network(stack, params, LENGTH)).generate(prompts, max_new_tokens=6)
         for prompt, reply in zip(prompts, replies, strict=True):
             assert reply.ids == without_cache(stack, params, prompt, 6)
 
@@ -368,5 +371,5 @@ def test_experts_decode_with_cache_as_without():
 )
 def test_experts_that_do_not_fit(spec, said):
     with pytest.raises(ConfigError) as error:
-        build_stack([{**EXPERTS, **spec}], embedding_dim=6)
+        build_stack({"x": {**EXPERTS, **spec}}, embedding_dim=6)
     assert any(said in problem for problem in error.value.problems), error.value.problems

@@ -78,7 +78,7 @@ def attention(torch, p, x, spec, segments=None, positions=None):
 
 def compare(torch, spec, formula, dim=DIM, **begin):
     """Hold a layer to `formula(torch, tensors, x)`, which returns the output and extra loss."""
-    stack = build_stack([{"name": "layer", **spec}], embedding_dim=dim)
+    stack = build_stack({"layer": spec}, embedding_dim=dim)
     layout = Layout(stack)
     params, grads = layout.zeros(np.float64), layout.zeros(np.float64)
     for name, view in params.items():

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from llmlab import kernels
+from llmlab.batch import Batch
 from llmlab.build import new_model, new_tokenizer
 from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
 from llmlab.errors import ConfigError
 from llmlab.generate import Engine
 from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, POSITIONS, build_stack
+from llmlab.network import Network
 from llmlab.optim.adam import AdamW
 from llmlab.params import Layout
 from llmlab.streams import stream
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 from llmlab.workspace import Context
 
@@ -65,9 +66,28 @@ def test_gpt2_starts_as_gpt2():
     assert "output.weight" in params.layout.aliases
 
 
+@pytest.mark.parametrize("name", ["mixed", "rustgpt", *SIZES])
+def test_listeners_leave_every_bit_of_the_logits(name):
+    chosen = ["experiment=mixed"] if name == "mixed" else [f"model={name}", *SMALL]
+    stack, heard = build(*chosen), set()
+    network = Network(stack, Layout(stack).init(0))
+    ids = stream(0, "ids").integers(31, size=(2, 70))
+    alone = network.forward(ids).copy()
+
+    def post(path, layer, y, cache):
+        heard.add(path)
+
+    with network.listening(pre=lambda path, layer, x: None, post=post):
+        assert np.array_equal(network.forward(ids), alone)
+    unheard = {path for path, *_ in network.walk()} - heard
+    assert {path for path in unheard if ".experts." not in path} == set()
+    assert np.array_equal(network.forward(ids), alone)
+
+
 def test_presets_differ_by_what_they_say():
     blocks = {
-        name: compose(f"model={name}").model["stack"][-3]["layers"][0]["layer"] for name in SIZES
+        name: compose(f"model={name}").model["stack"]["blocks"]["layers"]["attention"]["layer"]
+        for name in SIZES
     }
     assert "window" not in blocks["llama"] and blocks["llama"]["num_kv_heads"] is None
     assert blocks["mistral"]["window"] == 64 and blocks["mistral"]["num_kv_heads"] == 2
@@ -92,7 +112,7 @@ def test_trains_on_text_and_decodes_with_cache_as_without(name):
         params = trainer.params
     assert losses[-1] < 0.6 * losses[0]
     prompts = [line[:cut] for line, cut in zip(lines, (2, 9, 25), strict=True)]
-    replies = Engine(model.stack, params, 40).generate(prompts, max_new_tokens=8)
+    replies = Engine(Network(model.stack, params, 40)).generate(prompts, max_new_tokens=8)
     ctx = Context(kernels.load("numpy"), np.float64)
     for prompt, reply in zip(prompts, replies, strict=True):
         ids = list(prompt)
@@ -238,12 +258,15 @@ def test_every_part_is_documented():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("model.attention.num_heads=7",), "num_heads=7: must divide embedding_dim=288"),
+        (
+            ("model.stack.blocks.layers.attention.layer.num_heads=7",),
+            "num_heads=7: must divide embedding_dim=288",
+        ),
         (("model.num_kv_heads=4",), "model.num_kv_heads=4: must divide model.num_heads=6"),
         (("model.num_heads=32",), "embedding_dim / num_heads=9, must be even; nearest: 8 or 10"),
-        (("model.attention.window=0",), "window=0: must be at least 1"),
-        (("model.attention.windw=5",), "did you mean 'window'"),
-        (("model.stack.1.layers.0.layer.window=5",), "by name: model.attention.<argument>"),
+        (("model.stack.blocks.layers.attention.layer.window=0",), "window=0: must be at least 1"),
+        (("model.stack.blocks.layers.attention.layer.windw=5",), "did you mean 'window'"),
+        (("model.attention.window=5",), "'model.stack.blocks.layers.attention.layer.window'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(overrides, said):

@@ -16,7 +16,7 @@ from llmlab.params import Layout
 from llmlab.streams import stream
 from llmlab.workspace import Context
 
-TIED += [{"name": "output", "type": "tied_output_projection"}]
+TIED["output"] = {"type": "tied_output_projection"}
 
 
 ROWS = [
@@ -68,7 +68,7 @@ def test_scale_of_initialisations(spec, std):
 
 
 def test_ones_and_layer_norm_start_as_the_identity():
-    stack = build_stack([{"name": "norm", **NORM}], embedding_dim=4)
+    stack = build_stack({"norm": NORM}, embedding_dim=4)
     params = Layout(stack).init(0)
     assert (params["norm.weight"] == 1).all() and (params["norm.bias"] == 0).all()
 
@@ -88,45 +88,52 @@ def test_ones_and_layer_norm_start_as_the_identity():
         ({"type": "linear", "init": {"type": "normal", "std": -1}}, "std=-1"),
         ({"type": "feed_forward", "hidden_dim": 2, "activation": "rely"}, "did you mean 'relu'"),
         ({"type": "post_norm", "layer": "linear", "norm": NORM, "dropout": 2}, "dropout=2"),
-        ({"type": "pre_norm", "layer": "lin", "norm": NORM}, "model.stack[0].layer: unknown layer"),
-        ({"type": "pre_norm", "layer": "linear"}, "model.stack[0].norm: missing"),
-        ({"type": "linear", "widht": 3}, "model.stack[0].widht: unknown argument"),
-        ({"type": "pre_norm", "layer": 5, "norm": NORM}, "model.stack[0].layer=5: expected"),
-        ({"type": "pre_norm", "layer": "linear", "norm": None}, "model.stack[0].norm=null"),
-        ({"type": "block", "layers": {"type": "linear"}}, "expected a list of layers"),
-        ({"type": "block", "layers": "linear"}, "model.stack[0].layers='linear'"),
+        (
+            {"type": "pre_norm", "layer": "lin", "norm": NORM},
+            "model.stack.layer.layer: unknown layer",
+        ),
+        ({"type": "pre_norm", "layer": "linear"}, "model.stack.layer.norm: missing"),
+        ({"type": "linear", "widht": 3}, "model.stack.layer.widht: unknown argument"),
+        ({"type": "pre_norm", "layer": 5, "norm": NORM}, "model.stack.layer.layer=5: expected"),
+        ({"type": "pre_norm", "layer": "linear", "norm": None}, "model.stack.layer.norm=null"),
+        ({"type": "block", "layers": ["linear"]}, "expected layers by name"),
+        ({"type": "block", "layers": "linear"}, "model.stack.layer.layers='linear'"),
         ({"type": "learned_positions", "max_seq_len": 8}, "max_seq_len=8: less than the model's"),
         ({"type": "linear", "repeat": True}, "repeat=True"),
         ({"type": "linear", "repeat": 0}, "repeat=0"),
-        ({"type": "linear", "name": "a.b"}, "name='a.b'"),
-        ({}, "model.stack[0]"),
-        ("linear", "expected a mapping"),
+        ({"type": "linear", "repeat": 2, "each": {2: {"bias": False}}}, "0 to 1, to what differs"),
+        ({"type": "linear", "repeat": 2, "each": {0: "linear"}}, "model.stack.layer.each="),
+        ({"type": "linear", "each": {0: {"bias": False}}}, "model.stack.layer.each="),
+        ({}, "model.stack.layer: unknown layer 'layer'"),
+        ({"type": None}, "model.stack.layer.type=null: to leave the layer out"),
+        (3, "model.stack.layer=3: expected a mapping"),
     ],
 )
 def test_wrong_layers_are_refused(spec, said):
     with pytest.raises(ConfigError) as error:
-        build_stack([spec], embedding_dim=6, max_seq_len=9)
+        build_stack({"layer": spec}, embedding_dim=6, max_seq_len=9)
     assert any(said in problem for problem in error.value.problems), error.value.problems
 
 
 def test_all_problems_of_a_stack_are_reported_at_once():
-    specs = [
-        {"type": "linaer"},
-        {"type": "linear"},
-        {"type": "linear"},
-        {"type": "dropout", "x": 1},
-    ]
+    specs = {
+        "a": {"type": "linaer"},
+        "b": {"type": "linear"},
+        "c": {"type": "linear", "init": "hee"},
+        "d": {"type": "dropout", "x": 1},
+    }
     with pytest.raises(ConfigError) as error:
         build_stack(specs, embedding_dim=6)
     text = "\n".join(error.value.problems)
-    assert all(f"model.stack[{index}]" in text for index in (0, 2, 3))
+    assert all(f"model.stack.{name}" in text for name in "acd") and "stack.b" not in text
     with pytest.raises(ConfigError, match="empty"):
-        build_stack([], embedding_dim=6)
+        build_stack({"gone": None}, embedding_dim=6)
 
 
 def test_layers_that_are_built_already_and_norms_that_may_be_missing():
     spec = {"type": "sandwich_norm", "layer": LAYERS.build("linear", "x", embedding_dim=6)}
-    stack = build_stack([spec | {"norm": NORM, "output_norm": None}], embedding_dim=6)
+    spec |= {"norm": NORM, "output_norm": None}
+    stack = build_stack({"sandwich_norm": spec}, embedding_dim=6)
     assert Layout(stack).shapes["sandwich_norm.weight"] == (6, 6)
 
 
@@ -154,10 +161,10 @@ def assert_refused(layer, x, told, positions=None):
 
 
 def test_repeat_and_nesting_make_the_names():
-    specs = [
-        {"name": "b", "type": "block", "repeat": 2, "layers": [{"name": "x", "type": "linear"}]},
-        {"name": "r", "type": "pre_norm", "layer": "linear", "norm": "layer_norm"},
-    ]
+    specs = {
+        "b": {"type": "block", "repeat": 2, "layers": {"x": {"type": "linear"}}},
+        "r": {"type": "pre_norm", "layer": "linear", "norm": "layer_norm"},
+    }
     names = set(Layout(build_stack(specs, embedding_dim=3)).shapes)
     assert names == {
         *("b.0.x.weight", "b.0.x.bias", "b.1.x.weight", "b.1.x.bias"),
@@ -166,7 +173,7 @@ def test_repeat_and_nesting_make_the_names():
 
 
 def test_the_future_and_other_segments_are_not_seen():
-    stack = build_stack([{"type": "attention", "num_heads": 2}], embedding_dim=4)
+    stack = build_stack({"attention": {"type": "attention", "num_heads": 2}}, embedding_dim=4)
     params = Layout(stack).init(0, np.float64)
     from llmlab import kernels
 

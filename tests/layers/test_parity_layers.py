@@ -56,7 +56,7 @@ def sandwich():
 
 def parallel():
     inner = {"attention": attention(heads=4), "feed_forward": feed_forward("gelu")}
-    layers = [{"name": name, **spec} for name, (spec, _) in inner.items()]
+    layers = {name: spec for name, (spec, _) in inner.items()}
     spec = {"type": "parallel", "layers": layers, "norm": {"type": "layer_norm"}}
     return spec, lambda r: r.Parallel({n: make(r) for n, (_, make) in inner.items()}, r.Norm(DIM))
 
@@ -103,7 +103,7 @@ PAIRS = {
 
 def compare(reference, spec, make, segments=None):
     torch = reference.torch
-    stack = build_stack([{"name": "layer", **spec}], **SIZES)
+    stack = build_stack({"layer": spec}, **SIZES)
     layout = Layout(stack)
     params, grads = layout.zeros(np.float64), layout.zeros(np.float64)
     for name, view in params.items():
@@ -166,8 +166,7 @@ def test_weighted_cross_entropy(reference):
 
 def test_embeddings(reference):
     torch, sizes = reference.torch, {"embedding_dim": DIM, "max_seq_len": 80}
-    specs = [{"name": "tokens", "type": "token_embedding"}]
-    specs += [{"name": "positions", "type": "learned_positions"}]
+    specs = {"tokens": {"type": "token_embedding"}, "positions": {"type": "learned_positions"}}
     for vocabulary in (VOCABULARY, 3000):  # the gradient takes another way above some size
         stack = build_stack(specs, vocab_size=vocabulary, **sizes)
         params = Layout(stack).init(0, np.float64)

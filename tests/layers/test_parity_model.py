@@ -5,10 +5,10 @@ import pytest
 from networks import gpt_stack, rustgpt_stack
 
 from llmlab import kernels
+from llmlab.batch import Batch
 from llmlab.optim import OPTIMIZERS
 from llmlab.params import Layout
 from llmlab.streams import stream
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 from llmlab.workspace import Context
 

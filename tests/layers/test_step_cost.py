@@ -13,34 +13,31 @@ import numpy as np
 import pytest
 from networks import RUSTGPT
 
+from llmlab.batch import Batch
 from llmlab.kernels import load
 from llmlab.layers import attention_core, build_stack
 from llmlab.layers.positions import RoPE
 from llmlab.optim.adam import Adam
 from llmlab.params import Layout
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 
 LARGE = 4096  # bytes
 SMALL = {"type": "normal", "std": 0.02}
 NORM = {"type": "layer_norm", "bias": False}
 PLAIN = {"bias": False, "init": SMALL}
-NANOGPT = [
-    {"name": "tokens", "type": "token_embedding", "init": SMALL},
-    {"name": "positions", "type": "learned_positions", "init": SMALL},
-    {
-        "name": "blocks",
+NANOGPT = {
+    "tokens": {"type": "token_embedding", "init": SMALL},
+    "positions": {"type": "learned_positions", "init": SMALL},
+    "blocks": {
         "type": "block",
         "repeat": 4,
-        "layers": [
-            {
-                "name": "attention",
+        "layers": {
+            "attention": {
                 "type": "pre_norm",
                 "norm": NORM,
                 "layer": {"type": "attention", "num_heads": 4, **PLAIN},
             },
-            {
-                "name": "feed_forward",
+            "feed_forward": {
                 "type": "pre_norm",
                 "norm": NORM,
                 "layer": {
@@ -50,23 +47,22 @@ NANOGPT = [
                     **PLAIN,
                 },
             },
-        ],
+        },
     },
-    {"name": "norm", **NORM},
-    {"name": "output", "type": "tied_output_projection"},
-]
+    "norm": NORM,
+    "output": {"type": "tied_output_projection"},
+}
 
-LLAMA = [
-    {"name": "tokens", "type": "token_embedding"},
-    {
-        "name": "blocks",
+LLAMA = {
+    "tokens": {"type": "token_embedding"},
+    "blocks": {
         "type": "pre_norm",
         "repeat": 4,
         "norm": "rms_norm",
         "layer": {"type": "attention", "num_heads": 2, "positions": {"type": "rope"}, **PLAIN},
     },
-    {"name": "output", "type": "tied_output_projection"},
-]
+    "output": {"type": "tied_output_projection"},
+}
 
 # Specs, vocabulary, context and the (B, T) of the batches that a step is given.
 WORKLOADS = {

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from networks import gpt_stack
 
+from llmlab.batch import Batch
 from llmlab.measure import Evaluator
+from llmlab.network import Network
 from llmlab.params import Layout
-from llmlab.text import Batch
 
 V = 11
 
@@ -17,7 +18,7 @@ V = 11
 @pytest.fixture(scope="module")
 def evaluator():
     stack = gpt_stack(vocab_size=V)
-    return Evaluator(stack, Layout(stack).init(0, "float64"))
+    return Evaluator(Network(stack, Layout(stack).init(0, "float64")))
 
 
 def batch(rows=4, time=6, seed=0):
@@ -30,11 +31,8 @@ def batch(rows=4, time=6, seed=0):
 
 def log_probabilities(evaluator, batch):
     """Return log probabilities (B, T, V) by plain means."""
-    ctx = evaluator._ctx
-    ctx.begin(*batch.inputs.shape)
-    logits, _ = evaluator.stack.forward(evaluator.params.tree, batch.inputs.reshape(-1), ctx)
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return np.log(p).reshape(*batch.inputs.shape, V)
+    logits = evaluator.network.forward(batch.inputs)
+    return np.log(np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True))
 
 
 def by_hand(evaluator, batches):
@@ -99,5 +97,5 @@ def test_two_tokenizations_of_one_text_have_the_same_bits_for_equal_probabilitie
     stack = gpt_stack(vocab_size=V)
     params = Layout(stack).init(0, "float64")
     params.flat[:] = 0  # every token is equally probable
-    found = Evaluator(stack, params).measure([batch()], np.full(V, 2))
+    found = Evaluator(Network(stack, params)).measure([batch()], np.full(V, 2))
     assert found.bits_per_byte == pytest.approx(np.log2(V) / 2)

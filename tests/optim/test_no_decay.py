@@ -86,10 +86,10 @@ def test_the_parts_cover_everything_once(patterns):
 
 
 def test_a_tied_head_may_be_named_as_either():
-    specs = [
-        {"name": "tokens", "type": "token_embedding"},
-        {"name": "output", "type": "tied_output_projection"},
-    ]
+    specs = {
+        "tokens": {"type": "token_embedding"},
+        "output": {"type": "tied_output_projection"},
+    }
     plan = Layout(build_stack(specs, embedding_dim=4, vocab_size=5))
     (alias,) = plan.aliases
     for name in ("tokens.weight", alias):

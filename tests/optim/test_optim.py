@@ -13,7 +13,7 @@ from llmlab.params import Layout
 from llmlab.streams import stream
 from llmlab.workspace import Context
 
-SPECS = [{"type": "linear", "output_dim": 21}]
+SPECS = {"linear": {"type": "linear", "output_dim": 21}}
 
 
 def layout():
@@ -33,7 +33,7 @@ def paper(p, gradients, lr, beta1=0.9, beta2=0.999, eps=1e-8):
 def update(spec, gradients, count=1, scale=1.0, lr=0.01, dtype=np.float64):
     rule, plan = OPTIMIZERS.build(spec, "optimizer"), layout()
     params, grads = plan.init(0, dtype), plan.zeros(dtype)
-    state = {slot: plan.zeros(dtype) for slot in rule.slots}
+    state = {name: plan.zeros(dtype) for name in rule.state_names}
     ctx = Context(kernels.load("numpy"), dtype)
     for step, gradient in enumerate(gradients, 1):
         grads.flat[:] = gradient

@@ -133,7 +133,7 @@ def test_muon_takes_what_is_no_matrix_by_adam():
     params, grads = plan.init(0, np.float64), plan.zeros(np.float64)
     first = params.flat.copy()
     grads.flat[:] = 1
-    state = {slot: plan.zeros(np.float64) for slot in rule.slots}
+    state = {name: plan.zeros(np.float64) for name in rule.state_names}
     ctx = Context(kernels.load("numpy"), np.float64)
     for part in ((0, 2), (1, 2)):
         rule.update(params, grads, state, lr=0.1, step=1, scale=1.0, part=part, ctx=ctx)

@@ -11,6 +11,7 @@ from llmlab import kernels
 from llmlab.cli import main
 from llmlab.errors import ConfigError
 from llmlab.generate import log_probabilities
+from llmlab.network import Network
 from llmlab.params import Layout
 from llmlab.phases import generate as phase_generate
 from llmlab.phases import score as phase_score
@@ -154,7 +155,7 @@ def test_windows_give_each_token_half_a_context(count):
     context, stack = 12, gpt_stack(max_seq_len=12)
     params = Layout(stack).init(2, np.float64)
     ids = np.random.default_rng(count).integers(11, size=count)
-    found = log_probabilities(stack, params, ids.tolist(), context)
+    found = log_probabilities(Network(stack, params, context), ids.tolist())
     assert found.shape == (count - 1,)
     ctx = Context(kernels.load("numpy"), np.float64)
     for place in range(count - 1):
@@ -170,7 +171,7 @@ def test_windows_give_each_token_half_a_context(count):
 def test_a_text_of_one_token_has_no_score():
     stack = gpt_stack()
     with pytest.raises(ValueError, match="one token"):
-        log_probabilities(stack, Layout(stack).init(0, np.float64), [3], 12)
+        log_probabilities(Network(stack, Layout(stack).init(0, np.float64), 12), [3])
 
 
 def test_a_token_with_a_line_end_keeps_to_its_row(monkeypatch, capsys):

@@ -11,7 +11,7 @@ from llmlab.checkpoints import format as checkpoint_format
 
 def forge(path, arrays, change=lambda manifest: None, members=None, compression=0):
     """Write a file whose seal is right and whose content isn't."""
-    manifest = {"format": 2, "arrays": {}, "meta": {}}
+    manifest = {"format": checkpoint_format.FORMAT, "arrays": {}, "meta": {}}
     stored = {}
     for name, array in arrays.items():
         stored[f"{name}.npy"] = npy(array)

@@ -27,7 +27,7 @@ ROPE = {"type": "rope"}
 EXPERTS = {"hidden_dim": 3, "num_experts": 4, "top_k": 2}
 
 
-PAIR = [{"name": "attention", **ATTENTION}, {"name": "feed_forward", **FEED_FORWARD}]
+PAIR = {"attention": ATTENTION, "feed_forward": FEED_FORWARD}
 
 
 def case(type_, /, *, batch=2, time=4, ids=False, random=False, **rest):
@@ -36,7 +36,7 @@ def case(type_, /, *, batch=2, time=4, ids=False, random=False, **rest):
     if "positions_" in rest:
         rest["positions"] = rest.pop("positions_")
     context = rest.pop("context", {})
-    specs = [{"name": "layer", "type": type_, **rest}]
+    specs = {"layer": {"type": type_, **rest}}
     return Case(specs, batch, time, ids, random, context=context, **packed)
 
 
@@ -50,14 +50,14 @@ def residual(type_):
         "around a copy": case(type_, layer={"type": "dropout"}, norm=NORM),
         "nested": case(
             type_,
-            layer={"type": "block", "layers": [{"type": "pre_norm", **LINEAR}]},
+            layer={"type": "block", "layers": {"pre_norm": {"type": "pre_norm", **LINEAR}}},
             norm=NORM,
         ),
         "one token": case(type_, layer=ATTENTION, norm=NORM, time=1),
     }
 
 
-TIED = [{"name": "tokens", "type": "token_embedding"}]
+TIED = {"tokens": {"type": "token_embedding"}}
 
 
 TABLE = {
@@ -106,13 +106,13 @@ TABLE = {
         ),
     },
     "block": {
-        "two": case("block", layers=[{"name": "a", "type": "linear"}, {"name": "b", **NORM}]),
+        "two": case("block", layers={"a": {"type": "linear"}, "b": NORM}),
         "transformer": case(
             "block",
-            layers=[
-                {"name": "a", "type": "pre_norm", "layer": ATTENTION, "norm": NORM},
-                {"name": "b", "type": "post_norm", "layer": FEED_FORWARD, "norm": NORM},
-            ],
+            layers={
+                "a": {"type": "pre_norm", "layer": ATTENTION, "norm": NORM},
+                "b": {"type": "post_norm", "layer": FEED_FORWARD, "norm": NORM},
+            },
         ),
     },
     "dropout": {
@@ -183,7 +183,7 @@ TABLE = {
     },
     "parallel": {
         "two": case("parallel", layers=PAIR, norm=NORM),
-        "one": case("parallel", layers=PAIR[:1], norm=NORM),
+        "one": case("parallel", layers={"attention": ATTENTION}, norm=NORM),
         "dropout": case("parallel", layers=PAIR, norm=NORM, dropout=0.4, random=True),
         "one token": case("parallel", layers=PAIR, norm=NORM, time=1),
     },

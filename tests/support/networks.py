@@ -4,16 +4,14 @@ from llmlab.layers import build_stack
 
 _NORMAL = {"type": "normal", "std": 0.02}
 
-RUSTGPT = [
-    {"name": "tokens", "type": "token_embedding", "init": _NORMAL},
-    {"name": "positions", "type": "learned_positions", "init": _NORMAL},
-    {
-        "name": "blocks",
+RUSTGPT = {
+    "tokens": {"type": "token_embedding", "init": _NORMAL},
+    "positions": {"type": "learned_positions", "init": _NORMAL},
+    "blocks": {
         "type": "block",
         "repeat": 3,
-        "layers": [
-            {
-                "name": "attention",
+        "layers": {
+            "attention": {
                 "type": "post_norm",
                 "norm": {"type": "layer_norm"},
                 "layer": {
@@ -24,8 +22,7 @@ RUSTGPT = [
                     "init": "he",
                 },
             },
-            {
-                "name": "feed_forward",
+            "feed_forward": {
                 "type": "post_norm",
                 "norm": {"type": "layer_norm"},
                 "layer": {
@@ -36,10 +33,10 @@ RUSTGPT = [
                     "init": "he",
                 },
             },
-        ],
+        },
     },
-    {"name": "output", "type": "output_projection", "bias": True, "init": "he"},
-]
+    "output": {"type": "output_projection", "bias": True, "init": "he"},
+}
 
 
 def gpt_specs(
@@ -62,27 +59,25 @@ def gpt_specs(
         "dropout": dropout,
     }
     table = {"type": "normal", "std": std}
-    return [
-        {"name": "tokens", "type": "token_embedding", "init": table},
-        {"name": "positions", "type": "learned_positions", "init": table},
-        *([{"name": "dropout", "type": "dropout", "rate": dropout}] if dropout else []),
-        {
-            "name": "blocks",
+    return {
+        "tokens": {"type": "token_embedding", "init": table},
+        "positions": {"type": "learned_positions", "init": table},
+        **({"dropout": {"type": "dropout", "rate": dropout}} if dropout else {}),
+        "blocks": {
             "type": "block",
             "repeat": num_blocks,
-            "layers": [
-                {"name": "attention", "type": norm, "layer": attention, **inner},
-                {
-                    "name": "feed_forward",
+            "layers": {
+                "attention": {"type": norm, "layer": attention, **inner},
+                "feed_forward": {
                     "type": norm,
                     "layer": {"type": "feed_forward", "hidden_dim": hidden_dim},
                     **inner,
                 },
-            ],
+            },
         },
-        {"name": "norm", "type": "layer_norm"},
-        {"name": "output", "type": "tied_output_projection" if tied else "output_projection"},
-    ]
+        "norm": {"type": "layer_norm"},
+        "output": {"type": "tied_output_projection" if tied else "output_projection"},
+    }
 
 
 def gpt_stack(vocab_size=11, embedding_dim=8, max_seq_len=12, **options):

@@ -9,13 +9,13 @@ from llmlab.params import Layout
 from llmlab.streams import stream
 from llmlab.workspace import Context
 
-SPECS = [
-    {"name": "tokens", "type": "token_embedding"},
-    {"name": "wide", "type": "linear", "output_dim": 9},
-    {"name": "norm", "type": "layer_norm", "embedding_dim": 9},
-    {"name": "tall", "type": "linear", "embedding_dim": 9, "output_dim": 6},
-    {"name": "output", "type": "output_projection"},
-]
+SPECS = {
+    "tokens": {"type": "token_embedding"},
+    "wide": {"type": "linear", "output_dim": 9},
+    "norm": {"type": "layer_norm", "embedding_dim": 9},
+    "tall": {"type": "linear", "embedding_dim": 9, "output_dim": 6},
+    "output": {"type": "output_projection"},
+}
 
 
 STEPS, LR = 20, 0.01
@@ -40,7 +40,7 @@ def run(spec, *, count=1, scale=1.0, steps=STEPS, dtype=np.float64, kernel_set="
     rule, plan = OPTIMIZERS.build(spec, "optimizer"), layout()
     params, grads = plan.init(0, dtype), plan.zeros(dtype)
     first = {name: view.copy() for name, view in params.items()}
-    state = {slot: plan.zeros(dtype) for slot in rule.slots}
+    state = {name: plan.zeros(dtype) for name in rule.state_names}
     ctx = Context(kernels.load(kernel_set), dtype)
     for step in range(1, steps + 1):
         for name, view in grads.items():

@@ -3,10 +3,10 @@
 import numpy as np
 from networks import gpt_stack
 
+from llmlab.batch import Batch
 from llmlab.optim import OPTIMIZERS
 from llmlab.params import Layout
 from llmlab.streams import stream
-from llmlab.text import Batch
 from llmlab.train.trainer import Trainer
 
 VOCABULARY = 11

@@ -12,6 +12,7 @@ from networks import gpt_specs
 from llmlab.errors import ConfigError
 from llmlab.layers import build_stack
 from llmlab.measure import Evaluator
+from llmlab.network import Network
 from llmlab.params import Layout
 from llmlab.text import DATASETS, TOKENIZERS
 from llmlab.text.datasets.packing import pack
@@ -79,7 +80,7 @@ def test_packed_samples_have_the_loss_that_they_have_alone(build):
     for packed in (False, True):
         dataset = build(packed=packed)
         batches = list(dataset.batches(2, 0, 0))
-        losses.append(Evaluator(stack, params).measure(batches))
+        losses.append(Evaluator(Network(stack, params)).measure(batches))
         assert (batches[0].segments is None) is not packed
     assert losses[0].tokens == losses[1].tokens
     assert losses[0].loss == pytest.approx(losses[1].loss, rel=1e-12)

@@ -14,13 +14,13 @@ import pytest
 from new_process import new_process
 from small_run import KEYS, finished_run, small_lab  # noqa: F401
 
+from llmlab.batch import Batch
 from llmlab.checkpoints import load
 from llmlab.layers import LAYERS, Stack
 from llmlab.optim.adam import Adam
 from llmlab.params import Layout
-from llmlab.text import Batch
-from llmlab.train.callbacks import ProgressBar
-from llmlab.train.diagnose import Diagnosis
+from llmlab.train.callbacks.diagnosis import Diagnosis
+from llmlab.train.callbacks.progress_bar import ProgressBar
 from llmlab.train.fit import Progress
 from llmlab.train.trainer import StepResult, Trainer
 
@@ -42,7 +42,7 @@ def poisoned(what):
 @LAYERS.register("poisoned")
 class Poisoned(LearnedPositions):
     def forward(self, p, x, ctx):
-        if ctx.rng is not None:
+        if ctx.rng is not None and type(x) is np.ndarray:  # not the pass that measures memory
             steps.append(1)
         y, cache = super().forward(p, x, ctx)
         if poisoned("forward"):
@@ -63,7 +63,7 @@ class Poisonous(Adam):
 POISONED = [
     *KEYS,
     "plugins=poison.py",
-    "model.stack.1.type=poisoned",
+    "model.stack.positions.type=poisoned",
     "data.pretrain.val_fraction=0.2",
     "batch_size=4",
     "steps=8",
@@ -175,7 +175,7 @@ def test_an_optimizer_that_makes_nan_never_gets_it_into_a_checkpoint(lab, poison
 
 
 def test_the_figures_shown_leave_skipped_steps_out():
-    shown = ProgressBar("tune", 9, bar=False)
+    shown = ProgressBar("tune", 9, show_progress=False)
     shown.on_start(Progress())
     for loss in (2.0, math.nan, math.inf, 2.0):
         skipped = not math.isfinite(loss)
@@ -225,7 +225,7 @@ def test_a_batch_too_large_to_look_at_is_kept_all_the_same(tmp_path, monkeypatch
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr("llmlab.train.diagnose.first_bad_layer", full)
+    monkeypatch.setattr("llmlab.train.callbacks.diagnosis.first_bad_layer", full)
     ids = np.array([[1, 2, 3]])
     layer, arrays = kept(tmp_path, Batch(ids, ids, np.ones((1, 3), np.float32)))
     assert "no memory" in layer

@@ -6,8 +6,8 @@ from fit_lab import OPTIONS, Log, Numbers, make
 
 from llmlab.cli.start import compose
 from llmlab.errors import ConfigError
-from llmlab.train.callbacks import Validation
-from llmlab.train.early_stopping import EarlyStopping
+from llmlab.train.callbacks.early_stopping import EarlyStopping
+from llmlab.train.callbacks.validation import Validation
 from llmlab.train.fit import Progress, fit
 
 STEPS = 30

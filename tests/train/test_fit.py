@@ -1,14 +1,19 @@
 """The loop: epochs, accumulation, bad steps, and going on exactly where a run stood."""
 
+import json
+
 import numpy as np
 import pytest
 from fit_lab import OPTIONS, Log, Numbers, make
 from trainer_lab import trainer
 
 from llmlab.errors import ResourceError, TrainingError
-from llmlab.train.callbacks import Metrics, ProgressBar
+from llmlab.train.callbacks.metrics import Metrics, MetricsFile
+from llmlab.train.callbacks.progress_bar import ProgressBar
+from llmlab.train.callbacks.validation import validation
 from llmlab.train.fit import Callback, Progress, fit, total_steps
 from llmlab.train.trackers import NoTracker
+from llmlab.train.trainer import StepResult
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -136,14 +141,19 @@ def test_callbacks_hear_of_the_end_after_a_start_that_failed(tmp_path):
             finished.append(True)
 
     log = Log()
-    metrics = Metrics(tmp_path / "metrics.jsonl", 1, Tracking())
-    watching = [log, metrics, Fails("start"), ProgressBar("test", 1, bar=False)]
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    watching = [
+        log,
+        Metrics(file, Tracking()),
+        Fails("start"),
+        ProgressBar("test", 1, show_progress=False),
+    ]
     with trainer() as t, pytest.raises(ResourceError):
         fit(t, Numbers(), steps=1, callbacks=watching, **OPTIONS)
     assert log.calls == [("start", 0), ("end", 0)]
     assert finished == [True]
     with pytest.raises(ValueError, match="closed file"):
-        metrics.sync()
+        file.sync()
 
 
 def test_an_end_that_fails_keeps_no_other_from_its_own_and_hides_no_error(caplog):
@@ -164,3 +174,48 @@ def test_data_without_a_batch_is_an_error_not_an_endless_loop():
         fit(t, Numbers(0), steps=3, **OPTIONS)
     with trainer() as t, pytest.raises(TrainingError, match="shorter than when this run began"):
         fit(t, Numbers(3), steps=3, progress=Progress(index=4), **OPTIONS)
+
+
+class Adds(Callback):
+    def __init__(self, **values):
+        self.values = values
+
+    def on_step(self, progress, result, row):
+        row.update(self.values)
+
+
+def test_what_a_callback_adds_is_made_fit_for_a_row(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    added = Adds(norm=np.float32(0.5), count=np.int64(3), bad=float("nan"), word="x", none=None)
+    watching = {"mine": added, "metrics": Metrics(MetricsFile(path), NoTracker())}
+    with trainer() as t:
+        fit(t, Numbers(), steps=2, callbacks=watching, **OPTIONS)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    added = {"norm": 0.5, "count": 3, "bad": None, "word": "x", "none": None}
+    assert [{key: row[key] for key in added} for row in rows] == [added] * 2
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["callback mine: bad=nan, written as null"]
+
+
+def test_what_no_row_takes_is_refused_by_the_callbacks_name(tmp_path):
+    with trainer() as t, pytest.raises(TrainingError, match="callback mine: it is a ndarray"):
+        fit(t, Numbers(), steps=1, callbacks={"mine": Adds(it=np.ones(2))}, **OPTIONS)
+    file = Metrics(MetricsFile(tmp_path / "m.jsonl"), NoTracker())
+    broken = {"mine": Adds(loss=float("nan")), "metrics": file}
+    with trainer() as t, pytest.raises(TrainingError, match="a callback has changed a row"):
+        fit(t, Numbers(), steps=1, callbacks=broken, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("steps", "epoch", "given", "count"),
+    [(100, 50, None, 10), (100, 4, None, 25), (5, 50, None, 5), (100, 50, 20, 5), (1, 1, None, 1)],
+)
+def test_there_are_ten_validations_unless_eval_every_says_otherwise(steps, epoch, given, count):
+    watch = validation(lambda: 1.0, steps, epoch, given)
+    measured = 0
+    for step in range(1, steps + 1):
+        row = {}
+        watch.on_step(Progress(step=step), StepResult(1.0, 1.0, 0.1, 1.0, False), row)
+        measured += "val_loss" in row
+    assert measured == count
+    assert validation(None, steps, epoch, given) is None

@@ -4,6 +4,10 @@ import os
 
 import pytest
 
+from llmlab import build
+from llmlab.cli.start import compose
+from llmlab.errors import ResourceError
+from llmlab.params import Layout
 from llmlab.train.memory import available_memory
 
 MIB = 2**20
@@ -56,3 +60,18 @@ def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
     assert available_memory(tmp_path) == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     monkeypatch.delattr("os.sysconf")
     assert available_memory(tmp_path) is None
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_made(monkeypatch):
+    def made(*_):
+        raise AssertionError("parameters were made")
+
+    monkeypatch.setattr(Layout, "init", made)
+    monkeypatch.setattr(build, "available_memory", lambda: 2**40)
+    config = compose("model.embedding_dim=65536", "model.num_blocks=100", "model.num_heads=1")
+    with pytest.raises(ResourceError, match=r"a training step needs about [\d,.]+ GiB") as error:
+        build.new_model(config, build.new_tokenizer(config))
+    assert "activations" in str(error.value) and "1,024.0 GiB are free" in str(error.value)
+    monkeypatch.setattr(build, "available_memory", lambda: 2**60)
+    with pytest.raises(AssertionError, match="were made"):
+        build.new_model(config, build.new_tokenizer(config))

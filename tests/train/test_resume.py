@@ -12,9 +12,9 @@ from llmlab.checkpoints import CheckpointFolder, load, save
 from llmlab.cli import main
 from llmlab.phases import training
 from llmlab.train import trainer
-from llmlab.train.shards import Shard
-from llmlab.train.team import Team
+from llmlab.train.batch_shards import Shard
 from llmlab.train.trainer import Trainer
+from llmlab.train.workers import Alone
 
 SMALL = [
     "model.embedding_dim=16",
@@ -151,7 +151,7 @@ def test_training_holds_one_set_of_parameters_and_moments(calm, stopped, monkeyp
 
     def forking(*args):
         left.append(sum(array() is not None for array in loaded))
-        return Team(*args)
+        return Alone(*args)
 
     latest = noting(
         CheckpointFolder.load_latest, loaded, lambda state: state.arrays.values() if state else []
@@ -159,7 +159,7 @@ def test_training_holds_one_set_of_parameters_and_moments(calm, stopped, monkeyp
     monkeypatch.setattr(CheckpointFolder, "load_latest", latest)
     model = noting(training.stage_model, models, lambda model: [model.params])
     monkeypatch.setattr(training, "stage_model", model)
-    monkeypatch.setattr(trainer, "Team", forking)
+    monkeypatch.setattr(trainer, "Alone", forking)
     step = Trainer.step
 
     def stepping(self, batches):

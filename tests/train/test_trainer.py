@@ -12,13 +12,13 @@ from networks import gpt_stack
 from trainer_lab import LENGTHS, VOCABULARY, batch, run, trainer
 
 from llmlab import kernels
+from llmlab.batch import Batch
 from llmlab.errors import ResourceError, TrainingError
 from llmlab.layers.linear import Linear
 from llmlab.optim import OPTIMIZERS, SCHEDULES
 from llmlab.params import Layout
-from llmlab.text import Batch
-from llmlab.train import team as team_module
-from llmlab.train.shards import cut
+from llmlab.train import workers_forked
+from llmlab.train.batch_shards import cut
 from llmlab.train.trainer import Trainer
 from llmlab.workspace import Context
 
@@ -131,21 +131,21 @@ def test_fractional_weights_weigh():
     assert weighted.tokens == 7.5
 
 
-def test_pieces_hold_every_row_once():
+def test_shards_hold_every_row_once():
     whole = batch(LENGTHS)
     for count in (1, 2, 3, 8, 20):
-        pieces = cut(whole, count, first_row=10)
-        assert len(pieces) <= count
-        rows = np.concatenate([piece.rows for piece in pieces])
-        assert sorted(rows) == list(range(10, 18))
-        for piece in pieces:
-            assert piece.time == max(LENGTHS[row - 10] for row in piece.rows)
-        assert sum(piece.weights.sum() for piece in pieces) == sum(LENGTHS)
+        shares = cut(whole, count, first_row=10)
+        assert len(shares) <= count
+        assert sorted(np.concatenate([share.rows for share in shares])) == list(range(10, 18))
+        for share in shares:
+            longest = max(LENGTHS[row - 10] for row in share.rows)
+            assert share.batch.inputs.shape == (len(share.rows), longest)
+        assert sum(share.batch.tokens for share in shares) == sum(LENGTHS)
 
 
 def test_clipping_is_by_the_norm_of_the_whole_gradient():
     class Plain(type(OPTIMIZERS.build("adam", ""))):
-        slots = ()
+        state_names = ()
 
         def update(self, params, grads, state, *, lr, step, scale, part, ctx):
             params.flat[:] -= lr * scale * grads.flat
@@ -215,12 +215,6 @@ class Fails(Linear):
         return super().forward(p, x, ctx)
 
 
-def failing():
-    stack = gpt_stack(VOCABULARY)
-    stack.layers["output"] = Fails(8, VOCABULARY)
-    return type(stack)(stack.layers)
-
-
 def alive(pid):
     try:
         os.kill(pid, 0)
@@ -237,7 +231,7 @@ def test_workers_end_and_blas_gets_its_threads_back():
     before = blas()
     with trainer(threads=3) as t:
         t.step([batch(LENGTHS)])
-        pids = [worker.pid for worker in t._team._workers]
+        pids = [worker.pid for worker in t._workers._workers]
         assert len(pids) == 2 and all(alive(pid) for pid in pids)
         assert set(blas()) == {1}
     assert not any(alive(pid) for pid in pids)
@@ -245,7 +239,7 @@ def test_workers_end_and_blas_gets_its_threads_back():
     t.close()  # once more does no harm
 
 
-@pytest.mark.skipif(not team_module.can_fork(), reason="workers are forked on Linux alone")
+@pytest.mark.skipif(not workers_forked.can_fork(), reason="workers are forked on Linux alone")
 def test_a_fork_that_is_refused_leaves_nothing_behind(monkeypatch):
     def threads():
         return [lib["num_threads"] for lib in threadpoolctl.threadpool_info()]
@@ -275,26 +269,70 @@ def test_without_forks_blas_gets_the_threads(monkeypatch):
     agree(run([[batch(LENGTHS)]]), run([[batch(LENGTHS)]], threads=2))
 
 
-@pytest.mark.skipif(not team_module.can_fork(), reason="workers are forked on Linux alone")
+@pytest.mark.skipif(not workers_forked.can_fork(), reason="workers are forked on Linux alone")
 def test_an_error_in_a_worker_arrives_with_its_traceback():
-    with trainer(threads=2, stack=failing()) as t:
-        pids = [worker.pid for worker in t._team._workers]
+    with trainer(threads=2, stack=ending_in(Fails)) as t:
+        pids = [worker.pid for worker in t._workers._workers]
         with pytest.raises(Exception, match="a mistake in a layer") as error:
             t.step([batch([2, 2, 5, 5])])
         assert "in forward" in str(error.value) and "KeyError" in str(error.value)
     assert not any(alive(pid) for pid in pids)
 
 
-@pytest.mark.skipif(not team_module.can_fork(), reason="workers are forked on Linux alone")
+class AddsToG(Linear):
+    """Add to `g` itself, which learns nothing; the bias is left out."""
+
+    def backward(self, p, g, dy, cache, ctx):
+        g["weight"] += cache.T @ dy
+        return dy @ p["weight"].T
+
+
+class SkipsWhere(Linear):
+    """Write no gradient on the rows of one shard alone: those with this many tokens."""
+
+    def backward(self, p, g, dy, cache, ctx):
+        if ctx.time != 5:
+            return super().backward(p, g, dy, cache, ctx)
+        return dy @ p["weight"].T
+
+
+def ending_in(layer):
+    stack = gpt_stack(VOCABULARY)
+    stack.layers["output"] = layer(8, VOCABULARY)
+    return type(stack)(stack.layers)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("layer", [AddsToG, SkipsWhere])
+def test_a_gradient_that_nobody_wrote_is_told(layer, threads):
+    with trainer(threads=threads, stack=ending_in(layer)) as t:
+        before = t.params.flat.copy()
+        with pytest.raises(TrainingError) as error:
+            t.step([batch([2, 2, 5, 5])])
+        assert np.array_equal(t.params.flat, before)
+    assert str(error.value) == (
+        "output.weight, output.bias: backward wrote no gradient; a layer adds to "
+        "ctx.gradient(g['weight']), not to g['weight'], or calls ctx.add_product"
+    )
+
+
+def test_a_shard_without_rows_has_a_gradient_of_zeros():
+    with trainer(threads=2) as t:
+        t.step([batch([3, 3])])
+        t.step([batch([3])])
+        assert not t._grads[1].flat.any()
+
+
+@pytest.mark.skipif(not workers_forked.can_fork(), reason="workers are forked on Linux alone")
 def test_a_worker_that_is_killed_is_an_error_not_a_wait():
     with trainer(threads=2) as t:
         t.step([batch(LENGTHS)])
-        os.kill(t._team._workers[0].pid, signal.SIGKILL)
+        os.kill(t._workers._workers[0].pid, signal.SIGKILL)
         with pytest.raises(TrainingError, match="ended unexpectedly"):
             t.step([batch(LENGTHS)])
 
 
-@pytest.mark.skipif(not team_module.can_fork(), reason="workers are forked on Linux alone")
+@pytest.mark.skipif(not workers_forked.can_fork(), reason="workers are forked on Linux alone")
 def test_workers_say_nothing_when_numbers_overflow(capfd):
     with trainer(threads=2, dtype=np.float32) as t:
         t.params.flat[:] = 3e38

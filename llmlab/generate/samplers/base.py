@@ -13,7 +13,7 @@ from llmlab.registry import Registry
 if TYPE_CHECKING:
     from llmlab.generate.decoding import Decoding, Reply
 
-SAMPLERS = Registry("sampler")
+SAMPLERS = Registry("sampler", ("seed", "vocab_size"))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from llmlab.kernels.numba_kernels.compiler import compiled
 
 def add_rows(ctx, index, rows, out):
     """Add rows (N, C) to out[index] (V, C), in order."""
-    _add_rows(index, rows, ctx.gradient(out))
+    if ctx.wants(out):
+        _add_rows(index, rows, ctx.gradient(out))
 
 
 @compiled

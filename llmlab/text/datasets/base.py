@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
+from llmlab.batch import Batch
 from llmlab.registry import Registry
-from llmlab.text.batch import Batch
 from llmlab.text.templates.base import Message
 
-DATASETS = Registry("dataset")
+DATASETS = Registry("dataset", ("tokenizer", "max_seq_len", "template"))
 
 Sample = tuple[tuple[int, ...], tuple[float, ...]]
 

@@ -50,10 +50,10 @@ def chats(
                 ids, answers = form.encode_messages(tokenizer, messages)
                 found.append(messages)
                 if tokenizer.unknown_id in ids:
-                    for piece in form.pieces(messages):
-                        if piece.special:
+                    for fragment in form.fragments(messages):
+                        if fragment.special:
                             continue  # its text is a name
-                        unknown.update(dict.fromkeys(tokenizer.unknown_words(piece.text)))
+                        unknown.update(dict.fromkeys(tokenizer.unknown_words(fragment.text)))
                 yield ids, list(map(float, answers)) if answer_only else [1.0] * len(ids)
 
     return Samples(

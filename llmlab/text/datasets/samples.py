@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llmlab.batch import Batch
 from llmlab.errors import DataError
 from llmlab.streams import stream
-from llmlab.text.batch import Batch
 from llmlab.text.datasets.base import Dataset, Sample
 from llmlab.text.datasets.options import check_place, check_samples
 from llmlab.text.datasets.packing import pack

@@ -11,8 +11,8 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from llmlab.batch import Batch
 from llmlab.errors import ConfigError, DataError
-from llmlab.text.batch import Batch
 from llmlab.text.datasets.base import Dataset, Sample
 from llmlab.text.datasets.options import (
     check_place,

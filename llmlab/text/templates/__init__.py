@@ -8,8 +8,8 @@ from llmlab.text.templates.base import (
     Template,
     without_end_marker,
 )
-from llmlab.text.tokenizers.base import END, Piece
+from llmlab.text.tokenizers.base import END, Fragment
 
 load_package(__name__, __path__)
 
-__all__ = ["END", "ROLES", "TEMPLATES", "Message", "Piece", "Template", "without_end_marker"]
+__all__ = ["END", "ROLES", "TEMPLATES", "Fragment", "Message", "Template", "without_end_marker"]

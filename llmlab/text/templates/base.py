@@ -4,10 +4,11 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from llmlab.errors import DataError
 from llmlab.registry import Registry
-from llmlab.text.tokenizers.base import Piece, Tokenizer
+from llmlab.text.tokenizers.base import Fragment, Tokenizer
 
 TEMPLATES = Registry("template")
 
@@ -34,6 +35,7 @@ class Template(ABC):
         Text that the vocabulary needs besides that of the chats: the names of roles.
     """
 
+    registry: ClassVar[Registry] = TEMPLATES
     specials: tuple[str, ...] = ()
     vocabulary: str = ""
 
@@ -43,8 +45,8 @@ class Template(ABC):
         return bool(self.specials)
 
     @abstractmethod
-    def pieces(self, messages: Sequence[Message], reply: bool = False) -> list[Piece]:
-        """Return the chat in pieces; with `reply` up to where the assistant goes on."""
+    def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
+        """Return the chat in fragments; with `reply` up to where the assistant goes on."""
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids that end an answer."""
@@ -52,7 +54,7 @@ class Template(ABC):
 
     def text(self, messages: Sequence[Message], reply: bool = False) -> str:
         """Return the chat as one text, special tokens by their names."""
-        return "".join(piece.text for piece in self.pieces(messages, reply))
+        return "".join(fragment.text for fragment in self.fragments(messages, reply))
 
     def encode_messages(
         self, tokenizer: Tokenizer, messages: Sequence[Message], reply: bool = False
@@ -64,7 +66,7 @@ class Template(ABC):
         ConfigError
             The vocabulary lacks a special token of this template.
         """
-        return tokenizer.encode_pieces(self.pieces(messages, reply))
+        return tokenizer.encode_fragments(self.fragments(messages, reply))
 
     def encode_prompt(self, tokenizer: Tokenizer, text: str) -> list[int]:
         """Return the ids that the answer to `text` continues."""

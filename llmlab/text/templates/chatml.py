@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from llmlab.text.templates.base import ROLES, TEMPLATES, Message, Template
-from llmlab.text.tokenizers.base import Piece, Tokenizer
+from llmlab.text.tokenizers.base import Fragment, Tokenizer
 
 _START, _STOP = "<|im_start|>", "<|im_end|>"
 
@@ -18,22 +18,22 @@ class ChatML(Template):
     specials = (_START, _STOP)
     vocabulary = "".join(f"{role}\n" for role in ROLES)
 
-    def pieces(self, messages: Sequence[Message], reply: bool = False) -> list[Piece]:
-        """Return the chat in pieces."""
-        start = Piece(_START, special=True)
-        pieces: list[Piece] = []
+    def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
+        """Return the chat in fragments."""
+        start = Fragment(_START, special=True)
+        fragments: list[Fragment] = []
         for message in messages:
             answer = message.role == "assistant"
-            pieces += [
+            fragments += [
                 start,
-                Piece(f"{message.role}\n"),
-                Piece(message.content, answer=answer),
-                Piece(_STOP, special=True, answer=answer),
-                Piece("\n"),
+                Fragment(f"{message.role}\n"),
+                Fragment(message.content, answer=answer),
+                Fragment(_STOP, special=True, answer=answer),
+                Fragment("\n"),
             ]
         if reply:
-            pieces += [start, Piece("assistant\n")]
-        return pieces
+            fragments += [start, Fragment("assistant\n")]
+        return fragments
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids of `<|im_end|>` and of the end token."""

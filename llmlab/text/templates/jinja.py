@@ -8,7 +8,7 @@ from itertools import count, pairwise, takewhile
 from llmlab.errors import ConfigError, DataError
 from llmlab.text.renderer import Renderer
 from llmlab.text.templates.base import TEMPLATES, Message, Template
-from llmlab.text.tokenizers.base import Piece, Tokenizer
+from llmlab.text.tokenizers.base import Fragment, Tokenizer
 
 _PRIVATE = 0xF0000  # characters that nobody types stand for what was typed
 _TRIALS = ([Message("user", "a")], [Message("user", "a"), Message("assistant", "b")])
@@ -51,23 +51,23 @@ class Jinja(Template):
             raise ConfigError(problems)
         self._renderer = Renderer(source, tokens, date)
 
-    def pieces(self, messages: Sequence[Message], reply: bool = False) -> list[Piece]:
-        """Return the chat in pieces, special tokens as text."""
-        return [Piece(text, answer=answer) for text, _, answer in self._parts(messages, reply)]
+    def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
+        """Return the chat in fragments, special tokens as text."""
+        return [Fragment(text, answer=answer) for text, _, answer in self._parts(messages, reply)]
 
     def encode_messages(
         self, tokenizer: Tokenizer, messages: Sequence[Message], reply: bool = False
     ) -> tuple[list[int], list[bool]]:
         """Return the ids of a chat, and for each whether the model is to write it."""
-        return tokenizer.encode_pieces(self._known(tokenizer.special_ids, messages, reply))
+        return tokenizer.encode_fragments(self._known(tokenizer.special_ids, messages, reply))
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids of what ends a turn, as the tokenizer and the template have it."""
         try:
-            pieces = self._known(tokenizer.special_ids, _TRIALS[1], False)
+            fragments = self._known(tokenizer.special_ids, _TRIALS[1], False)
         except DataError:
-            pieces = []
-        ends = [tokenizer.special_id(p.text) for p in pieces if p.special and p.answer]
+            fragments = []
+        ends = [tokenizer.special_id(p.text) for p in fragments if p.special and p.answer]
         return list(dict.fromkeys([*super().stop_ids(tokenizer), *ends[-1:]]))
 
     def check(self) -> None:
@@ -80,24 +80,24 @@ class Jinja(Template):
 
     def _known(
         self, special: Iterable[str], messages: Sequence[Message], reply: bool
-    ) -> list[Piece]:
-        """Return the chat in pieces; the template's text alone holds special tokens."""
+    ) -> list[Fragment]:
+        """Return the chat in fragments; the template's text alone holds special tokens."""
         names = sorted(special, key=len, reverse=True)
         pattern = re.compile("|".join(map(re.escape, names)) or r"(?!)")
-        pieces: list[Piece] = []
+        fragments: list[Fragment] = []
         owed = False  # whether the special token after an answer is still to come
         for text, typed, answer in self._parts(messages, reply, pattern):
             at = 0
             for match in () if typed else pattern.finditer(text):
                 before = text[at : match.start()]
                 owed = owed and not before.strip()
-                pieces += [Piece(before, False, answer or owed)] if before else []
-                pieces.append(Piece(match.group(), True, answer or owed))
+                fragments += [Fragment(before, False, answer or owed)] if before else []
+                fragments.append(Fragment(match.group(), True, answer or owed))
                 at, owed = match.end(), False
             if text[at:]:
-                pieces.append(Piece(text[at:], False, answer))
+                fragments.append(Fragment(text[at:], False, answer))
                 owed = answer or (owed and not text[at:].strip())
-        return pieces
+        return fragments
 
     def _parts(
         self, messages: Sequence[Message], reply: bool, special: re.Pattern[str] | None = None
@@ -174,18 +174,18 @@ def _aligned(
     """
     parts: list[tuple[str, bool, bool]] = []
     at = 0
-    pieces = re.split(f"([{''.join(owners)}])", marked) if owners else [marked]
-    for n, piece in enumerate(pieces):
-        if piece not in owners:
-            text = piece
+    fragments = re.split(f"([{''.join(owners)}])", marked) if owners else [marked]
+    for n, fragment in enumerate(fragments):
+        if fragment not in owners:
+            text = fragment
         else:
-            own = owners[piece].content
+            own = owners[fragment].content
             choices = (own, own.strip(), own.rstrip(), own.lstrip())
-            text = next((c for c in choices if whole.startswith(c + pieces[n + 1], at)), None)
+            text = next((c for c in choices if whole.startswith(c + fragments[n + 1], at)), None)
         if text is None or not whole.startswith(text, at):
             return None
         at += len(text)
-        typed = piece in owners
+        typed = fragment in owners
         if text:
-            parts.append((text, typed, typed and owners[piece].role == "assistant"))
+            parts.append((text, typed, typed and owners[fragment].role == "assistant"))
     return parts if at == len(whole) else None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from llmlab.text.templates.base import ROLES, TEMPLATES, Message, Template
-from llmlab.text.tokenizers.base import Piece, Tokenizer
+from llmlab.text.tokenizers.base import Fragment, Tokenizer
 
 _BEGIN, _STOP = "<|begin_of_text|>", "<|eot_id|>"
 _OPEN, _CLOSE = "<|start_header_id|>", "<|end_header_id|>"
@@ -20,27 +20,27 @@ class Llama(Template):
     specials = (_BEGIN, _OPEN, _CLOSE, _STOP)
     vocabulary = "".join(f"{role}\n\n" for role in ROLES)
 
-    def pieces(self, messages: Sequence[Message], reply: bool = False) -> list[Piece]:
-        """Return the chat in pieces; contents lose the white space around them."""
-        pieces = [Piece(_BEGIN, special=True)]
+    def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
+        """Return the chat in fragments; contents lose the white space around them."""
+        fragments = [Fragment(_BEGIN, special=True)]
         for message in messages:
             answer = message.role == "assistant"
-            pieces += [
+            fragments += [
                 *_header(message.role),
-                Piece(message.content.strip(), answer=answer),
-                Piece(_STOP, special=True, answer=answer),
+                Fragment(message.content.strip(), answer=answer),
+                Fragment(_STOP, special=True, answer=answer),
             ]
-        return [*pieces, *(_header("assistant") if reply else ())]
+        return [*fragments, *(_header("assistant") if reply else ())]
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids of `<|eot_id|>` and of the end token."""
         return [tokenizer.special_id(_STOP), *super().stop_ids(tokenizer)]
 
 
-def _header(role: str) -> list[Piece]:
+def _header(role: str) -> list[Fragment]:
     return [
-        Piece(_OPEN, special=True),
-        Piece(role),
-        Piece(_CLOSE, special=True),
-        Piece("\n\n"),
+        Fragment(_OPEN, special=True),
+        Fragment(role),
+        Fragment(_CLOSE, special=True),
+        Fragment("\n\n"),
     ]

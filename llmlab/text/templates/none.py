@@ -4,22 +4,22 @@ from collections.abc import Sequence
 
 from llmlab.errors import ConfigError
 from llmlab.text.templates.base import TEMPLATES, Message, Template
-from llmlab.text.tokenizers.base import END, Piece
+from llmlab.text.tokenizers.base import END, Fragment
 
 
 @TEMPLATES.register("none")
 class NoTemplate(Template):
     """Raw text: the prompt as it is typed, continued."""
 
-    def pieces(self, messages: Sequence[Message], reply: bool = False) -> list[Piece]:
+    def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
         """Return the contents as they are, the end token after each of the assistant's."""
-        pieces: list[Piece] = []
+        fragments: list[Fragment] = []
         for message in messages:
             answer = message.role == "assistant"
-            pieces.append(Piece(message.content, answer=answer))
+            fragments.append(Fragment(message.content, answer=answer))
             if answer:
-                pieces.append(END)
-        return pieces
+                fragments.append(END)
+        return fragments
 
     def parse(self, text: str) -> tuple[str, str]:
         """Raise `ConfigError`: nothing tells a prompt from its answer."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from llmlab.text.templates.base import TEMPLATES, Message, Template
-from llmlab.text.tokenizers.base import END, Piece
+from llmlab.text.tokenizers.base import END, Fragment
 
 
 @TEMPLATES.register("user_assistant")
@@ -14,21 +14,21 @@ class UserAssistant(Template):
     else, without a role.
     """
 
-    def pieces(self, messages: Sequence[Message], reply: bool = False) -> list[Piece]:
-        """Return the chat in pieces; contents lose the white space around them."""
-        pieces: list[Piece] = []
+    def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
+        """Return the chat in fragments; contents lose the white space around them."""
+        fragments: list[Fragment] = []
 
         def say(text: str) -> None:
-            space = " " if pieces and pieces[-1] != END else ""
-            pieces.append(Piece(space + text))
+            space = " " if fragments and fragments[-1] != END else ""
+            fragments.append(Fragment(space + text))
 
         for message in messages:
             content = message.content.strip()
             if message.role == "assistant":
                 say("Assistant:")
-                pieces += [Piece(f" {content}", answer=True), END]
+                fragments += [Fragment(f" {content}", answer=True), END]
             else:
                 say(f"User: {content}" if message.role == "user" else content)
         if reply:
             say("Assistant:")
-        return pieces
+        return fragments

@@ -16,7 +16,7 @@ from llmlab.registry import Registry
 TOKENIZERS = Registry("tokenizer")
 
 
-class Piece(NamedTuple):
+class Fragment(NamedTuple):
     """A part of a text that a template writes.
 
     Attributes
@@ -34,7 +34,7 @@ class Piece(NamedTuple):
     answer: bool = False
 
 
-END = Piece("", special=True, answer=True)
+END = Fragment("", special=True, answer=True)
 
 
 class Tokenizer(ABC):
@@ -86,8 +86,8 @@ class Tokenizer(ABC):
         """Return what `encode` does as an array (n,); where it can, faster."""
         return np.array(self.encode(text), dtype=np.int32)
 
-    def encode_pieces(self, pieces: Iterable[Piece]) -> tuple[list[int], list[bool]]:
-        """Return the ids of a text in pieces, and for each whether the model is to write it.
+    def encode_fragments(self, fragments: Iterable[Fragment]) -> tuple[list[int], list[bool]]:
+        """Return the ids of a text in fragments, and for each whether the model is to write it.
 
         Neighbours are encoded as one text, but not across the place where the model begins to
         write; a tokenizer whose tokens can reach across such a place does it otherwise.
@@ -99,8 +99,8 @@ class Tokenizer(ABC):
         """
         ids: list[int] = []
         answers: list[bool] = []
-        for (special, answer), group in groupby(pieces, lambda p: (p.special, p.answer)):
-            texts = [piece.text for piece in group]
+        for (special, answer), group in groupby(fragments, lambda p: (p.special, p.answer)):
+            texts = [fragment.text for fragment in group]
             if special:
                 part = [self.special_id(text) if text else self.end_id for text in texts]
             else:

@@ -6,15 +6,20 @@ The work is done by the library `tokenizers`, which is imported only here and on
 import json as json_format
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmlab.errors import ConfigError, DataError, ResourceError
-from llmlab.text.paths import absolute
-from llmlab.text.tokenizers.base import END, TOKENIZERS, Piece, Tokenizer, check_id, number_specials
+from llmlab.text.tokenizers.base import (
+    END,
+    TOKENIZERS,
+    Fragment,
+    Tokenizer,
+    check_id,
+    number_specials,
+)
 from llmlab.text.tokenizers.encoder import Encoder
 
 _END = "<|endoftext|>"
@@ -104,9 +109,13 @@ class BpeTokenizer(Tokenizer):
         self.end_id = self.special_ids[found[0]]
         stops = (self.special_ids[token] for token in self._stops)
         self.stop_ids = tuple(dict.fromkeys((self.end_id, *stops)))
+        model = content["model"]
+        unknown = model.get("unk_token") or _nth(model, model.get("unk_id"))
+        self.unknown_id = vocabulary.get(unknown)
         self._encoder = Encoder(self._library, self.tokenizer_json(), self.special_ids)
         # Any word to decode a continuation after.
-        words = ((id, self.token(id)) for id in sorted(self._tokens.keys() - {*self.special_ids.values()}))
+        own = sorted(self._tokens.keys() - {*self.special_ids.values()})
+        words = ((id, self.token(id)) for id in own)
         self._before = next((word for word in words if word[1].strip().isalnum()), None)
 
     @property
@@ -141,15 +150,15 @@ class BpeTokenizer(Tokenizer):
         self._trained()
         return self._encoder.ids(text)
 
-    def encode_pieces(self, pieces: Iterable[Piece]) -> tuple[list[int], list[bool]]:
+    def encode_fragments(self, fragments: Iterable[Fragment]) -> tuple[list[int], list[bool]]:
         """Return the ids of the whole text, as transformers gives them for a chat."""
         self._trained()
         end = self._tokens[self.end_id]
-        named = [piece._replace(text=end) if piece == END else piece for piece in pieces]
-        for piece in named:
-            if piece.special:
-                self.special_id(piece.text)
-        return self._encoder.pieces(named)
+        named = [each._replace(text=end) if each == END else each for each in fragments]
+        for each in named:
+            if each.special:
+                self.special_id(each.text)
+        return self._encoder.fragments(named)
 
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[NDArray[np.int32]]:
         """Yield the ids of the whole text."""
@@ -212,38 +221,6 @@ class BpeTokenizer(Tokenizer):
         if self._json is None:
             raise ValueError("the tokenizer is not trained; call train first")
         return self._fast
-
-
-@TOKENIZERS.register("pretrained")
-def pretrained(
-    path: str | Path, end: str | None = None, specials: Sequence[str] = ()
-) -> BpeTokenizer:
-    """Load any tokenizer.json, which training leaves as it is; `corpus` can be empty.
-
-    Parameters
-    ----------
-    path
-        The file. Its content goes into the checkpoints, so that it is needed only once.
-    end
-        The special token that ends a text; None: the first of the usual names.
-    specials
-        Special tokens to add where they are missing.
-
-    Raises
-    ------
-    DataError
-        The file can't be read, or is no tokenizer.json.
-    """
-    file = absolute(path)
-    try:
-        content = json_format.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not a tokenizer.json: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise DataError(f"{file}: not a tokenizer.json: it has no 'model'")
-    return BpeTokenizer(specials=specials, json=content, end=end)
 
 
 def _library() -> Any:

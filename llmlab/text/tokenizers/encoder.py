@@ -50,18 +50,20 @@ class Encoder:
         (encoding,) = self._fast.encode_batch_fast([_valid(text)], add_special_tokens=False)
         return encoding.ids
 
-    def pieces(self, pieces: Iterable[tuple[str, bool, bool]]) -> tuple[list[int], list[bool]]:
-        """Return the ids of one text in pieces, and for each whether it is marked.
+    def fragments(
+        self, fragments: Iterable[tuple[str, bool, bool]]
+    ) -> tuple[list[int], list[bool]]:
+        """Return the ids of one text in fragments, and for each whether it is marked.
 
         Parameters
         ----------
-        pieces
+        fragments
             Text, whether it is the name of a special token, and the mark. A token that reaches
-            into a marked piece is marked.
+            into a marked fragment is marked.
         """
         parts: list[str] = []
         flags: list[tuple[bool, bool]] = []
-        for text, special, mark in pieces:
+        for text, special, mark in fragments:
             parts.append(self._names[text] if special else _valid(text))
             flags.append((special, mark))
         # Character by character; one more for tokens that stand for none, at the text's end.

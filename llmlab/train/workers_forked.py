@@ -1,6 +1,6 @@
-"""Who does the shards' work: this process alone, or together with forked ones.
+"""Workers that are forked from this process.
 
-Forked workers share parameters, gradients and moments through anonymous memory; only
+They share parameters, gradients and moments through anonymous memory; only
 commands and token ids go through a pipe. Threads would share them for free, but hand the
 interpreter's lock to and fro; on small models processes win.
 """
@@ -13,23 +13,25 @@ import struct
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from llmlab.errors import ResourceError, TrainingError
-from llmlab.train.shards import Piece, Shard
+from llmlab.batch import Batch
+from llmlab.errors import LlmlabError, ResourceError, TrainingError
+from llmlab.train.batch_shards import Shard, ShardBatch
 
-GRADIENTS, REDUCE, UPDATE = range(3)
-OK, FAILED, NO_MEMORY = range(3)
-_HEAD = struct.Struct("<iqddq")  # command, step, two reals, number of pieces
+GRADIENTS, REDUCE, NORM, UPDATE = range(4)
+OK, FAILED, REFUSED, NO_MEMORY = range(4)
+_HEAD = struct.Struct("<iqddq")  # command, step, two reals, number of batches
 _REPLY = struct.Struct("<idq")  # status, value, length of a text
 _IGNORED = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 )
-_ARRAYS = ("inputs", "targets", "weights", "rows", "segments", "positions")
+_FIELDS = tuple(field.name for field in fields(Batch))
 
 
 def can_fork() -> bool:
@@ -42,8 +44,8 @@ def shared(size: int, dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, max(1, size) * dtype.itemsize), dtype)
 
 
-class Team:
-    """All shards, of which the first is this process's own.
+class Forked:
+    """A shard in this process, and one in each of the processes that are forked from it.
 
     Parameters
     ----------
@@ -61,30 +63,33 @@ class Team:
                 self._workers.append(_Worker(make, rank))
             self.shard = make(0)
 
-    def gradients(self, pieces: Sequence[Sequence[Piece]], scale: float, step: int) -> float:
+    def gradients(self, shares: Sequence[Sequence[ShardBatch]], scale: float, step: int) -> float:
         """Fill the gradients; return the sum of the weighted losses."""
         with self._together():
-            for worker, own in zip(self._workers, pieces[1:], strict=True):
+            for worker, own in zip(self._workers, shares[1:], strict=True):
                 worker.send(GRADIENTS, step, (scale, 0.0), own)
-            loss = self.shard.gradients(pieces[0], scale, step)
+            loss = self.shard.gradients(shares[0], scale, step)
             return loss + sum(worker.receive() for worker in self._workers)
 
-    def reduce(self) -> float:
-        """Sum the shards' gradients; return the squared norm of the whole."""
-        with self._together():
-            for worker in self._workers:
-                worker.send(REDUCE)
-            total = self.shard.reduce()
-            return total + sum(worker.receive() for worker in self._workers)
+    def reduce(self) -> None:
+        """Sum the shards' gradients, each process a part of the vector."""
+        self._all(self.shard.reduce, REDUCE)
+
+    def squared_norm(self) -> float:
+        """Return the squared norm of the sum, from those of the parts."""
+        own, others = self._all(self.shard.squared_norm, NORM)
+        return own + others
 
     def update(self, lr: float, step: int, scale: float) -> None:
         """Update the parameters."""
+        self._all(lambda: self.shard.update(lr, step, scale), UPDATE, step, (lr, scale))
+
+    def _all(self, own: Callable[[], Any], *command: Any) -> tuple[Any, float]:
+        """Do one thing in every process; return this one's result and the sum of the others'."""
         with self._together():
             for worker in self._workers:
-                worker.send(UPDATE, step, (lr, scale))
-            self.shard.update(lr, step, scale)
-            for worker in self._workers:
-                worker.receive()
+                worker.send(*command)
+            return own(), sum(worker.receive() for worker in self._workers)
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
@@ -135,12 +140,12 @@ class _Worker:
         command: int,
         step: int = 0,
         reals: tuple[float, float] = (0.0, 0.0),
-        pieces: Sequence[Piece] = (),
+        share: Sequence[ShardBatch] = (),
     ) -> None:
         try:
-            self._out.write(_HEAD.pack(command, step, *reals, len(pieces)))
-            for piece in pieces:
-                _write_piece(self._out, piece)
+            self._out.write(_HEAD.pack(command, step, *reals, len(share)))
+            for part in share:
+                _write(self._out, part)
             self._out.flush()
         except OSError as error:
             raise TrainingError(f"a worker process ended unexpectedly: {error}") from error
@@ -152,8 +157,10 @@ class _Worker:
         status, value, length = _REPLY.unpack(reply)
         if status == NO_MEMORY:
             raise MemoryError("in a worker process")
+        text = self._in.read(length).decode(errors="replace")
+        if status == REFUSED:
+            raise TrainingError(text)
         if status == FAILED:
-            text = self._in.read(length).decode(errors="replace")
             raise RuntimeError(f"in a worker process:\n{text}")
         return value
 
@@ -194,27 +201,31 @@ def _serve(make: Callable[[int], Shard], rank: int, source: int, sink: int) -> N
 def _loop(shard: Shard, reader: BinaryIO, writer: BinaryIO) -> None:
     while len(head := reader.read(_HEAD.size)) == _HEAD.size:
         command, step, x, y, count = _HEAD.unpack(head)
-        pieces = [_read_piece(reader) for _ in range(count)]
+        share = [_read(reader) for _ in range(count)]
         value, status, text = 0.0, OK, b""
         try:
             if command == GRADIENTS:
-                value = shard.gradients(pieces, x, step)
+                value = shard.gradients(share, x, step)
             elif command == REDUCE:
-                value = shard.reduce()
+                shard.reduce()
+            elif command == NORM:
+                value = shard.squared_norm()
             elif command == UPDATE:
                 shard.update(x, step, y)
         except MemoryError:
             status = NO_MEMORY
+        except LlmlabError as error:
+            status, text = REFUSED, str(error).encode()
         except Exception:
             status, text = FAILED, traceback.format_exc().encode()
         writer.write(_REPLY.pack(status, value, len(text)) + text)
         writer.flush()
 
 
-def _write_piece(sink: BinaryIO, piece: Piece) -> None:
-    sink.write(struct.pack("<qq", piece.batch, piece.time))
-    for name in _ARRAYS:
-        array: np.ndarray | None = getattr(piece, name)
+def _write(sink: BinaryIO, share: ShardBatch) -> None:
+    arrays = share.batch.arrays()
+    sink.write(struct.pack("<qq", *share.batch.inputs.shape))
+    for array in (share.rows, *map(arrays.get, _FIELDS)):
         if array is None:
             sink.write(struct.pack("<2sq", b"--", 0))
         else:
@@ -222,15 +233,17 @@ def _write_piece(sink: BinaryIO, piece: Piece) -> None:
             sink.write(array.tobytes())
 
 
-def _read_piece(source: BinaryIO) -> Piece:
-    batch, time = struct.unpack("<qq", source.read(16))
-    values: dict[str, Any] = {}
-    for name in _ARRAYS:
-        kind, size = struct.unpack("<2sq", source.read(10))
-        if kind == b"--":
-            values[name] = None
-            continue
-        dtype = np.dtype(kind.decode())
-        array = np.frombuffer(source.read(size * dtype.itemsize), dtype)
-        values[name] = array.reshape(batch, time) if name in _ARRAYS[4:] else array
-    return Piece(batch, time, **values)
+def _read(source: BinaryIO) -> ShardBatch:
+    shape = struct.unpack("<qq", source.read(16))
+    rows, *arrays = (_read_array(source) for _ in range(1 + len(_FIELDS)))
+    assert rows is not None
+    given = zip(_FIELDS, arrays, strict=True)
+    return ShardBatch(Batch(**{n: a.reshape(shape) for n, a in given if a is not None}), rows)
+
+
+def _read_array(source: BinaryIO) -> np.ndarray | None:
+    kind, size = struct.unpack("<2sq", source.read(10))
+    if kind == b"--":
+        return None
+    dtype = np.dtype(kind.decode())
+    return np.frombuffer(source.read(size * dtype.itemsize), dtype)

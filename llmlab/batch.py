@@ -1,6 +1,7 @@
 """What a training step takes: token ids, targets and how much each target counts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,6 @@ class Batch:
         (B, T) number of the sample within its row, when several are packed into one.
     positions
         (B, T) position of each input within its sample, when that is not its column.
-
-    Attributes
-    ----------
-    tokens
-        The sum of the weights: how many targets count.
     """
 
     inputs: NDArray[np.intp]
@@ -36,7 +32,22 @@ class Batch:
     weights: NDArray[np.float32]
     segments: NDArray[np.intp] | None = None
     positions: NDArray[np.intp] | None = None
-    tokens: float = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", float(self.weights.sum(dtype=np.float64)))
+    @cached_property
+    def tokens(self) -> float:
+        """The sum of the weights: how many targets count."""
+        return float(self.weights.sum(dtype=np.float64))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays that are there, by the names of the fields."""
+        named = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: array for name, array in named if array is not None}
+
+    def rows(self, index: NDArray[np.intp], time: int) -> "Batch":
+        """Return some rows, cut to their first `time` columns."""
+        return Batch(
+            **{
+                name: np.ascontiguousarray(array[index, :time])
+                for name, array in self.arrays().items()
+            }
+        )

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from llmlab.train.fit import Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback, Progress
 from llmlab.train.trainer import StepResult
 
 log = logging.getLogger("llmlab")
@@ -34,3 +34,9 @@ class EarlyStopping(Callback):
                 best = f"; the best was {progress.best:.4f} at step {progress.best_step}"
             ended = f"ended at step {progress.step}{best}"
             log.info("no lower validation loss in %d validations: %s", progress.stale, ended)
+
+
+@CALLBACKS.register("early_stopping")
+def early_stopping(patience: int | None = None) -> EarlyStopping | None:
+    """End training after `patience` validations without a new best; None: never."""
+    return None if patience is None else EarlyStopping(patience)

@@ -1,11 +1,12 @@
 """One worker's part of a step: rows of the batch, a part of the flat vectors."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from llmlab.batch import Batch
+from llmlab.errors import TrainingError
 from llmlab.layers import Layer
 from llmlab.optim import Optimizer
 from llmlab.optim.base import span
@@ -14,49 +15,21 @@ from llmlab.streams import stream
 from llmlab.workspace import Context
 
 
-class Tokens(Protocol):
-    """A batch: inputs, targets (B, T) ids, weights (B, T); segments, positions or None."""
-
-    @property
-    def inputs(self) -> np.ndarray: ...  # noqa: D102
-    @property
-    def targets(self) -> np.ndarray: ...  # noqa: D102
-    @property
-    def weights(self) -> np.ndarray: ...  # noqa: D102
-    @property
-    def segments(self) -> np.ndarray | None: ...  # noqa: D102
-    @property
-    def positions(self) -> np.ndarray | None: ...  # noqa: D102
-    @property
-    def tokens(self) -> float:
-        """The sum of the weights."""
-        ...
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows of one micro-batch, cut to their own longest row.
+class ShardBatch(NamedTuple):
+    """The rows of one batch that one shard works on, cut to their own longest row.
 
     Attributes
     ----------
-    inputs, targets, weights
-        (B·T,).
     rows
         Number of each row in the step, (B,): dropout's streams are keyed by it.
     """
 
-    batch: int
-    time: int
-    inputs: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
+    batch: Batch
     rows: np.ndarray
-    segments: np.ndarray | None = None
-    positions: np.ndarray | None = None
 
 
-def cut(batch: Tokens, count: int, first_row: int = 0) -> list[Piece]:
-    """Divide the rows of a batch into at most `count` pieces of about equal work.
+def cut(batch: Batch, count: int, first_row: int = 0) -> list[ShardBatch]:
+    """Divide the rows of a batch among at most `count` shards, about equal work for each.
 
     Rows go by length, so that short ones are not padded to the longest of all.
     """
@@ -67,7 +40,12 @@ def cut(batch: Tokens, count: int, first_row: int = 0) -> list[Piece]:
     order = np.arange(len(lengths))
     if count > 1:
         order = np.argsort(lengths, kind="stable")
-    return [_piece(batch, rows, lengths, first_row) for rows in _balanced(order, lengths, count)]
+    found = []
+    for rows in _balanced(order, lengths, count):
+        longest = int(lengths[rows].max())
+        whole = len(rows) == len(lengths) and longest == time and _rising(rows)
+        found.append(ShardBatch(batch if whole else batch.rows(rows, longest), rows + first_row))
+    return found
 
 
 def _balanced(order: np.ndarray, lengths: np.ndarray, count: int) -> Iterator[np.ndarray]:
@@ -81,25 +59,6 @@ def _balanced(order: np.ndarray, lengths: np.ndarray, count: int) -> Iterator[np
         size = 1 + int(np.argmin(np.maximum(areas, rest)))
         yield order[:size]
         order, count = order[size:], count - 1
-
-
-def _piece(batch: Tokens, rows: np.ndarray, lengths: np.ndarray, first_row: int) -> Piece:
-    time = int(lengths[rows].max())
-    whole = len(rows) == len(lengths) and time == batch.inputs.shape[1] and _rising(rows)
-
-    def part(x: np.ndarray) -> np.ndarray:
-        return x if whole else np.ascontiguousarray(x[rows, :time])
-
-    return Piece(
-        batch=len(rows),
-        time=time,
-        inputs=part(batch.inputs).reshape(-1),
-        targets=part(batch.targets).reshape(-1),
-        weights=part(batch.weights).reshape(-1),
-        rows=rows + first_row,
-        segments=None if batch.segments is None else part(batch.segments),
-        positions=None if batch.positions is None else part(batch.positions),
-    )
 
 
 def _rising(rows: np.ndarray) -> bool:
@@ -153,53 +112,66 @@ class Shard:
         self.kernels, self.label_smoothing = kernels, label_smoothing
         self.ctx = Context(kernels, params.flat.dtype)
 
-    def gradients(self, pieces: Sequence[Piece], scale: float, step: int) -> float:
+    def gradients(self, shares: Sequence[ShardBatch], scale: float, step: int) -> float:
         """Fill this shard's gradients; return its sum of weighted losses (nats).
 
         `scale` is one over the weight of the whole step's targets.
+
+        Raises
+        ------
+        TrainingError
+            A layer's backward wrote no gradient for some of its parameters.
         """
         ctx, own = self.ctx, self.grads[self.rank]
-        ctx.fresh = set(own.ids)
+        if not shares:  # fewer rows than shards
+            own.flat.fill(0)
+        ctx.fresh, ctx.unwanted = set(own.ids if shares else ()), own.unwanted
         loss = 0.0
-        for piece in pieces:
-            weights = piece.weights.astype(ctx.dtype, copy=False)
+        for batch, rows in shares:
+            weights = batch.weights.reshape(-1).astype(ctx.dtype, copy=False)
+            targets = batch.targets.reshape(-1)
             ctx.begin(
-                piece.batch,
-                piece.time,
-                rng=self._streams(step, piece.rows),
-                segments=piece.segments,
-                positions=piece.positions,
+                *batch.inputs.shape,
+                rng=self._streams(step, rows),
+                segments=batch.segments,
+                positions=batch.positions,
                 weights=weights,
                 loss_scale=scale,
             )
-            logits, cache = self.stack.forward(self.params.tree, piece.inputs, ctx)
+            logits, cache = self.stack.forward(self.params.tree, batch.inputs.reshape(-1), ctx)
             last = logits.shape[1] - 1
-            if piece.targets.max(initial=0) > last:  # a kernel would write beyond its row
-                raise ValueError(f"target {piece.targets.max()}: must be 0 to {last}")
-            part, dlogits = self.kernels.cross_entropy(ctx, logits, piece.targets, weights, scale)
+            if targets.max(initial=0) > last:  # a kernel would write beyond its row
+                raise ValueError(f"target {targets.max()}: must be 0 to {last}")
+            part, dlogits = self.kernels.cross_entropy(ctx, logits, targets, weights, scale)
             if self.label_smoothing:
                 part += self.kernels.smooth_labels(
-                    ctx, logits, piece.targets, weights, scale, self.label_smoothing, dlogits
+                    ctx, logits, targets, weights, scale, self.label_smoothing, dlogits
                 )
             self.stack.backward(self.params.tree, own.tree, dlogits, cache, ctx)
             loss += part + ctx.extra_loss()
         if ctx.fresh:
-            for view in own.views.values():
-                ctx.gradient(view)
+            raise TrainingError(_unwritten(own, ctx.fresh))
         return loss
 
-    def reduce(self) -> float:
-        """Add the shards' gradients, in order, in this shard's part; return its squared norm."""
-        total = self.grads[0].flat[span(self.params.layout.size, (self.rank, len(self.grads)))]
+    def reduce(self) -> None:
+        """Add the shards' gradients, in order, in this shard's part of the first."""
+        total = self._part(self.grads[0])
         for other in self.grads[1:]:
-            total += other.flat[span(self.params.layout.size, (self.rank, len(self.grads)))]
+            total += self._part(other)
+
+    def squared_norm(self) -> float:
+        """Return the squared norm of this shard's part of the whole gradient."""
+        total = self._part(self.grads[0])
         return float(np.dot(total, total))
+
+    def _part(self, arena: Arena) -> np.ndarray:
+        return arena.flat[span(arena.layout.size, (self.rank, len(self.grads)))]
 
     def update(self, lr: float, step: int, scale: float) -> None:
         """Let the optimizer change this shard's part of the parameters."""
         self.ctx.begin(0, 0)
         self.optimizer.update(
-            self.params,
+            self.params.trained,
             self.grads[0],
             self.state,
             lr=lr,
@@ -211,3 +183,12 @@ class Shard:
 
     def _streams(self, step: int, rows: np.ndarray) -> RowStreams | None:
         return None if self.seed is None else RowStreams(self.seed, step, rows)
+
+
+def _unwritten(grads: Arena, fresh: set[int]) -> str:
+    """Say which gradients nobody wrote, and how a layer does."""
+    names = ", ".join(name for name, view in grads.items() if id(view) in fresh)
+    return (
+        f"{names}: backward wrote no gradient; a layer adds to ctx.gradient(g['weight']), not to "
+        "g['weight'], or calls ctx.add_product"
+    )

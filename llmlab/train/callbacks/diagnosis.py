@@ -2,27 +2,26 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmlab.atomic_write import replace_file, replace_text
-from llmlab.layers import Layer, Stack
-from llmlab.params import Arena
-from llmlab.train.fit import Callback, Progress
-from llmlab.train.shards import Tokens
+from llmlab.batch import Batch
+from llmlab.network import Network
+from llmlab.train.fit import CALLBACKS, Callback, Progress
 from llmlab.train.trainer import StepResult, Trainer
-from llmlab.workspace import Context
 
 log = logging.getLogger("llmlab")
 
 
+@CALLBACKS.register("diagnosis")
 class Diagnosis(Callback):
     """Tell of skipped steps; at the one that ends the run, save which layer and which batch."""
 
-    def __init__(self, trainer: Trainer, folder: Path, max_bad_steps: int):
+    def __init__(self, trainer: Trainer, folder: Path, max_bad_steps: int = 10):
         self._trainer, self._folder, self._limit = trainer, folder, max_bad_steps
 
     def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
@@ -43,7 +42,8 @@ class Diagnosis(Callback):
         """Return the first bad layer; a whole batch at once can be more than memory takes."""
         trainer = self._trainer
         try:
-            return first_bad_layer(trainer.stack, trainer.params, trainer.batches, trainer.kernels)
+            network = Network(trainer.stack, trainer.params, kernels=trainer.kernels)
+            return first_bad_layer(network, trainer.batches)
         except MemoryError:
             return "unknown, no memory to look for it"
 
@@ -61,10 +61,9 @@ class Diagnosis(Callback):
         path = self._folder / "diagnostics.json"
         replace_text(path, json.dumps(found, indent=2) + "\n")
         arrays = {
-            f"{name}.{index}": getattr(batch, name)
+            f"{name}.{index}": array
             for index, batch in enumerate(trainer.batches)
-            for name in ("inputs", "targets", "weights", "segments", "positions")
-            if getattr(batch, name) is not None
+            for name, array in batch.arrays().items()
         }
         replace_file(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))
         log.error(
@@ -74,26 +73,21 @@ class Diagnosis(Callback):
         )
 
 
-def first_bad_layer(
-    stack: Layer, params: Arena, batches: Sequence[Tokens], kernels: Any
-) -> str | None:
-    """Return the dotted name of the first layer whose output is not finite, or None."""
-    with np.errstate(all="ignore"):
-        for batch in batches:
-            ctx = Context(kernels, params.flat.dtype)
-            ctx.begin(*batch.inputs.shape, segments=batch.segments, positions=batch.positions)
-            x = np.ascontiguousarray(batch.inputs).reshape(-1)
-            for name, layer, p in _steps(stack, params.tree, ""):
-                x, _ = layer.forward(p, x, ctx)
-                if not np.isfinite(x).all():
-                    return name
+class _Found(Exception):
+    """End a pass at a layer; the path is the argument."""
+
+
+def first_bad_layer(network: Network, batches: Sequence[Batch]) -> str | None:
+    """Return the dotted path of the first layer whose output is not finite, or None."""
+
+    def look(path: str, layer: Any, y: np.ndarray, cache: Any) -> None:
+        if not np.isfinite(y).all():
+            raise _Found(path)
+
+    try:
+        with np.errstate(all="ignore"), network.listening(post=look):
+            for batch in batches:
+                network.forward(batch.inputs, segments=batch.segments, positions=batch.positions)
+    except _Found as found:
+        return str(found)
     return None
-
-
-def _steps(layer: Layer, p: dict[str, Any], name: str) -> Iterator[tuple[str, Layer, Any]]:
-    """Yield the layers in the order in which they are applied, stacks opened."""
-    if not isinstance(layer, Stack):
-        yield name, layer, p
-        return
-    for key, child in layer.children().items():
-        yield from _steps(child, p[key], f"{name}.{key}" if name else key)

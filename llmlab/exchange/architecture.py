@@ -16,8 +16,8 @@ ACTIVATIONS = {
 
 
 @dataclass(frozen=True)
-class Network:
-    """A network that both llmlab and Hugging Face can build.
+class Architecture:
+    """An architecture that both llmlab and Hugging Face can build.
 
     Attributes
     ----------
