@@ -37,7 +37,8 @@ _CHATML = (
 )
 _LLAMA = (
     "{{ '<|begin_of_text|>' }}{% for m in messages %}"
-    "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + (m.content | trim) "
+    "{{ '<|start_header_id|>' + ('ipython' if m.role == 'tool' else m.role) "
+    "+ '<|end_header_id|>\n\n' + (m.content | trim) "
     "+ '<|eot_id|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}"

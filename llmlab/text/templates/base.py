@@ -12,13 +12,14 @@ from llmlab.text.tokenizers.base import Fragment, Tokenizer
 
 TEMPLATES = Registry("template")
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+USUAL = ROLES[:3]  # what every vocabulary knows; a tool is known where the files have one
 END_MARKER = "</s>"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat; `role` is system, user or assistant."""
+    """One turn of a chat; `role` is one of `ROLES`."""
 
     role: str
     content: str

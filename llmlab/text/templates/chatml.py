@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llmlab.text.templates.base import ROLES, TEMPLATES, Message, Template
+from llmlab.text.templates.base import TEMPLATES, USUAL, Message, Template
 from llmlab.text.tokenizers.base import Fragment, Tokenizer
 
 _START, _STOP = "<|im_start|>", "<|im_end|>"
@@ -16,7 +16,7 @@ class ChatML(Template):
     """
 
     specials = (_START, _STOP)
-    vocabulary = "".join(f"{role}\n" for role in ROLES)
+    vocabulary = "".join(f"{role}\n" for role in USUAL)
 
     def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
         """Return the chat in fragments."""
