@@ -103,7 +103,8 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
         values = {item.name: _copied(getattr(self, item.name)) for item in fields(self)}
-        return values | {"typed": sorted(self.typed)}
+        own = values.pop("arguments")
+        return values | ({self.phase: own} if own else {}) | {"typed": sorted(self.typed)}
 
     def is_typed(self, key: str) -> bool:
         """Tell whether `key`, something around it or something inside it was typed."""

@@ -34,8 +34,7 @@ VARIANTS = {
 
 def asked(spec, time, packed=False):
     """Return what a listener gets of a layer: the layer, p, y, cache, ctx."""
-    spec = {"name": "layer", "type": "attention", "num_heads": 3, **spec}
-    specs = [{"name": "tokens", "type": "token_embedding"}, spec]
+    specs = {"tokens": "token_embedding", "layer": {"type": "attention", "num_heads": 3, **spec}}
     stack = build_stack(specs, embedding_dim=C, vocab_size=V, max_seq_len=200)
     network = Network(stack, Layout(stack).init(0, np.float64))
     rng = np.random.default_rng(1)
@@ -119,8 +118,7 @@ def test_there_are_no_maps_while_decoding():
 @pytest.mark.parametrize("normalize", [True, False])
 def test_routing_is_who_was_chosen_and_how_much(normalize):
     spec = {"type": "mixture_of_experts", "hidden_dim": 4, "num_experts": 5, "top_k": 2}
-    spec |= {"name": "layer", "normalize": normalize, "balance": 0.0}
-    specs = [{"name": "tokens", "type": "token_embedding"}, spec]
+    specs = {"tokens": "token_embedding", "layer": spec | {"normalize": normalize, "balance": 0.0}}
     stack = build_stack(specs, embedding_dim=C, vocab_size=V)
     network, found = Network(stack, Layout(stack).init(0, np.float64)), []
 

@@ -60,9 +60,9 @@ EVERY = {
 def test_a_layer_takes_what_is_measured(name):
     row = EVERY[name]
     sizes = row.sizes() | {"max_seq_len": 80}
-    specs = list(row.specs)
+    specs = dict(row.specs)
     if not row.ids:
-        specs = [{"name": "tokens_before", "type": "token_embedding"}, *specs]
+        specs = {"tokens_before": "token_embedding", **specs}
     stack = build_stack(specs, **sizes)
     real = taken(stack, 1, 3, 70)
     found = measured(stack, 3, 70)
@@ -82,17 +82,16 @@ def test_layers_have_their_shares_and_widths():
 
 
 def test_a_network_of_any_size_is_measured_without_memory():
-    specs = [
-        {"name": "tokens", "type": "token_embedding"},
-        {
-            "name": "blocks",
+    specs = {
+        "tokens": "token_embedding",
+        "blocks": {
             "type": "pre_norm",
             "repeat": 4,
             "norm": "rms_norm",
             "layer": {"type": "attention", "num_heads": 64, "positions": {"type": "rope"}},
         },
-        {"name": "output", "type": "output_projection"},
-    ]
+        "output": "output_projection",
+    }
     stack = build_stack(specs, embedding_dim=8192, vocab_size=100_000, max_seq_len=4096)
     layout = Layout(stack)
     tracemalloc.start()
