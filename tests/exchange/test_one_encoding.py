@@ -195,3 +195,38 @@ def test_answers_are_what_the_model_writes(name, tmp_path):
     assert text == f"Well.{end[name]}a{end[name]}"
     ends = {tokenizer.token(id) for id in template.stop_ids(tokenizer)}
     assert ends == {"</s>", end[name]} - {""}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("spaced", [None, False, True])
+@pytest.mark.parametrize("kind", ["byte-level", "byte-level-spaced"])
+def test_the_class_gpt2_has_the_last_word_on_a_space_before(tmp_path, kind, spaced):
+    transformers = pytest.importorskip("transformers")
+    settings = {"tokenizer_class": "GPT2Tokenizer"}
+    settings |= {} if spaced is None else {"add_prefix_space": spaced}
+    path = folder(tmp_path / "f", kind)
+    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", **settings}))
+    theirs = transformers.AutoTokenizer.from_pretrained(path)
+    ours = read_tokenizer(path, len(theirs), [])
+    for text in TEXTS:
+        text = text.replace("[", "(")
+        assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", ["byte-level", "mistral", "unigram"])
+def test_tokens_of_added_tokens_decoder(tmp_path, kind):
+    transformers = pytest.importorskip("transformers")
+    path = folder(tmp_path / "f", kind)
+    size = len(transformers.PreTrainedTokenizerFast.from_pretrained(path))
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    more = {
+        str(size): {"content": "<think>", "special": False, **flags},
+        str(size + 1): {"content": "<|more|>", "special": True, **flags},
+    }
+    folder(path, kind, added_tokens_decoder=more)
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(path)
+    ours = read_tokenizer(path, size + 2, [])
+    assert ours.special_ids["<|more|>"] == theirs.convert_tokens_to_ids("<|more|>") == size + 1
+    text = "the rain <think> falls"
+    assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
