@@ -7,11 +7,14 @@ that a user typed. Here the special tokens have names that nobody can type.
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from llmlab.errors import CheckpointError
 
 _OVERLAP = 4096  # characters that two neighbouring windows of a long text share
 _AGREE = 4  # tokens on both sides of a seam that must be the same in both windows
@@ -47,7 +50,8 @@ class Encoder:
     def ids(self, text: str) -> list[int]:
         """Return the ids of plain text."""
         # "fast" counts no offsets, which nobody asks for here.
-        (encoding,) = self._fast.encode_batch_fast([_valid(text)], add_special_tokens=False)
+        with _told():
+            (encoding,) = self._fast.encode_batch_fast([_valid(text)], add_special_tokens=False)
         return encoding.ids
 
     def fragments(
@@ -69,7 +73,8 @@ class Encoder:
         # Character by character; one more for tokens that stand for none, at the text's end.
         lengths = [*map(len, parts), 1]
         special, marked = np.repeat([*flags, (False, False)], lengths, axis=0).T
-        encoding = self._fast.encode("".join(parts), add_special_tokens=False)
+        with _told():
+            encoding = self._fast.encode("".join(parts), add_special_tokens=False)
         answers = []
         for begin, end in encoding.offsets:
             where = slice(begin, max(end, begin + 1))
@@ -104,9 +109,20 @@ class Encoder:
 
     def _window(self, text: str) -> _Window:
         text = _valid(text)
-        encoding = self._fast.encode(text, add_special_tokens=False)
+        with _told():
+            encoding = self._fast.encode(text, add_special_tokens=False)
         spans = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         return _Window(text, np.array(encoding.ids, np.int32), spans)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say in one line what the library can't encode: text without a token, and none for that."""
+    try:
+        yield
+    except Exception as error:  # it raises bare Exception
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"the tokenizer can't encode this text: {reason:.200}") from None
 
 
 def _seam(before: _Window, after: _Window, start: int) -> tuple[int, int] | None:
