@@ -16,6 +16,7 @@ from typing import BinaryIO
 from llmlab.errors import ResourceError
 
 TEMPORARY = ".tmp"
+_TAG = 8  # hexadecimal digits before it
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ADVICE = {
     errno.ENOSPC: "free some space",
@@ -51,7 +52,7 @@ def replace_file(path: Path, write: Callable[[BinaryIO], None], sync: bool = Tru
         The system refused (no space, read-only, a disk error); the old file is intact.
     """
     # The name is unique, so that a writer without the run's lock can't move our half-written file.
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(_TAG // 2)}{TEMPORARY}")
     created = False
     try:
         handle = os.open(beside, _NEW_FILE, 0o666)
@@ -106,6 +107,16 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise refused(folder, error) from error
     return folder
+
+
+def sweep(folder: Path) -> None:
+    """Delete what writers left beside their targets that were killed.
+
+    Only for who alone writes there, as the holder of a run's lock: a writer at work has such a
+    file, too.
+    """
+    for leftover in folder.glob(f".*.{'[0-9a-f]' * _TAG}{TEMPORARY}"):
+        remove(leftover)
 
 
 def remove(path: Path) -> None:

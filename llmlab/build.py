@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmlab.checkpoints import Checkpoint, compare
-from llmlab.config import Config
-from llmlab.errors import CheckpointError, ResourceError
+from llmlab.checkpoints import Checkpoint, compare, require
+from llmlab.config import Config, check_stored
+from llmlab.config.stored import PATH_KEYS, stored_config
+from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError
 from llmlab.generate import SAMPLERS, Sampler
 from llmlab.layers import Stack, build_stack
 from llmlab.network import Network
@@ -14,9 +15,16 @@ from llmlab.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from llmlab.params import Arena, Layout
 from llmlab.runs.provenance import usable_cpus
 from llmlab.text import DATASETS, TEMPLATES, Dataset, Template, Tokenizer, train_tokenizer
+from llmlab.text.paths import named
 from llmlab.train.memory import available_memory, training_memory
 from llmlab.train.trackers import TRACKERS, Tracker
 
+_SIZES = ("embedding_dim", "max_seq_len", "num_blocks")
+# What of a checkpoint's meta everyone needs who computes with its model.
+_USED = (
+    *(f"config.model.{key}" for key in (*_SIZES, "stack")),
+    *("config.template", "tokenizer"),
+)
 TOKENS_PER_THREAD = 320  # fewer, and handing over costs more than a second core gives
 
 
@@ -57,7 +65,12 @@ def new_tokenizer(config: Config) -> Tokenizer:
     lenient = any(each.get("invalid_utf8") == "replace" for each in config.data.values())
     policy = "replace" if lenient else "error"
     corpus = config.tokenizer["corpus"]
-    return train_tokenizer(spec, corpus, invalid_utf8=policy, template=config.template)
+    try:
+        return train_tokenizer(spec, corpus, invalid_utf8=policy, template=config.template)
+    except DataError as error:
+        read = [s for s, each in config.data.items() if named(each["path"]) in str(error)]
+        error.option = error.option and f"data.{[*read, 'pretrain'][0]}.{error.option}"
+        raise
 
 
 def new_model(config: Config, tokenizer: Tokenizer) -> Model:
@@ -73,7 +86,7 @@ def new_model(config: Config, tokenizer: Tokenizer) -> Model:
 
 def new_stack(spec: Mapping[str, Any], tokenizer: Tokenizer) -> Stack:
     """Return the network that the keys of `model` describe."""
-    sizes = {key: spec[key] for key in ("embedding_dim", "max_seq_len", "num_blocks")}
+    sizes = {key: spec[key] for key in _SIZES}
     return build_stack(spec["stack"], vocab_size=tokenizer.vocab_size, **sizes)
 
 
@@ -87,10 +100,20 @@ def load_model(config: Config, checkpoint: Checkpoint) -> Model:
     CheckpointError
         If `model.*` or `tokenizer.*` was typed and differs, or if the arrays don't fit.
     """
-    stored = checkpoint.meta["config"]
+    require(checkpoint.meta, _USED, checkpoint.path, "a model")
+    stored = stored_config(checkpoint.meta)
     refuse_changes(config, checkpoint, ("model", "tokenizer"))
-    tokenizer = Tokenizer.from_dict(checkpoint.meta["tokenizer"])
-    stack = new_stack(stored["model"], tokenizer)
+    try:
+        tokenizer = Tokenizer.from_dict(
+            {k: v for k, v in checkpoint.meta["tokenizer"].items() if k not in PATH_KEYS}
+        )
+        if problems := check_stored(stored):
+            raise ConfigError(problems)
+        TEMPLATES.build(stored["template"], "template")
+        stack = new_stack(stored["model"], tokenizer)
+    except (ConfigError, CheckpointError) as error:
+        told = "; ".join(getattr(error, "problems", [str(error)]))
+        raise CheckpointError(f"{checkpoint.path}: unusable checkpoint: {told}") from error
     layout = Layout(stack)
     averaged = any(name.startswith("ema/") for name in checkpoint.arrays)
     prefix = "ema/" if averaged else "params/"
@@ -112,7 +135,7 @@ def refuse_changes(config: Config, checkpoint: Checkpoint, groups: tuple[str, ..
     """Raise a CheckpointError with a table if something typed differs from the checkpoint's."""
     rows = []
     for group in groups:
-        stored = flat(checkpoint.meta["config"][group], group)
+        stored = flat(checkpoint.meta["config"].get(group, {}), group)
         typed = flat(getattr(config, group), group)
         for key in sorted(stored.keys() | typed.keys()):
             # The corpus is a path: a checkpoint holds none, and what it gave is the vocabulary.

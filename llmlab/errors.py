@@ -1,13 +1,32 @@
 """Errors that a user can meet, each with the exit code of its kind."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class LlmlabError(Exception):
-    """Base of every error that is reported in one line, without a traceback."""
+    """Base of every error that is reported in one line, without a traceback.
+
+    Parameters
+    ----------
+    message
+        The line; `{option}` in it stands for `option`.
+    option
+        An argument to set, as `dtype=uint32`. The registry whose entry takes it puts its key
+        before it, so that the message can be followed as it stands.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", option: str = ""):
+        super().__init__(message)
+        self.option = option
+
+    def __str__(self) -> str:
+        """Return the message with the option."""
+        text = super().__str__()
+        return text.replace("{option}", self.option) if self.option else text
 
 
 class TrainingError(LlmlabError):
@@ -30,6 +49,15 @@ class ConfigError(LlmlabError):
     def __init__(self, problems: str | Sequence[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+@contextmanager
+def collected(problems: list[str]) -> Iterator[None]:
+    """Add the problems of a ConfigError to a list, instead of raising it."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems
 
 
 class DataError(LlmlabError):

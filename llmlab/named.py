@@ -12,6 +12,7 @@ from llmlab.errors import ConfigError, suggest
 
 ORDER = "order"
 PLACES = ("after", "before")
+MOST_REPEATS = 1_000
 OWN = ("repeat", "each", *PLACES)  # what an entry says besides its type and arguments
 
 
@@ -74,9 +75,7 @@ def entries(parts: Any, where: str, registry: Any) -> Iterator[tuple[str, str, A
         if repeat is None:
             yield name, here, own
             continue
-        if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
-            raise ConfigError(f"{here}.repeat={repeat!r}: must be a whole number of at least 1")
-        for number in map(str, range(repeat)):
+        for number in map(str, range(int(repeat))):
             if number in each:
                 yield f"{name}.{number}", here, registry.merged(own, each[number])
             else:
@@ -141,6 +140,9 @@ def _entry(name: Any, parts: Mapping[str, Any], where: str, kind: str) -> Iterat
             f"{', '.join(known) or 'nothing'}; a new one needs a type: {here}.type=..."
         )
     elif isinstance(spec, Mapping):
+        repeat = spec.get("repeat")
+        if repeat is not None and not _is_count(repeat):
+            yield f"{here}.repeat={repeat!r}: must be a whole number from 1 to {MOST_REPEATS:,}"
         given = [place for place in PLACES if place in spec]
         if len(given) == 2:
             yield f"{here}: say after or before, not both"
@@ -150,6 +152,11 @@ def _entry(name: Any, parts: Mapping[str, Any], where: str, kind: str) -> Iterat
                     f"{here}.{place}={spec[place]}: no {kind} of this name"
                     f"{suggest(spec[place], known)}; there is: {', '.join(known)}"
                 )
+
+
+def _is_count(value: Any) -> bool:
+    """Tell whether a number of repeats is whole and not beyond all use."""
+    return type(value) in (int, float) and 1 <= value <= MOST_REPEATS and value == int(value)
 
 
 def _nameless(spec: Any) -> bool:

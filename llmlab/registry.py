@@ -4,12 +4,11 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from llmlab import schema
-from llmlab.errors import ConfigError, suggest
+from llmlab.errors import ConfigError, LlmlabError, collected, suggest
 from llmlab.named import OWN, as_mapping, entries
 from llmlab.schema import Nested
 
@@ -122,7 +121,7 @@ class Registry:
         arguments = {} if isinstance(spec, str) else {k: v for k, v in spec.items() if k != "type"}
         for key, part in self.nested(name).items():
             if isinstance(arguments.get(key), Mapping | str):
-                with _collected(problems):
+                with collected(problems):
                     arguments[key] = self._built(part, arguments[key], f"{where}.{key}", context)
         if problems:
             raise ConfigError(problems)
@@ -134,13 +133,17 @@ class Registry:
         except ConfigError as error:
             own = self.signature(name)
             raise ConfigError([_within(where, own, text) for text in error.problems]) from error
+        except LlmlabError as error:
+            if error.option.partition("=")[0] in self.signature(name):
+                error.option = f"{where}.{error.option}"
+            raise
 
     def build_named(self, parts: Any, where: str, **context: Any) -> dict[str, Any]:
         """Build the parts of a mapping by name (see `llmlab.named`), in their order."""
         problems: list[str] = []
         built: dict[str, Any] = {}
         for name, here, spec in entries(parts, where, self):
-            with _collected(problems):
+            with collected(problems):
                 built[name] = self.build(spec, here, **context)
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
@@ -188,7 +191,7 @@ class Registry:
             if isinstance(value, Mapping) and _objects(value):
                 return []
             problems: list[str] = []
-            with _collected(problems):
+            with collected(problems):
                 for _, here, spec in entries(value, where, registry):
                     problems += registry.check(spec, here, offered)
             return list(dict.fromkeys(problems))
@@ -221,15 +224,6 @@ class Registry:
     def signature(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the parameters of the factory, which are what its spec may say."""
         return dict(schema.parameters(self._factories[name]))
-
-
-@contextmanager
-def _collected(problems: list[str]) -> Iterator[None]:
-    """Add the problems of a ConfigError to a list, instead of raising it."""
-    try:
-        yield
-    except ConfigError as error:
-        problems += error.problems
 
 
 def _objects(parts: Mapping[str, Any]) -> bool:

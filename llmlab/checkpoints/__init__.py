@@ -2,10 +2,12 @@
 
 from llmlab.checkpoints.file import Checkpoint, compare, load, peek, save
 from llmlab.checkpoints.folder import CHECKPOINTS, CheckpointFolder
+from llmlab.checkpoints.meta import RESUMED, require
 from llmlab.checkpoints.upgrades import UPGRADES, key_of_today
 
 __all__ = [
     "CHECKPOINTS",
+    "RESUMED",
     "UPGRADES",
     "Checkpoint",
     "CheckpointFolder",
@@ -13,5 +15,6 @@ __all__ = [
     "key_of_today",
     "load",
     "peek",
+    "require",
     "save",
 ]

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,15 @@ import numpy as np
 
 from llmlab.atomic_write import replace_file
 from llmlab.checkpoints import format as form
+from llmlab.checkpoints import meta as meta_schema
 from llmlab.checkpoints.upgrades import UPGRADES, Arrays, Meta
 from llmlab.errors import CheckpointError, ResourceError, TrainingError
+from llmlab.regular_file import LACKING, open_regular
 
 T = TypeVar("T")
 _SHOWN = 40
 # What the system may refuse although the file is sound: no reason to fall back to an older one.
-_REFUSALS = {
-    errno.ENOMEM: "close other programs",
-    errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENFILE: "close other programs",
+_REFUSALS = LACKING | {
     errno.EACCES: "make it readable for yourself",
     errno.EPERM: "make it readable for yourself",
 }
@@ -57,15 +55,21 @@ def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, 
 
     Raises
     ------
+    ValueError
+        `meta` says what no reader would take; nothing is written.
     TrainingError
-        A parameter is NaN or infinite; nothing is written.
+        A parameter, or the mean of one, is NaN or infinite; nothing is written.
     ResourceError
         The system refused; nothing has changed.
     """
+    try:
+        meta_schema.check(meta)
+    except form.Damaged as error:
+        raise ValueError(f"{path}: not saved: {error}") from None
     bad = _first_not_finite(arrays)
     if bad:
         raise TrainingError(
-            f"{path}: not saved, since the parameter {bad!r} holds NaN or infinity; "
+            f"{path}: not saved, since {bad!r} holds NaN or infinity; "
             "the checkpoints before it are intact: resume with a smaller lr"
         )
     return replace_file(Path(path), lambda file: form.write(file, arrays, meta))
@@ -86,9 +90,10 @@ def load(path: Path | str) -> Checkpoint:
     def read(file: BinaryIO, size: int) -> Checkpoint:
         found, arrays, meta = form.read(file, size)
         arrays, meta = _upgraded(found, arrays, meta)
+        meta_schema.check(meta)
         bad = _first_not_finite(arrays)
         if bad:
-            raise form.Damaged(f"the parameter {bad!r} holds NaN or infinity")
+            raise form.Damaged(f"{bad!r} holds NaN or infinity")
         return Checkpoint(arrays, meta, path)
 
     return _guarded(path, read)
@@ -99,7 +104,9 @@ def peek(path: Path | str) -> Meta:
 
     def read(file: BinaryIO, size: int) -> Meta:
         manifest = form.read_manifest(file, size)
-        return _upgraded(manifest["format"], {}, manifest["meta"])[1]
+        meta = _upgraded(manifest["format"], {}, manifest["meta"])[1]
+        meta_schema.check(meta)
+        return meta
 
     return _guarded(Path(path), read)
 
@@ -135,15 +142,12 @@ def compare(
 def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
     """Open `path` and call `read(file, size)`; tell damage from a refusal of the system."""
     try:
-        # Not blocking: a fifo would wait forever for somebody to write.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise form.Damaged("it isn't a regular file")
-            return read(file, status.st_size)
+        with open_regular(path) as file:
+            return read(file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint; look into its run") from error
+    except ResourceError:
+        raise
     except form.Damaged as error:
         raise CheckpointError(f"{path}: unusable checkpoint: {error}; {_ADVICE}") from error
     # Sizes were compared with the file's before, so that it is the machine's memory that ended.
@@ -170,7 +174,7 @@ def _upgraded(version: int, arrays: Arrays, meta: Meta) -> tuple[Arrays, Meta]:
 
 def _first_not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
     for name, array in arrays.items():
-        floats = name.startswith("params/") and array.dtype.kind == "f"
+        floats = name.startswith(("params/", "ema/")) and array.dtype.kind == "f"
         if floats and not np.isfinite(array).all():
             return name
     return None

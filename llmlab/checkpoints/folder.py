@@ -1,13 +1,16 @@
 """A run's checkpoints: a folder that always holds a sound one."""
 
 import logging
+import os
 import re
 from pathlib import Path
 
-from llmlab.atomic_write import TEMPORARY, make_folder, remove, replace_text
+from llmlab.atomic_write import make_folder, remove, replace_text, sweep
 from llmlab.checkpoints.file import Arrays, Checkpoint, Meta, load, peek, save
 from llmlab.errors import CheckpointError
+from llmlab.regular_file import read_regular
 
+_MOST = 4096  # bytes of a hint
 log = logging.getLogger("llmlab")
 
 CHECKPOINTS = "checkpoints"  # the name of such a folder in a run's
@@ -52,12 +55,28 @@ class CheckpointFolder:
         for at, other in sound[: 1 - self.keep]:
             if at != best_step:
                 remove(other)
-        for leftover in self.folder.glob(f".*{TEMPORARY}"):  # of a process that was killed
-            remove(leftover)
+        sweep(self.folder)
         replace_text(self.folder / "latest", f"{path.name}\n", sync=False)
         if best:
             replace_text(self.folder / "best", f"{path.name}\n", sync=False)
         return path
+
+    def sweep(self) -> None:
+        """Remove what a killed process left, and let `latest` and `best` name files that are here.
+
+        As with `save`, the caller holds the run's lock.
+        """
+        sweep(self.folder)
+        entries = self._entries()
+        best_step = entries[-1][2].get("best_step") if entries else None
+        known = {step: path for step, path, _ in entries}
+        wanted = {"latest": entries[-1][1] if entries else None, "best": known.get(best_step)}
+        for name, path in wanted.items():
+            hint = self.folder / name
+            if os.path.lexists(hint) and _named(hint) not in {p.name for p in known.values()}:
+                remove(hint)
+                if path is not None:
+                    replace_text(hint, f"{path.name}\n", sync=False)
 
     def path(self, step: int) -> Path:
         """Return the file that holds `step`."""
@@ -136,6 +155,14 @@ class CheckpointFolder:
             except (CheckpointError, KeyError, TypeError, ValueError):
                 continue  # load_latest tells of it; here it is neither counted nor deleted
         return sorted(entries, key=lambda entry: (entry[0], entry[1].name))
+
+
+def _named(hint: Path) -> str:
+    """Return the name in a hint; empty if it can't be read."""
+    try:
+        return read_regular(hint, _MOST).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _step_in_name(path: Path) -> int:

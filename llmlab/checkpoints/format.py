@@ -192,7 +192,7 @@ def _read_manifest(
     seal = _read_bytes(archive, members[SEAL])
     if _sha256(data) != seal.tobytes().hex():
         raise Damaged("its manifest isn't what its sha256 says")
-    manifest = json.loads(data.tobytes())
+    manifest = json.loads(data.tobytes(), parse_constant=_refuse)
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
         raise Damaged("its manifest names no format")
     if manifest["format"] > FORMAT:
@@ -203,6 +203,10 @@ def _read_manifest(
     if not all(isinstance(manifest.get(key), dict) for key in ("arrays", "meta")):
         raise Damaged("its manifest lacks the arrays or the meta")
     return manifest
+
+
+def _refuse(constant: str) -> None:
+    raise Damaged(f"its manifest has {constant}, which isn't JSON")
 
 
 def _declared(

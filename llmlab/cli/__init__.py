@@ -1,10 +1,10 @@
 """The command line: `python -m llmlab`, or `llmlab`."""
 
-import os
 import sys
 from collections.abc import Sequence
 
 from llmlab import __version__
+from llmlab.cli.standard_streams import close_streams, open_streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,19 +15,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     one line on stderr each; with `LLMLAB_DEBUG=1` the traceback follows.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    before = sys.stdin, sys.stdout, sys.stderr
+    open_streams()
     try:
-        code = _run(argv)
-        if code != 141:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        code = 141
-    if code == 141:
-        _close_stdout()
-    return code
+        try:
+            code = _run(argv)
+        except BrokenPipeError:
+            code = 141
+        failure = close_streams()
+        if failure is not None and code == 0:
+            code = 141 if isinstance(failure, BrokenPipeError) else 5
+            if code == 5:
+                print(f"error: {failure.filename}: {failure.strerror}", file=sys.stderr)
+        return code
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = before
 
 
 def _run(argv: list[str]) -> int:
-    if {"--help", "-h"} & set(argv):
+    if {"--help", "-h"} & set(argv) or argv[:1] == ["help"]:
         from llmlab.cli.help import help_text
 
         print(help_text())
@@ -50,14 +56,3 @@ def _run(argv: list[str]) -> int:
         from llmlab.cli.explain import report
 
         return report(error)
-
-
-def _close_stdout() -> None:
-    """Keep the interpreter from complaining at its end that nobody reads stdout."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass  # stdout is no file, as under a test
-    finally:
-        os.close(nothing)

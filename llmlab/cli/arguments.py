@@ -22,6 +22,9 @@ FLAGS |= {"--multirun", "-m", "--shell-completion", "-sc"}
 FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp"}
 FLAGS_WITH_VALUE |= {"--config-name", "-cn", "--config-dir", "-cd"}
 FLAGS_WITH_OPTION = {"--info", "-i"}
+_LONG = {"-r": "--run", "-m": "--multirun", "-c": "--cfg", "-i": "--info"}
+_LONG |= {"-sc": "--shell-completion"}
+_MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion", "--hydra-help")
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 LATEST = ("latest", "best")  # a checkpoint that is looked up
 _WORDS = {"checkpoint": LATEST, "resume": ("latest",), "on": ("pretrain", "tune")}
@@ -46,6 +49,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
     problems: list[str] = []
     rest = list(argv)
     text = ""  # the key of the free text that stands just before
+    listed: list[str] = []
     while rest:
         if text and (words := _words(rest)):
             value = " ".join([str(overrides.pop().value), *words])
@@ -53,7 +57,9 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
             continue
         token, text = rest.pop(0), ""
         name = token.split("=")[0]
-        if token in FLAGS_WITH_VALUE and rest:
+        if token in FLAGS_WITH_VALUE and not rest:
+            problems.append(f"{token}: needs a value after it")
+        elif token in FLAGS_WITH_VALUE:
             flags += [token, rest.pop(0)]
         elif token in FLAGS or name in FLAGS_WITH_VALUE | FLAGS_WITH_OPTION:
             flags.append(token)
@@ -63,14 +69,43 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
             problems.append(f"{token}: it would load a pickle, which can run code; use resume=RUN")
         elif token.startswith("-"):
             problems.append(_misspelt(token.lstrip("-"), rest))
+        elif "phase=list" in argv and re.fullmatch(r"\w[\w-]*", token):
+            listed.append(token)
         elif not is_key(token) or ("=" not in token and not token.startswith("~")):
             problems.append(_misspelt(token, rest))
         else:
             overrides.append(Override.of(token))
             text = overrides[-1].key if _is_free(overrides[-1].key) else ""
+    if listed:  # what to list is the prompt of this phase
+        overrides.append(Override("", "prompt", " ".join(listed)))
+    problems += _contradictions(flags, overrides)
     if problems:
         raise ConfigError(problems)
     return flags, overrides
+
+
+def _contradictions(flags: Sequence[str], overrides: Sequence[Override]) -> list[str]:
+    """Return what flags and keys of Hydra's own ask for that can't be done together."""
+    names = [_LONG.get(flag, flag).split("=")[0] for flag in flags]
+    modes = [name for name in dict.fromkeys(names) if name in _MODES]
+    problems = []
+    if len(modes) > 1:
+        problems.append(f"{' '.join(modes)}: each asks for something else; leave one")
+    if "--resolve" in names and "--cfg" not in names:
+        problems.append("--resolve: goes with --cfg job; leave it out")
+    given = {override.name: override.value for override in overrides}
+    mode = str(given.get("hydra.mode", "MULTIRUN")).upper()
+    if mode not in ("RUN", "MULTIRUN"):
+        problems.append(f"hydra.mode={mode}: expected RUN or MULTIRUN; -m is shorter")
+    elif mode == "RUN" and "--multirun" in names:
+        problems.append("-m hydra.mode=RUN: a sweep, and none; leave one of them out")
+    resume = given.get("resume")
+    for key in FOLDERS:
+        if key in given and given[key] in (None, "", "null", "''", '""'):
+            problems.append(f"{key}={given[key] or ''}: no folder; name one, or leave this out")
+        elif key in given and resume not in (None, "", "null"):
+            problems.append(f"{key}={given[key]}: resume={resume} has its folder; leave this out")
+    return problems
 
 
 def _is_free(key: str) -> bool:

@@ -39,7 +39,8 @@ _EXAMPLES = """\
           four runs, and a table of them ranked by loss
 
     more
-      phase=list shows every layer, optimizer, ... that `type:` can name; phase=summary the network.
+      phase=list shows every layer, optimizer, ... that `type:` can name, phase=list layers or
+      phase=list rope a part of it; phase=summary the network.
       prompt= and paths are taken as they stand: no quotes but the shell's. With -m a comma
       separates paths, never prompts; a path that holds a comma goes into quotes: "'a,b.npz'".
       Hydra's own: --cfg job prints the configuration, --info config where it comes from,

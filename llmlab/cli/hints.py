@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.cli.places import conf_folder
-from llmlab.errors import ConfigError, suggest
+from llmlab.errors import ConfigError, LlmlabError, suggest
 
 # What other programs call our keys.
 _ELSEWHERE = {
@@ -46,10 +46,11 @@ def hint(error: Exception, tokens: Sequence[str]) -> Exception:
         where = f"{mark.name}:{mark.line + 1}: " if mark else ""
         return ConfigError(f"{where}{error.problem or error}; correct this file")
     if isinstance(error, ValueError) and "Config group override must be" in str(error):
-        return _no_option(tokens) or error
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return error
+        return _no_option(tokens) or ConfigError(_refused(error, tokens))
     text = str(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        own = isinstance(error, LlmlabError | OSError | MemoryError)
+        return error if own else ConfigError(_refused(error, tokens))
     if found := re.search(r"Could not find '([^']+)/([^/']+)'", text):
         return ConfigError(_unknown_option(found[1], found[2], text))
     if found := re.search(
@@ -62,12 +63,8 @@ def hint(error: Exception, tokens: Sequence[str]) -> Exception:
         )
     if found := re.search(r"Sweep parameters '(.*)' requires", text):
         return ConfigError(f"{found[1]}: several values; add -m to try each")
-    for token in tokens:
-        if not _readable(token):
-            return ConfigError(
-                f"{token}: Hydra can't read this value; text goes into two kinds of quotes: "
-                f"\"{token.split('=')[0]}='...'\""
-            )
+    if unread := _unreadable(tokens):
+        return ConfigError(unread)
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return ConfigError(" ".join(f"{text}{cause}".split()))
 
@@ -85,7 +82,7 @@ def _no_option(tokens: Sequence[str]) -> ConfigError | None:
     """Name the group that was given a number, or null, instead of a file of its folder."""
     for token in tokens:
         key, _, value = token.partition("=")
-        folder = conf_folder() / key.split("@")[0]
+        folder = conf_folder() / key.lstrip("+~").split("@")[0]
         if folder.is_dir() and not (folder / f"{value}.yaml").is_file():
             known = ", ".join(options_of(folder))
             return ConfigError(f"{token}: expected the name of a file; known: {known}")
@@ -99,6 +96,8 @@ def options_of(folder: Path) -> list[str]:
 
 def _unknown_key(key: str) -> str:
     known = _known_keys()
+    if key in known:
+        return f"{key}: it isn't what is to be taken out, or is there already; write {key}=VALUE"
     last = key.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == last]
     meant = _ELSEWHERE.get(last) or (same[0] if same else None)
@@ -135,12 +134,26 @@ def _flat(value: Any, where: str) -> Iterator[str]:
             yield from _flat(item, f"{where}.{key}" if where else str(key))
 
 
-def _readable(token: str) -> bool:
+def _unreadable(tokens: Sequence[str]) -> str | None:
+    """Return what is wrong with the first value that isn't of Hydra's grammar."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
 
-    try:
-        OverridesParser.create().parse_override(token)
-    except HydraException:
-        return False
-    return True
+    parser = OverridesParser.create()
+    for token in tokens:
+        try:
+            parser.parse_override(token)
+        except Exception:  # the grammar's own are of many kinds
+            shown = token if len(token) <= 60 else f"{token[:57]}..."
+            return (
+                f"{shown}: Hydra can't read this value; text goes into two kinds of quotes: "
+                f"\"{token.split('=')[0]}='...'\""
+            )
+    return None
+
+
+def _refused(error: Exception, tokens: Sequence[str]) -> str:
+    """Return a line for an exception that Hydra has let out as it was."""
+    if unread := _unreadable(tokens):
+        return unread
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{' '.join(tokens)[:200]}: refused by Hydra: {reason[:300]}; correct what was typed"

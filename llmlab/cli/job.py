@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from llmlab import kernels
 from llmlab.cli.arguments import typed_keys
 from llmlab.cli.explain import explain, report
+from llmlab.cli.standard_streams import forgiving
 from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
 from llmlab.errors import LlmlabError, ResourceError, Stopped
@@ -39,7 +40,7 @@ def run_job(composed: Any, typed: Sequence[str], start: Start | None) -> int:
         How its run begins, if `resume=` said so; else it is a new one.
     """
     try:
-        folder = Path(HydraConfig.get().runtime.output_dir)
+        folder = output_folder()
         begin = Start(Kind.NEW) if start is None else start
         _execute(composed, typed, replace(begin, folder=folder), in_sweep=False)
     except (Exception, KeyboardInterrupt) as error:
@@ -58,8 +59,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
     record
         What sweep.json is to say as soon as a job of this start does something.
     """
-    settings = HydraConfig.get()
-    folder, tokens = Path(settings.runtime.output_dir), _tokens("task")
+    folder, tokens = output_folder(), _tokens("task")
     if not (jobs.folder / SWEEP_RECORD).exists():
         write_sweep(jobs.folder, record)
     before = read_result(folder)
@@ -151,7 +151,7 @@ def _train(
         config=config.to_dict(),
         show_progress=not in_sweep,
     )
-    with opened as run, interruptible():
+    with opened as run, interruptible(), forgiving():
         try:
             results = phase.load()(config, run, **arguments) or {}
             run.finish("finished", **{key: _finite(value) for key, value in results.items()})
@@ -162,7 +162,8 @@ def _train(
         except BaseException as error:
             _advise(error, run)
             raise
-    print(f"run: {near(run.folder)}", flush=True)
+    with forgiving():
+        print(f"run: {near(run.folder)}", flush=True)
     if after := phase.load_after():
         after(config, results)
     return Done(results, run.begun)
@@ -189,11 +190,21 @@ def _out_of_memory(folder: Path) -> str:
     return f"out of memory: lower batch_size or the sizes of the model{saved}"
 
 
+def output_folder() -> Path:
+    """Return where Hydra has put this job."""
+    return Path(literal(HydraConfig.get().runtime, "output_dir"))
+
+
+def literal(settings: Any, key: str) -> str:
+    """Return a text as it stands: `${...}` in a folder's name is no reference."""
+    return str(settings._get_node(key)._value())
+
+
 def config_dir() -> str | None:
     """Return the folder that `--config-dir` named, for who continues this elsewhere."""
     for source in HydraConfig.get().runtime.config_sources:
         if source.provider == "command-line":
-            return str(source.path)
+            return literal(source, "path")
     return None
 
 

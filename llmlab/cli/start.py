@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.cli.places import conf_folder, data_folder
 from llmlab.cli.resume import CommandLine
-from llmlab.cli.user_yaml import check_user_yaml
+from llmlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmlab.config import Config
@@ -34,34 +34,40 @@ def _survive_python_314() -> None:
 
 
 def register_resolvers() -> None:
-    """Make `${run_id:}` and `${data_dir:}` known to YAML."""
+    """Make the resolvers of conf/, such as `${run_id:}`, known to YAML."""
     from omegaconf import OmegaConf
 
     from llmlab.runs import new_id
 
     OmegaConf.register_new_resolver("run_id", new_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("data_dir", lambda: str(data_folder()), replace=True)
+    # Unlike ${hydra.runtime.cwd}, what a resolver returns isn't taken for a reference again.
+    OmegaConf.register_new_resolver("working_folder", os.getcwd, replace=True)
 
 
 def start(command: CommandLine) -> int:
     """Let Hydra compose the configuration and run the job or the jobs; return the exit code."""
     _survive_python_314()
     from llmlab.cli.hints import hint
-    from llmlab.cli.sweep import discard, finish, sweep_folder, sweeping
+    from llmlab.cli.sweep import SWEEP_RECORD, discard, finish, sweep_folder, sweeping
+    from llmlab.cli.user_yaml import check_stored, guarded
 
     register_resolvers()
-    check_user_yaml(command.flags)
+    check_stored(command.tokens, command.typed)
     folder = sweep_folder(command.tokens) if command.sweep else None
     codes: list[int] = []
     tokens, task = _single(command, codes) if folder is None else _jobs(command, folder)
     decorate = hydra_main()
     argv = [*command.flags, *tokens]
-    with _as_program(argv), _logging_restored(), _mode(command), sweeping(folder):
+    with _as_program(argv), _logging_restored(), _mode(command), guarded(), sweeping(folder):
         try:
             decorate(task)()
         except Exception as error:
             discard(folder)
             raise hint(error, tokens) from error
+        if folder is not None and not (folder / SWEEP_RECORD).exists():
+            discard(folder)
+            raise ConfigError(f"{' '.join(command.typed)}: a sweep without a job; name values")
         if folder is not None:
             return finish(folder)
     return codes[0] if codes else 0
@@ -131,12 +137,13 @@ def compose(*argv: str) -> "Config":
     from llmlab.cli.arguments import typed_keys
     from llmlab.cli.hints import hint
     from llmlab.cli.resume import prepare
+    from llmlab.cli.user_yaml import guarded
     from llmlab.config import load
 
     register_resolvers()
     tokens = prepare(argv).tokens
     try:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        with guarded(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
             composed = compose_with_hydra("config", overrides=tokens)
     except Exception as error:
         raise hint(error, tokens) from error
@@ -181,11 +188,16 @@ def _mode(command: CommandLine) -> Iterator[None]:
 
 @contextmanager
 def _logging_restored() -> Iterator[None]:
-    """Undo what Hydra does to the root logger, for programs that call `main` and go on."""
+    """Undo what Hydra does to the root logger, for programs that call `main` and go on.
+
+    Meanwhile a message that can't be written is left out; logging's own way is a traceback.
+    """
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, complaining = root.handlers[:], root.level, logging.raiseExceptions
+    logging.raiseExceptions = False
     try:
         yield
     finally:
+        logging.raiseExceptions = complaining
         root.handlers[:] = handlers
         root.setLevel(level)

@@ -112,10 +112,14 @@ def discard(folder: Path | None) -> None:
 
 
 def finish(folder: Path) -> int:
-    """Write results.csv, print the table, and return the sweep's exit code."""
+    """Write results.csv, print the table, and return the sweep's exit code.
+
+    It is 1 if some jobs failed, and that of all if each failed for the same kind of reason.
+    """
     (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's copy of what was asked for
     rows = read_rows(folder)
     write_csv(folder / "results.csv", rows)
     print("\n".join(table(rows)))
     print(f"sweep: {near(folder)}")
-    return int(any(row["status"] != "finished" for row in rows))
+    codes = [row.get("exit_code", 1) for row in rows if row["status"] != "finished"]
+    return codes[0] if len(codes) == len(rows) and len(set(codes)) == 1 else int(bool(codes))

@@ -1,55 +1,214 @@
-"""A look at YAML files that users bring, before Hydra reads them."""
+"""YAML of the user's: what is read of it, how much, and what it may say."""
 
-from collections.abc import Sequence
+import io
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.base import Container
+from omegaconf.errors import InterpolationResolutionError
+
+from llmlab.cli.arguments import Override
+from llmlab.cli.places import conf_folder
 from llmlab.errors import ConfigError
 
-_MOST_VALUES = 100_000
-_FOLDER_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
+MOST_BYTES = 1_000_000
+MOST_VALUES = 100_000
+DEEPEST = 50
+MOST_REFERENCES = 2_000  # the presets of conf/ resolve some dozens
+LONGEST_TEXT = 1_000_000
+# Everything else of Hydra's starts programs, sets variables or writes files.
+ALLOWED = ("run.dir", "sweep.dir", "sweep.subdir", "launcher", "mode", "verbose")
 
 
-def check_user_yaml(flags: Sequence[str]) -> None:
-    """Refuse files whose aliases stand for more values than a configuration can have.
+class TooManyReferences(ConfigError):
+    """Interpolations that stand for more than a configuration can hold."""
+
+    def __init__(self, problem: str):
+        # OmegaConf makes it anew with lines of its own, one of which is the whole key.
+        text, *added = problem.split("\n")
+        key = [line.removeprefix("    full_key: ") for line in added if "full_key: " in line]
+        super().__init__("=".join([*key, text]))
+
+
+class _Files(FileConfigSource):
+    """Files of YAML, of which those of the user's are looked at before they are parsed."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return what the file holds."""
+        if Path(self.path).resolve() == conf_folder().resolve():
+            return super().load_config(config_path)
+        path = Path(self.path) / self._normalize_file_name(config_path)
+        text = read_yaml(path)
+        try:
+            _check_size(path, text)
+            config = OmegaConf.load(io.StringIO(text))
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{path}:{mark.line + 1}" if mark else path
+            reason = getattr(error, "problem", None) or str(error).split("\n")[0]
+            raise ConfigError(f"{where}: {reason}; correct this file") from error
+        if isinstance(config, DictConfig) and "hydra" in config:
+            check_hydra(config, str(path))
+        header = self._get_header_dict(text[:512])
+        return ConfigResult(self.provider, f"file://{self.path}", config, header)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """While open, let Hydra take no more from the user's files than this module allows."""
+    Plugins.instance()  # registers Hydra's own sources
+    sources = SourcesRegistry.instance().types
+    files, load = sources["file"], ConfigLoaderImpl._load_single_config
+    resolve = Container.resolve_parse_tree
+    references = _References(resolve)
+
+    def load_checked(self: Any, default: Any, repo: Any) -> ConfigResult:
+        references.count = 0  # another configuration
+        result = load(self, default, repo)
+        # Only here is it known which package a file's values go to.
+        if result.path.startswith("file:") and result.path != f"file://{conf_folder()}":
+            check_hydra(result.config, f"{result.path[7:]}/{default.config_path}.yaml")
+        _state_one_length(result.config)
+        return result
+
+    def resolve_counted(self: Any, parse_tree: Any, *args: Any, **kwargs: Any) -> Any:
+        return references(self, parse_tree, *args, **kwargs)
+
+    sources["file"] = _Files
+    ConfigLoaderImpl._load_single_config = load_checked  # type: ignore[method-assign]
+    Container.resolve_parse_tree = resolve_counted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        sources["file"] = files
+        ConfigLoaderImpl._load_single_config = load  # type: ignore[method-assign]
+        Container.resolve_parse_tree = resolve  # type: ignore[method-assign]
+
+
+def _state_one_length(config: Any) -> None:
+    """Let a file that states `steps` alone replace `epochs` of the files before it, or reverse."""
+    if not isinstance(config, DictConfig):
+        return
+    stages = config.get("stages")
+    stages = stages.values() if isinstance(stages, DictConfig) else ()
+    for group in (config, *stages):
+        for one, other in (("steps", "epochs"), ("epochs", "steps")):
+            if isinstance(group, DictConfig) and other not in group and group.get(one) is not None:
+                group[other] = None
+
+
+class _References:
+    """OmegaConf's resolution of references, with a limit on how many a configuration may need.
+
+    A text of ten references to a text of ten references, and so on, would never end.
+    """
+
+    def __init__(self, resolve: Any):
+        self.count = 0
+        self._resolve, self._depth = resolve, 0
+
+    def __call__(self, container: Any, parse_tree: Any, *args: Any, **kwargs: Any) -> Any:
+        self.count += 1
+        if self.count > MOST_REFERENCES and self._depth:
+            raise InterpolationResolutionError("too many references")
+        self._depth += 1
+        try:
+            found = self._resolve(container, parse_tree, *args, **kwargs)
+            if isinstance(found, str) and len(found) > LONGEST_TEXT:
+                self.count = MOST_REFERENCES + 1
+        except InterpolationResolutionError:
+            if self.count <= MOST_REFERENCES:
+                raise
+        finally:
+            self._depth -= 1
+        if self.count > MOST_REFERENCES:
+            if self._depth:
+                raise InterpolationResolutionError("too many references")
+            raise TooManyReferences(
+                f"{parse_tree.getText().removesuffix('<EOF>')[:60]}: its references stand for "
+                f"more than {MOST_REFERENCES:,} values or {LONGEST_TEXT:,} characters; write the "
+                "value itself"
+            )
+        return found
+
+
+def read_yaml(path: Path) -> str:
+    """Return the text of a user's YAML file, if it is one that may be parsed.
 
     Raises
     ------
     ConfigError
-        With a line for each such file. What isn't YAML at all is left to Hydra.
+        It is no regular file, too large, no UTF-8, or too deeply nested.
     """
-    problems = []
-    for folder in _folders(flags):
-        for path in sorted(folder.rglob("*.yaml")):
-            count = _values(path)
-            if count > _MOST_VALUES:
-                problems.append(
-                    f"{path}: its aliases stand for more than {_MOST_VALUES:,} values; write a "
-                    "smaller file"
-                )
-    if problems:
-        raise ConfigError(problems)
-
-
-def _folders(flags: Sequence[str]) -> list[Path]:
-    found = []
-    for index, flag in enumerate(flags):
-        name, _, value = flag.partition("=")
-        if name in _FOLDER_FLAGS:
-            found.append(Path(value or flags[index + 1]))
-    return [folder for folder in found if folder.is_dir()]
-
-
-def _values(path: Path) -> float:
-    """Count the values of a file with each alias counted as often as it is used."""
-    import yaml
-
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, OSError, UnicodeError, RecursionError):
-        return 0
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise ConfigError(f"{path}: not a regular file; expected YAML")
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a file that can be read") from error
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"{path}: larger than {MOST_BYTES:,} bytes; write a smaller file")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is no UTF-8; save it as UTF-8") from error
+    return text
+
+
+def check_hydra(config: Any, where: str) -> None:
+    """Refuse keys of Hydra that a file may not set; `where` names the file."""
+    own = OmegaConf.to_container(config).get("hydra") if isinstance(config, DictConfig) else None
+    refused = [key for key in _leaves(own) if not key.startswith(ALLOWED)]
+    if refused:
+        raise ConfigError(
+            f"{where}: hydra.{refused[0]}: not taken from a file, since it could run or overwrite "
+            f"something; there, hydra may set {', '.join(ALLOWED)}"
+        )
+
+
+def check_stored(tokens: Sequence[str], typed: Sequence[str]) -> None:
+    """Refuse keys of Hydra that come from a run's record, and that a file may not set."""
+    own = {Override.of(text).name for text in typed}
+    for name in (Override.of(text).name for text in tokens):
+        key = name.removeprefix("hydra.").removeprefix("hydra/")
+        if name.startswith("hydra") and name not in own and not key.startswith(ALLOWED):
+            raise ConfigError(f"{name}: not taken from the record of a run; type it again")
+
+
+def _leaves(value: Any, where: str = "") -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{where}.{key}" if where else str(key))
+    elif value is not None:
+        yield where
+
+
+def _check_size(path: Path, text: str) -> None:
+    """Refuse nesting, and aliases, that would take all memory before a value is looked at."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            line = event.start_mark.line + 1
+            raise ConfigError(f"{path}:{line}: nested deeper than {DEEPEST} levels; write it flat")
     counts: dict[int, float] = {}
 
     def count(node: yaml.Node | None) -> float:
+        """Count the values with each alias counted as often as it is used."""
         if not isinstance(node, yaml.CollectionNode):
             return 1
         if id(node) not in counts:
@@ -58,4 +217,7 @@ def _values(path: Path) -> float:
             counts[id(node)] = 1 + sum(map(count, items))
         return counts[id(node)]
 
-    return count(root)
+    if count(yaml.compose(text, Loader=yaml.SafeLoader)) > MOST_VALUES:
+        raise ConfigError(
+            f"{path}: its aliases stand for more than {MOST_VALUES:,} values; write a smaller file"
+        )

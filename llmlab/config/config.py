@@ -4,13 +4,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
+from llmlab.config.across import check_patience, check_threads, refusal
 from llmlab.config.model import MANY, Model, Stage
 from llmlab.config.network import POSITIONS, check_network, refuse_former_names
 from llmlab.config.plugins import import_plugins
 from llmlab.config.specs import STAGES, check_specs
 from llmlab.config.stored import overlay, without_paths
 from llmlab.config.values import Key, check_fields, keys_of, plain
-from llmlab.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Config:
     ]
     save_every: Annotated[int | None, Key("steps between checkpoints; null: ten in a run", low=1)]
     eval_every: Annotated[
-        int | None, Key("steps between validations; null: at each epoch's end", kept=True, low=1)
+        int | None, Key("steps between validations; null: an epoch, or a tenth", kept=True, low=1)
     ]
     log_every: Annotated[int, Key("steps between rows of metrics", low=1)]
     keep: Annotated[int, Key("how many of the last checkpoints to keep", low=2, high=1_000_000)]
@@ -149,6 +149,14 @@ def kept_keys() -> list[str]:
     return [*(name for name, (_, key) in keys_of(Config).items() if key.kept), "phase", "data"]
 
 
+def check_stored(stored: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the values of a checkpoint's configuration that it does have."""
+    problems: list[str] = []
+    check_fields(Config, stored, "", problems)
+    check_fields(Model, stored.get("model", {}), "model", problems)
+    return [p for p in problems if "=" in p.split(":")[0] and "unknown key" not in p]
+
+
 def load(
     composed: Any, typed: Collection[str] = (), stored: Mapping[str, Any] | None = None
 ) -> Config:
@@ -173,7 +181,9 @@ def load(
     literal = {"prompt", "checkpoint", "resume", "source", "target", "on"} & set(typed)
     values = plain(composed, problems, literal)
     if stored is not None:
-        values = overlay(values, stored, typed)
+        foreign = keys_of(Config).keys() - kept_keys()  # where to write, what to import
+        own = {key: value for key, value in stored.items() if key not in foreign}
+        values = overlay(values, without_paths(own), typed)
     if isinstance(values.get("plugins"), str):
         values["plugins"] = [values["plugins"]]
     phase = values.get("phase")
@@ -190,9 +200,10 @@ def load(
     values |= {"model": model, "stages": stages}
     check_specs(values, typed, problems)
     check_network(values, typed, stored is not None, problems)
-    _check_patience(values, problems)
+    check_patience(values, problems)
+    check_threads(values, problems)
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        raise refusal(list(dict.fromkeys(problems)), typed, stored)
     return Config(**values, arguments=dict(arguments), typed=frozenset(typed))
 
 
@@ -235,20 +246,6 @@ def _check_lengths(
             problems.append(f"{where}epochs: null, and so is {where}steps; set one of them")
         if needed and group.get("lr", 1) is None:
             problems.append(f"{where}lr: null; the phase {group.get('phase')} needs a number")
-
-
-def _check_patience(values: Mapping[str, Any], problems: list[str]) -> None:
-    """Refuse `patience` where no stage that is to run keeps text back for validation."""
-    phase, patience = values.get("phase"), values.get("patience")
-    running = STAGES if phase == "full" else [name for name in STAGES if name == phase]
-    data = values["data"] if isinstance(values.get("data"), Mapping) else {}
-    specs = {name: data[name] for name in running if isinstance(data.get(name), Mapping)}
-    without = [name for name, spec in specs.items() if spec.get("val_fraction") == 0]
-    if patience is not None and running and len(without) == len(running):
-        problems.append(
-            f"patience={patience}: counts validations, and there are none; set "
-            f"data.{running[0]}.val_fraction=0.1"
-        )
 
 
 def _copied(value: Any) -> Any:

@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# A checkpoint holds no paths, so these arguments of its parts are always the composed ones.
-PATH_KEYS = frozenset({"path", "paths", "file", "files", "corpus", "cache"})
+# A checkpoint holds no paths, nor what a machine has room for: these arguments of its parts are
+# always the composed ones, whatever a file says that something else has written.
+PATH_KEYS = frozenset({"path", "paths", "file", "files", "corpus", "cache", "cache_gb"})
 
 
 def without_paths(value: Any) -> Any:
@@ -12,6 +13,11 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: without_paths(v) for k, v in value.items() if k not in PATH_KEYS}
     return [without_paths(item) for item in value] if isinstance(value, list) else value
+
+
+def stored_config(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration in a checkpoint's meta without paths, which it has no say in."""
+    return without_paths(meta["config"])
 
 
 def overlay(composed: Any, stored: Any, typed: Collection[str], where: str = "") -> Any:

@@ -2,13 +2,13 @@
 
 import json
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from llmlab.errors import CheckpointError
+from llmlab.regular_file import open_regular
 
 _MOST = 256 * 2**20  # the largest tokenizer.json in use is a tenth of it
 
@@ -23,12 +23,8 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         There is none, it is something else (a pipe would wait forever), or it can't be read.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path}: not a regular file")
-            yield file, status.st_size
+        with open_regular(path) as file:
+            yield file, os.fstat(file.fileno()).st_size
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
 

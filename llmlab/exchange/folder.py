@@ -166,7 +166,7 @@ def write_folder(
     chat = chat_template(template)
     if chat is not None:
         contents[SETTINGS]["chat_template"] = chat
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    beside = target.parent / (f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -9,6 +9,7 @@ from llmlab.exchange.word_spacing import decoder as word_decoder
 from llmlab.text import Tokenizer
 from llmlab.text.spacing import MARK_RANGES
 from llmlab.text.tokenizers.bpe import BpeTokenizer
+from llmlab.text.tokenizers.byte import byte_characters
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -118,13 +119,3 @@ def _split(pattern: str, behavior: str) -> dict[str, Any]:
         "behavior": behavior,
         "invert": False,
     }
-
-
-def byte_characters() -> list[str]:
-    """Return the character that stands for each byte in byte-level BPE (GPT-2's encoder.py).
-
-    Bytes that are visible in Latin-1 stand for themselves, the others for what follows U+0100.
-    """
-    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = iter(range(256, 512))
-    return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]

@@ -38,6 +38,9 @@ class ExpertsCache(NamedTuple):
     expert_caches: list[Any]
 
 
+_MOST_EXPERTS = 1_000
+
+
 @LAYERS.register("mixture_of_experts")
 class MixtureOfExperts(Layer):
     """y = Σ gate_e · expert_e(x) over the `top_k` experts of the largest softmax(x @ router).
@@ -47,9 +50,10 @@ class MixtureOfExperts(Layer):
 
         balance · E · Σ_e f_e · P_e
 
-    with f_e the share of a row's choices that fell on e, and P_e the mean of its probabilities
-    over the row; at its least, all experts alike, it is `balance` (Fedus et al. 2021,
-    arXiv:2101.03961, but row by row, so that it doesn't depend on how a batch is divided).
+    with f_e the share of a sample's choices that fell on e, and P_e the mean of its probabilities
+    over the sample; at its least, all experts alike, it is `balance` (Fedus et al. 2021,
+    arXiv:2101.03961, but sample by sample, so that it doesn't depend on how a batch is divided
+    or packed).
 
     Parameters
     ----------
@@ -78,8 +82,8 @@ class MixtureOfExperts(Layer):
         output_init: InitSpec | None = None,
         linear: Callable[..., Layer] = Linear,
     ):
-        if num_experts < 1:
-            raise ConfigError(f"num_experts={num_experts}: must be at least 1")
+        if not 1 <= num_experts <= _MOST_EXPERTS:
+            raise ConfigError(f"num_experts={num_experts}: must be 1 to {_MOST_EXPERTS:,}")
         if not 1 <= top_k <= num_experts:
             raise ConfigError(f"top_k={top_k}: must be 1 to num_experts={num_experts}")
         if normalize and top_k == 1 and num_experts > 1:

@@ -95,30 +95,45 @@ def choose_backward(
 
 
 def balance_loss(probabilities: np.ndarray, choice: Choice, balance: float, ctx: Any) -> np.ndarray:
-    """Report balance · E · Σ_e f_e · P_e of each row, times its tokens; return its gradient.
+    """Report balance · E · Σ_e f_e · P_e of each sample, times its tokens; return its gradient.
 
-    Only real tokens count, by their weight in the loss: f and P are means over them.
+    A sample is a row, or a segment of a packed one. Only real tokens count, by their weight in the
+    loss: f and P are means over them.
     """
     experts = probabilities.shape[1]
     top_k, batch = len(choice.gates), ctx.batch
-    w = ctx.weights.reshape(batch, -1, 1)
     dbalance = ctx.empty(probabilities.shape)
     loss = ctx.empty((batch,))
     with ctx.scratch():
-        counts, mean = ctx.empty((batch, experts)), ctx.empty((batch, experts))
-        tokens = ctx.empty((batch, 1))
+        w = _weights_by_sample(ctx)
+        samples = w.shape[2]
+        counts, mean = (ctx.empty((batch, samples, experts)) for _ in range(2))
+        tokens = ctx.empty((batch, samples))
         dbalance.fill(0)
         for index in choice.index:
             dbalance.reshape(-1)[index] = 1
         shape = (batch, -1, experts)
-        np.einsum("btx,bte->be", w, dbalance.reshape(shape), out=counts)
-        np.einsum("btx,bte->be", w, probabilities.reshape(shape), out=mean)
+        np.einsum("bts,bte->bse", w, dbalance.reshape(shape), out=counts)
+        np.einsum("bts,bte->bse", w, probabilities.reshape(shape), out=mean)
         np.add.reduce(w, axis=1, out=tokens)
-        np.maximum(tokens, np.finfo(ctx.dtype).tiny, out=tokens)  # rows of padding alone
+        np.maximum(tokens, np.finfo(ctx.dtype).tiny, out=tokens)  # where all is padding
         counts *= balance * experts / top_k
-        counts /= tokens
-        np.einsum("be,be->b", counts, mean, out=loss)
+        counts /= tokens[:, :, None]
+        np.einsum("bse,bse->b", counts, mean, out=loss)
         counts *= ctx.loss_scale
-        np.multiply(w, counts[:, None], out=dbalance.reshape(shape))
+        np.einsum("bts,bse->bte", w, counts, out=dbalance.reshape(shape))
     ctx.add_loss(loss)
     return dbalance
+
+
+def _weights_by_sample(ctx: Any) -> np.ndarray:
+    """Return the weight that each token has in each sample of its row, (B, T, S)."""
+    w = ctx.weights.reshape(ctx.batch, -1, 1)
+    if ctx.segments is None:
+        return w
+    samples = max(1, int(ctx.segments.max(initial=0)) + 1)
+    mine = ctx.empty((*w.shape[:2], samples), bool)
+    np.equal(ctx.segments[:, :, None], ctx.counting(samples), out=mine)
+    parts = ctx.empty(mine.shape)
+    np.multiply(w, mine, out=parts)
+    return parts

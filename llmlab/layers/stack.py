@@ -5,7 +5,9 @@ from typing import Any
 
 from llmlab.errors import ConfigError
 from llmlab.layers.base import LAYERS, Layer
-from llmlab.named import walk
+from llmlab.named import MOST_REPEATS, walk
+
+_MOST_PARTS = 20_000  # mappings in a stack that is written out, norms and the like counted
 
 
 class Stack(Layer):
@@ -70,6 +72,10 @@ def build_stack(specs: Mapping[str, Any], where: str = "model.stack", **context:
     ConfigError
         With every problem of the whole mapping.
     """
+    if _parts(specs) > _MOST_PARTS:
+        raise ConfigError(
+            f"{where}: repeats inside repeats make more than {_MOST_PARTS:,} parts; lower a repeat"
+        )
     stack = Stack(LAYERS.build_named(specs, where, **context))
     whole = context.get("max_seq_len", 0)
     problems = [
@@ -80,6 +86,15 @@ def build_stack(specs: Mapping[str, Any], where: str = "model.stack", **context:
     if problems:
         raise ConfigError(problems)
     return stack
+
+
+def _parts(spec: Any) -> int:
+    """Count the mappings that a spec would be if its repeats were written out."""
+    if not isinstance(spec, Mapping):
+        return 0
+    repeat = spec.get("repeat")
+    known = type(repeat) is int and 0 < repeat <= MOST_REPEATS  # else it is refused later
+    return (repeat if known else 1) * (1 + sum(map(_parts, spec.values())))
 
 
 @LAYERS.register("block")

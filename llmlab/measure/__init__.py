@@ -3,6 +3,7 @@
 from llmlab.measure.baselines import Baseline, baselines
 from llmlab.measure.compression import compressed_bits
 from llmlab.measure.floors import memorisation_floor
+from llmlab.measure.intervals import wilson
 from llmlab.measure.losses import Evaluator, Losses
 from llmlab.measure.ngrams import ngram_losses
 
@@ -14,4 +15,5 @@ __all__ = [
     "compressed_bits",
     "memorisation_floor",
     "ngram_losses",
+    "wilson",
 ]

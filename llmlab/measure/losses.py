@@ -7,6 +7,7 @@ from math import exp, inf, log, nan, sqrt
 import numpy as np
 
 from llmlab.batch import Batch
+from llmlab.measure.intervals import wilson
 from llmlab.network import Network
 
 
@@ -25,6 +26,9 @@ class Losses:
     loss_error, accuracy_error
         Standard errors, from how the rows of the batches differ; nan for a single row. Tokens
         of one row hang together, so rows are what is independent.
+    accuracy_interval
+        95 % interval of the accuracy: Wilson's, for as many trials as have that standard error, or
+        as there are rows where none differ.
     bits_per_byte
         Bits for each byte of the targets' text, which doesn't hang on the tokenizer; None if
         the bytes weren't given.
@@ -36,6 +40,7 @@ class Losses:
     loss_error: float = nan
     accuracy_error: float = nan
     bits_per_byte: float | None = None
+    accuracy_interval: tuple[float, float] = (0.0, 1.0)
 
     @property
     def perplexity(self) -> float:
@@ -65,7 +70,11 @@ class Evaluator:
                 if byte_lengths is not None:
                     size += float((byte_lengths[batch.targets] * weights).sum())
         bits = None if byte_lengths is None or not size else losses.total / log(2) / size
-        return Losses(losses.mean, hits.mean, losses.weight, losses.error, hits.error, bits)
+        p, error, trials = hits.mean, hits.error, float(hits.rows)
+        if error > 0:
+            trials = p * (1 - p) / error**2
+        interval = wilson(p, trials) if hits.weight else (0.0, 1.0)
+        return Losses(losses.mean, p, losses.weight, losses.error, error, bits, interval)
 
     def _tokens(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Return the nats of each target (B, T), and whether it is the most probable token."""
@@ -90,14 +99,14 @@ class _Ratio:
     def __init__(self) -> None:
         self.total = self.weight = 0.0
         self._squares = np.zeros(3)
-        self._rows = 0
+        self.rows = 0
 
     def add(self, totals: np.ndarray, weights: np.ndarray) -> None:
         """Take the sums of some rows, (B,) each."""
         self.total += float(totals.sum())
         self.weight += float(weights.sum())
         self._squares += (totals @ totals, totals @ weights, weights @ weights)
-        self._rows += int(np.count_nonzero(weights))
+        self.rows += int(np.count_nonzero(weights))
 
     @property
     def mean(self) -> float:
@@ -107,8 +116,8 @@ class _Ratio:
     @property
     def error(self) -> float:
         """Standard error of the ratio, by the deviations of the rows from it."""
-        if self._rows < 2:
+        if self.rows < 2:
             return nan
         own, cross, other = self._squares
         square = own - 2 * self.mean * cross + self.mean**2 * other
-        return sqrt(max(square, 0.0) * self._rows / (self._rows - 1)) / self.weight
+        return sqrt(max(square, 0.0) * self.rows / (self.rows - 1)) / self.weight

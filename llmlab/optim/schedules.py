@@ -2,7 +2,8 @@
 
 A run of `total_steps` asks for steps 0 to total_steps − 1. A warm-up of w steps goes up in equal
 parts, and step w is the first at the full rate; `inverse_sqrt` is there a step earlier, as in its
-source, and `one_cycle` counts its warm-up as a share.
+source, and `one_cycle` counts its warm-up as a share. However short a run is, it gets to the full
+rate; if there is no step left after that, it ends there.
 """
 
 from math import cos, pi, sqrt
@@ -10,11 +11,13 @@ from math import cos, pi, sqrt
 from llmlab.errors import ConfigError
 from llmlab.optim.base import SCHEDULES, Schedule
 
+_FEW = 10  # from here on the step beside the top of `one_cycle` is within 7 % of it
+
 
 @SCHEDULES.register("constant")
-def constant(warmup_steps: int = 0) -> Schedule:
+def constant(total_steps: int | None = None, warmup_steps: int = 0) -> Schedule:
     """Rise linearly to 1 in the first `warmup_steps` steps, then stay there."""
-    _check_warmup(warmup_steps)
+    _check(total_steps or 0, warmup_steps)
     return lambda step: _rise(step, warmup_steps)
 
 
@@ -63,13 +66,14 @@ def wsd(
         raise ConfigError(f"decay={decay}: must be more than 0 and at most 1, a share of the run")
     if shape not in ("linear", "sqrt"):
         raise ConfigError(f"shape={shape}: must be linear or sqrt")
-    falling = min(max(1, round(decay * total_steps)), total_steps - 1)  # the first step never is
-    begin = total_steps - falling
-    if begin < warmup_steps:
+    begin = total_steps - max(1, round(decay * total_steps))
+    if warmup_steps > max(begin, 0):
         raise ConfigError(
             f"warmup_steps={warmup_steps}, decay={decay}: overlap in a run of {total_steps} steps; "
             f"the fall begins at step {begin}"
         )
+    begin = max(begin, warmup_steps + 1)  # one step at least is at the full rate
+    falling = total_steps - begin
 
     def factor(step: int) -> float:
         # The last step before the fall is at 1, the run's last step at `final`.
@@ -81,14 +85,15 @@ def wsd(
 
 
 @SCHEDULES.register("inverse_sqrt")
-def inverse_sqrt(warmup_steps: int = 100) -> Schedule:
+def inverse_sqrt(total_steps: int | None = None, warmup_steps: int = 100) -> Schedule:
     """Rise to 1 in `warmup_steps`, then fall as √(warmup_steps / step).
 
-    Vaswani et al. 2017, §5.3; it needs no end.
+    Vaswani et al. 2017, §5.3. In a shorter run the rise takes all of its steps.
     """
     if warmup_steps < 1:
         raise ConfigError(f"warmup_steps={warmup_steps}: must be at least 1")
-    return lambda step: min((step + 1) / warmup_steps, sqrt(warmup_steps / (step + 1)))
+    rising = min(warmup_steps, total_steps or warmup_steps)
+    return lambda step: min((step + 1) / rising, sqrt(rising / (step + 1)))
 
 
 @SCHEDULES.register("one_cycle")
@@ -97,7 +102,8 @@ def one_cycle(
 ) -> Schedule:
     """Rise from `start` to 1 in a share `warmup` of the steps, then fall to `final`.
 
-    Both along half a cosine (Smith and Topin 2019, arXiv:1708.07120).
+    Both along half a cosine (Smith and Topin 2019, arXiv:1708.07120). The top lies between two
+    steps as a rule; in a run of few steps it is moved to one, or none would come near it.
     """
     if not 0 < warmup < 1:
         raise ConfigError(f"warmup={warmup}: must be between 0 and 1, a share of the run")
@@ -105,6 +111,8 @@ def one_cycle(
         if not 0 <= value <= 1:
             raise ConfigError(f"{name}={value}: must be in [0, 1], a share of lr")
     top = warmup * total_steps - 1
+    if total_steps < _FEW:
+        top = max(0, round(top))
     last = total_steps - 1
 
     def factor(step: int) -> float:
@@ -128,13 +136,9 @@ def _cosine(begin: float, end: float, progress: float) -> float:
     return end + (begin - end) * (1 + cos(pi * progress)) / 2
 
 
-def _check_warmup(warmup_steps: int) -> None:
+def _check(total_steps: int, warmup_steps: int, final: float = 0.0) -> None:
     if warmup_steps < 0:
         raise ConfigError(f"warmup_steps={warmup_steps}: must not be negative")
-
-
-def _check(total_steps: int, warmup_steps: int, final: float) -> None:
-    _check_warmup(warmup_steps)
     if warmup_steps >= total_steps > 0:
         raise ConfigError(
             f"warmup_steps={warmup_steps}: the run has only {total_steps} steps; "

@@ -86,7 +86,7 @@ class Answerer:
             raise ConfigError("prompt: empty; give some text, as in prompt='What causes rain?'")
         unknown = self.tokenizer.unknown_words(text)
         if unknown:
-            log.warning("not in the model's vocabulary: %s", ", ".join(unknown))
+            log.warning("not in the model's vocabulary: %s", self.tokenizer.listed(unknown))
 
     def fit(self, ids: list[int]) -> list[int]:
         """Return the last ids, if there are too many."""

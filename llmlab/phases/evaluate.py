@@ -2,19 +2,20 @@
 
 import logging
 from dataclasses import dataclass
-from math import isfinite, log, sqrt
+from math import isfinite, log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmlab import build
-from llmlab.checkpoints import Checkpoint, load
+from llmlab.checkpoints import Checkpoint, load, require
 from llmlab.config import Config
-from llmlab.config.stored import PATH_KEYS
+from llmlab.config.stored import PATH_KEYS, stored_config
 from llmlab.errors import CheckpointError, DataError
-from llmlab.measure import Baseline, Evaluator, Losses, baselines, memorisation_floor
+from llmlab.measure import Baseline, Evaluator, Losses, baselines, memorisation_floor, wilson
 from llmlab.phases.answering import Answerer
+from llmlab.report.tables import figure, nats, share
 from llmlab.runs.record import read_config
 from llmlab.text import Dataset, Windows
 
@@ -70,30 +71,30 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     lines = [
         f"checkpoint   {checkpoint.path}",
         f"text         {measured.name}: {len(dataset)} {kind}, {losses.tokens:,.0f} target tokens",
-        f"loss         {losses.loss:.4f}{_error(losses.loss_error)} nats per token "
-        f"(perplexity {losses.perplexity:.4f})",
+        f"loss         {nats(losses.loss)}{_error(losses.loss_error)} nats per token "
+        f"(perplexity {figure(losses.perplexity)})",
     ]
     if losses.bits_per_byte is not None:
-        lines.append(f"bits         {losses.bits_per_byte:.4f} per byte of text")
+        lines.append(f"bits         {nats(losses.bits_per_byte)} per byte of text")
     if not isinstance(dataset, Windows):
         floor = memorisation_floor(dataset.samples())
         results |= {"floor": floor, "excess": losses.loss - floor}
         lines += [
-            f"floor        {floor:.4f} nats per token, what equal beginnings leave open",
-            f"excess       {losses.loss - floor:.4f} nats per token",
+            f"floor        {nats(floor)} nats per token, what equal beginnings leave open",
+            f"excess       {nats(losses.loss - floor)} nats per token",
         ]
     lines.append(
-        f"accuracy     {losses.accuracy:.2%}{_error(losses.accuracy_error, percent=True)} of the "
-        "tokens are the first guess"
+        f"accuracy     {share(losses.accuracy, losses.accuracy_interval)}: tokens that are the "
+        "first guess"
     )
     if dataset.chats:
         right, count = recall(Answerer(config, model), dataset)
         results |= {"recall": right, "answers": count, "chats": len(dataset.chats)}
-        share = right / count if count else 0.0
-        error = sqrt(share * (1 - share) / count) if count else 0.0
+        part = right / count if count else 0.0
+        interval = share(part, wilson(part, count))
         lines.append(
-            f"recall       {right} of {count} answers word for word "
-            f"({share:.1%}{_error(error, percent=True)})"
+            f"recall       {right} of {count} answers word for word"
+            + (f" ({interval})" if count else "")
         )
     if isinstance(dataset, Windows):
         if isinstance(measured.training, Windows):
@@ -128,7 +129,9 @@ def recall(answerer: Answerer, dataset: Dataset) -> tuple[int, int]:
 
 def _data(config: Config, model: build.Model, checkpoint: Checkpoint) -> Measured:
     """Return what `on` means: a stage's text, or a file read as the checkpoint's stage reads."""
-    stage = str(checkpoint.meta["stage"])
+    needed = ("stage", "hashes", "config.seed", "config.data")
+    require(checkpoint.meta, needed, checkpoint.path, "evaluate")
+    stage = checkpoint.meta["stage"]
     stage = stage if stage in config.data else "pretrain"  # an imported model has seen neither
     on = config.on or stage
     if on not in config.data:
@@ -169,7 +172,7 @@ def _trained_on(
 def _spec(config: Config, checkpoint: Checkpoint, stage: str) -> dict[str, Any]:
     """Return the dataset of a stage: as typed, else as the checkpoint has it."""
     composed = config.data[stage]
-    stored = checkpoint.meta["config"]["data"].get(stage, composed)
+    stored = stored_config(checkpoint.meta)["data"].get(stage, composed)
     if {"data", "experiment"} & config.typed:
         return composed
     typed = {k: v for k, v in composed.items() if config.is_typed(f"data.{stage}.{k}")}
@@ -213,7 +216,7 @@ def _compare(
     heads = ("nats per token", "bits per byte", "bits per character")[: len(units)]
     table = [" " * 13 + "  ".join(f"{head:>18}" for head in heads)]
     for row in (Baseline("this model", losses.loss), *found):
-        values = (f"{row.loss * unit:>18.4f}" for unit in units)
+        values = (f"{nats(row.loss * unit):>18}" for unit in units)
         table.append(f"{row.name:<13}" + "  ".join(values))
     if len(seen) < training.length or len(ids) < text.length:
         table.append(
@@ -229,7 +232,5 @@ def _ids(part: Windows, begin: int, end: int) -> np.ndarray:
     return ids
 
 
-def _error(value: float, percent: bool = False) -> str:
-    if not isfinite(value):
-        return ""
-    return f" ± {value:.2%}" if percent else f" ± {value:.4f}"
+def _error(value: float) -> str:
+    return f" ± {nats(value)}" if isfinite(value) else ""

@@ -10,7 +10,7 @@ from llmlab.checkpoints import load
 from llmlab.config import Config
 from llmlab.phases import chat
 from llmlab.phases.answering import Answerer
-from llmlab.phases.chat.terminal import be_lenient, shown
+from llmlab.phases.chat.terminal import wrapped
 from llmlab.phases.summary import describe
 from llmlab.phases.training import stage_model, train_stage
 from llmlab.runs import Run, start_of_stage
@@ -24,7 +24,6 @@ def run(config: Config, run: Run) -> dict[str, Any]:
 
     Pre-training begins with the weights of `checkpoint`, if one is given.
     """
-    be_lenient(sys.stdout, sys.stderr)
     first, second = config.for_stage("pretrain"), config.for_stage("tune")
     begin = None if config.checkpoint is None else Path(config.checkpoint)
     before = start_of_stage(run, run.stage_folder("pretrain"), config.keep).state
@@ -55,5 +54,6 @@ def _question(config: Config, model: build.Model) -> str:
 
 
 def _show(when: str, config: Config, model: build.Model, question: str) -> None:
-    answer = shown(Answerer(config, model).reply(question), sys.stdout)
-    print(f"\n{when}\n  you> {question}\n  llm> {answer}\n", flush=True)
+    head = "  llm> "
+    answer = wrapped(Answerer(config, model).reply(question), sys.stdout, len(head))
+    print(f"\n{when}\n  you> {question}\n{head}{answer}\n", flush=True)

@@ -1,29 +1,68 @@
 """Phase `list`: everything that configuration files can name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from llmlab.config import Config
 from llmlab.config.specs import registries
+from llmlab.errors import ConfigError, suggest
 from llmlab.phases import PHASES
 from llmlab.registry import Registry
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
-    """Print the phases, and each registry's entries with arguments and defaults."""
-    print("\n".join(lines()), flush=True)
+    """Print the phases, and each registry's entries with arguments and defaults.
+
+    Of `prompt`, words that name a kind (`layers`) or a part of entries (`rope`) narrow it.
+    """
+    print("\n".join(lines((config.prompt or "").split())), flush=True)
     return {"registered": sum(len(registry.names()) for registry in registries().values())}
 
 
-def lines() -> list[str]:
-    """Return the listing."""
-    found = ["phases"]
-    found += [f"  {name:<24} {phase.meaning}" for name, phase in PHASES.items()]
+def lines(words: Sequence[str] = ()) -> list[str]:
+    """Return the listing, or the part of it that `words` name.
+
+    Raises
+    ------
+    ConfigError
+        A word names nothing.
+    """
+    sections = {"phases": {name: [_row(name, phase.meaning)] for name, phase in PHASES.items()}}
     for kind, registry in registries().items():
-        found += ["", f"{kind}s (type: arguments)"]
-        for name in registry.names():
-            found.append(f"  {name:<24} {registry.summary(name)}")
-            found += [f"      {line}" for line in _arguments(registry, name)]
+        sections[f"{kind}s"] = {
+            name: [
+                _row(name, registry.summary(name)),
+                *(f"      {line}" for line in _arguments(registry, name)),
+            ]
+            for name in registry.names()
+        }
+    known = [*sections, *(name for entries in sections.values() for name in entries)]
+    for word in words:
+        if not any(word.lower() in name for name in known):
+            raise ConfigError(
+                f"phase=list {word}: nothing is called so{suggest(word, known)}; kinds: "
+                f"{', '.join(sections)}"
+            )
+    found: list[str] = []
+    for kind, entries in sections.items():
+        shown = [
+            line
+            for name, rows in entries.items()
+            if not words or any(_names(word.lower(), kind, name) for word in words)
+            for line in rows
+        ]
+        if shown:
+            title = kind if kind == "phases" else f"{kind} (type: arguments)"
+            found += [*([""] if found else []), title, *shown]
     return found
+
+
+def _names(word: str, kind: str, name: str) -> bool:
+    return word in (kind, kind.removesuffix("s")) or word in name
+
+
+def _row(name: str, meaning: str) -> str:
+    return f"  {name:<24} {meaning}"
 
 
 def _arguments(registry: Registry, name: str) -> list[str]:

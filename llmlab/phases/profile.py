@@ -56,11 +56,17 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     shapes = [batch.inputs.shape for batch in batches[WARM_UP:]]
     tokens = sum(batch.tokens for batch in batches[WARM_UP:])
     work = 3 * sum(model.stack.flops(*shape) for shape in shapes)
+    # A layer can be faster than the large product that is timed alone.
+    rates = [
+        3 * sum(layer.flops(*s) for s in shapes) / clocks[name].spent
+        for name, layer in model.stack.leaves()
+    ]
+    peak = max(peak, work / seconds, *rates)
     print(
         f"{STEPS} steps of {config.batch_size} x up to {max(t for _, t in shapes)} tokens "
         f"({stage}), one core, kernels {config.kernels}: {seconds / STEPS * 1e3:.2f} ms a step, "
         f"{tokens / seconds:,.0f} target tokens/s\n"
-        f"largest product measured: {human(peak, 'FLOP/s', 1000)}; the step reaches "
+        f"fastest measured: {human(peak, 'FLOP/s', 1000)}; the step reaches "
         f"{work / seconds / peak:.0%} of it\n"
     )
     print("\n".join(columns(_layer_rows(model.stack, clocks, shapes, seconds, peak))), end="\n\n")
@@ -86,17 +92,17 @@ def _layer_rows(
     ]
     known = 0.0
     for name, layer in stack.leaves():
-        forward, backward = clocks[name].forward, clocks[name].backward
+        forward, backward, spent = clocks[name].forward, clocks[name].backward, clocks[name].spent
         work = 3 * sum(layer.flops(b, t) for b, t in shapes)
-        known += forward + backward
+        known += spent
         rows.append(
             (
                 name,
                 f"{forward / STEPS * 1e3:.3f}",
                 f"{backward / STEPS * 1e3:.3f}",
-                f"{(forward + backward) / seconds:.1%}",
+                f"{spent / seconds:.1%}",
                 human(work / STEPS, "", 1000),
-                f"{work / (forward + backward) / peak:.0%}" if work else "-",
+                f"{work / spent / peak:.0%}" if work else "-",
             )
         )
     rest = f"{(seconds - known) / seconds:.1%}"

@@ -8,7 +8,8 @@ from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.generate import log_probabilities
 from llmlab.phases.answering import checkpoint_model, clean, log, on_one_line
-from llmlab.phases.chat.terminal import be_lenient, shown
+from llmlab.phases.chat.terminal import shown
+from llmlab.report.tables import figure, nats
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
@@ -18,13 +19,12 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     """
     if config.prompt is None or not config.prompt.strip():
         raise ConfigError("prompt: empty; give the text to score: prompt='Rain falls from clouds.'")
-    be_lenient(sys.stdout, sys.stderr)
     model = checkpoint_model(config)
     tokenizer = model.tokenizer
     text = clean(config.prompt)
     unknown = tokenizer.unknown_words(text)
     if unknown:
-        log.warning("not in the model's vocabulary: %s", ", ".join(unknown))
+        log.warning("not in the model's vocabulary: %s", tokenizer.listed(unknown))
     ids = [*tokenizer.encode(text), tokenizer.end_id]
     logs = log_probabilities(model.network(config.kernels), ids)
     tokens = [shown(on_one_line(tokenizer.token(id)), sys.stdout) for id in ids]
@@ -32,7 +32,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     lines = [f"{'token':<{width}}  probability     nats"]
     lines.append(f"{tokens[0]:<{width}}  {'-':>11}  {'-':>7}")
     for token, value in zip(tokens[1:], logs, strict=True):
-        lines.append(f"{token:<{width}}  {exp(value):>11.6f}  {-value:>7.4f}")
+        lines.append(f"{token:<{width}}  {_probability(value):>11}  {nats(-value):>7}")
     lines[-1] += "  the end; not counted below"
     results: dict[str, Any] = {"tokens": len(ids) - 1, "probabilities": [exp(v) for v in logs]}
     counted = logs[:-1]
@@ -41,8 +41,12 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
         perplexity = exp(min(loss, 700))
         results |= {"loss": loss, "perplexity": perplexity}
         lines.append(
-            f"\n{len(counted)} of {len(ids) - 1} tokens are predicted: {loss:.4f} nats per token, "
-            f"perplexity {perplexity:.4f}"
+            f"\n{len(counted)} of {len(ids) - 1} tokens are predicted: {nats(loss)} nats per "
+            f"token, perplexity {figure(perplexity)}"
         )
     print("\n".join(lines), flush=True)
     return results
+
+
+def _probability(log: float) -> str:
+    return f"{exp(log):.6f}" if log > -9 else figure(exp(log))

@@ -11,6 +11,7 @@ from llmlab.atomic_write import TEMPORARY
 from llmlab.checkpoints import load, peek
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ResourceError
+from llmlab.regular_file import open_regular, read_regular
 from llmlab.report.tables import human
 from llmlab.runs import CHECKPOINTS, latest_run, read_record
 from llmlab.runs.lookup import resolve_checkpoint
@@ -18,6 +19,7 @@ from llmlab.runs.record import RECORD
 
 SOUND, NOTE, DAMAGED = "sound", "note", "DAMAGED"
 METRICS = "metrics.jsonl"
+_MAX_RECORD = 2**26  # bytes
 _EXPECTED = "name a checkpoint, a run, a sweep, a folder that holds some, latest or best"
 
 
@@ -127,19 +129,20 @@ def _record(path: Path) -> str:
 
 
 def _sweep(path: Path) -> str:
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = json.loads(read_regular(path, _MAX_RECORD))
     if not all(isinstance(text, str) for text in record["overrides"]):
         raise ValueError
     return f"a sweep, {sum(1 for _ in path.parent.glob('*/run.json'))} jobs begun"
 
 
 def _result(path: Path) -> str:
-    return f"job {json.loads(path.read_text(encoding='utf-8'))['status']}"
+    return f"job {json.loads(read_regular(path, _MAX_RECORD))['status']}"
 
 
 def _metrics(path: Path) -> str:
     """Check the rows up to the newest checkpoint: a resume keeps these, and cuts the rest."""
-    data, offset = path.read_bytes(), _offset(path.parent)
+    with open_regular(path) as file:
+        data, offset = file.read(), _offset(path.parent)
     if len(data) < offset:
         raise CheckpointError(f"{len(data)} bytes long, {offset} at the newest checkpoint")
     kept = data[:offset].splitlines(keepends=True)

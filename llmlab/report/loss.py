@@ -117,10 +117,9 @@ def loss_svg(rows: Sequence[Row], path: Path, title: str = "loss") -> None:
     train, validation = _points(rows, "loss"), _points(rows, "val_loss")
     curves = []
     if train:
-        smooth = _moving_mean([loss for _, loss in train])
-        mean = [(step, loss) for (step, _), loss in zip(train, smooth, strict=True)]
+        mean = _moving_mean(train)
         curves.append(Curve("training", train, "#9db8d9", 1.0))
-        curves.append(Curve(f"its mean, last {smooth[-1]:.4g}", mean, "#1f4e8c", 2.2))
+        curves.append(Curve(f"its mean, last {mean[-1][1]:.4g}", mean, "#1f4e8c", 2.2))
     if validation:
         label = f"validation, lowest {min(loss for _, loss in validation):.4g}"
         curves.append(Curve(label, validation, "#d0661b", 1.6, dots=True))
@@ -168,11 +167,17 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(value / len(values) for value in values)  # a sum could overflow
 
 
-def _moving_mean(values: Sequence[float]) -> list[float]:
-    """Return the mean of a window centred at each value (cut at both ends): it has no lag."""
-    reach = len(values) // 50
+def _moving_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the mean of a window centred at each point that has a whole one.
+
+    So it has no lag, and no kink at its ends, where windows that are cut off would lean inwards.
+    """
+    size = 2 * (len(points) // 50) + 1
     sums = [0.0]
-    for value in values:
+    for _, value in points:
         sums.append(sums[-1] + value)
-    windows = [(max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values))]
-    return [(sums[stop] - sums[start]) / (stop - start) for start, stop in windows]
+    middles = [step for step, _ in points[size // 2 :]]
+    return [
+        (step, (stop - start) / size)
+        for step, start, stop in zip(middles, sums, sums[size:], strict=False)
+    ]

@@ -25,13 +25,13 @@ class Curve:
 def line_chart(curves: Sequence[Curve], *, title: str, x_label: str, y_label: str) -> str:
     """Return an SVG document of 720 by 400 with linear axes.
 
-    The y axis begins at zero if the values come near it. Of curves with more points than
+    The axes reach from the lowest value to the highest. Of curves with more points than
     pixels, the lowest and the highest of each pixel are drawn, so that no peak is lost.
     """
     xs = [x for curve in curves for x, _ in curve.points]
     ys = [y for curve in curves for _, y in curve.points]
-    x_axis = _Axis(*_range(xs, zero=False), _LEFT, _WIDTH - _RIGHT, 8, whole=True)
-    y_axis = _Axis(*_range(ys, zero=True), _HEIGHT - _BOTTOM, _TOP, 6, snap=True)
+    x_axis = _Axis(*_range(xs), _LEFT, _WIDTH - _RIGHT, 8, whole=True)
+    y_axis = _Axis(*_range(ys), _HEIGHT - _BOTTOM, _TOP, 6, snap=True)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
         f'viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="system-ui, Helvetica, Arial, sans-serif" '
@@ -90,14 +90,12 @@ class _Axis:
         return f"{value:,.{digits}f}" if digits < 7 else f"{value:.4g}"
 
 
-def _range(values: Sequence[float], zero: bool) -> tuple[float, float]:
+def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    if zero and 0 < low < 0.4 * high:
-        low = 0.0
     if high - low < 1e-9 * max(abs(low), abs(high), 1e-300):  # one value: make room around it
         room = max(0.1 * abs(low), 0.5)
         low, high = low - room, high + room
-        if zero and values and min(values) >= 0:
+        if values and min(values) >= 0:
             low = max(low, 0.0)
     return low, high
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmlab.report.tables import columns
+from llmlab.report.tables import columns, nats
 from llmlab.runs.sweep import results, shown_value
 
 FIGURES = ("loss", "val_loss", "perplexity", "tokens", "steps")
@@ -55,4 +55,4 @@ def _rank(row: dict[str, Any]) -> tuple[bool, float]:
 def _number(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return nats(value) if isinstance(value, float) else str(value)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmlab.checkpoints import CHECKPOINTS, CheckpointFolder
+from llmlab.checkpoints import CHECKPOINTS, CheckpointFolder, peek
 from llmlab.errors import CheckpointError, suggest
 from llmlab.runs.record import RECORD, read_record
 
@@ -100,7 +100,7 @@ def _best(folder: Path, value: str | Path) -> Path:
     if found is None:
         raise CheckpointError(
             f"checkpoint={value}: {folder} has no best, for want of a validation; take the latest, "
-            "or train with data.<stage>.val_fraction=0.1"
+            f"or train with data.{_stage(folder)}.val_fraction=0.1"
         )
     return found
 
@@ -132,6 +132,12 @@ def meant(value: str | Path, root: Path | str = "runs") -> str:
     if len(Path(value).parts) != 1:
         return ""
     return suggest(str(value), ["latest", "best", *(each.name for each in _started(root))])
+
+
+def _stage(folder: Path) -> str:
+    """Return the stage that the checkpoints of a folder are of."""
+    steps = CheckpointFolder(folder).steps()
+    return "tune" if steps and peek(steps[-1][1]).get("stage") == "tune" else "pretrain"
 
 
 def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-_KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s]+)(=(?P<value>.*))?", re.DOTALL)
+_KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s~+][^=\s]*)(=(?P<value>.*))?", re.DOTALL)
 _QUOTED = re.compile(r"'(.*)'|\"(.*)\"", re.DOTALL)
 _WORDS = {"true": True, "false": False, "null": None}
 # Which machine did the work, and which run goes on, make no other experiment.

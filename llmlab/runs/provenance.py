@@ -3,6 +3,8 @@
 import os
 import platform
 import subprocess
+import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ _PACKAGES = {
     "tokenizers": "tokenizers",
 }
 _GIT_SECONDS = 5.0
+_WHERE = ("rev-parse", "--show-toplevel", "--git-dir", "--git-common-dir", "HEAD")
+_HARMLESS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+_HARMLESS += ("-c", "core.fileMode=false")  # bits of files that not every file system has
+# As llmlab was started, without what would lead git elsewhere.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
 
 def provenance() -> dict[str, Any]:
@@ -32,18 +39,47 @@ def provenance() -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return revision and dirtiness of llmlab's checkout, else of the current folder's."""
+    """Return revision and dirtiness of llmlab's checkout, else of the user's own around here."""
     package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent, Path.cwd()):
-        root = _git(folder, "rev-parse", "--show-toplevel")
-        # An installed package may lie inside somebody's repository without being part of it.
-        if root is None or (folder == package.parent and Path(root) != folder):
+    here = Path.cwd()
+    own = [folder for folder in (here, *here.parents) if (folder / ".git").exists()][:1]
+    # An installed package may lie inside somebody's repository without being part of it.
+    for folder in (package.parent, *own):
+        if not (folder / ".git").exists() or (folder in own and not _is_mine(folder)):
             continue
-        revision = _git(folder, "rev-parse", "HEAD")
-        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-        dirty = None if changes is None else bool(changes)
-        return {"folder": root, "revision": revision, "dirty": dirty}
+        told = _git(folder, _WHERE, GIT_CEILING_DIRECTORIES=str(folder.parent))
+        if told is not None and told.count("\n") == 3:
+            root, repository, common, revision = told.split("\n")
+            if Path(root) == folder:
+                dirty = _is_dirty(folder, folder / repository, folder / common, revision)
+                return {"folder": root, "revision": revision, "dirty": dirty}
     return None
+
+
+def _is_mine(folder: Path) -> bool:
+    return all(path.stat().st_uid == os.geteuid() for path in (folder, folder / ".git"))
+
+
+def _is_dirty(root: Path, repository: Path, common: Path, revision: str) -> bool | None:
+    """Return whether tracked files differ from the revision; None if git can't tell.
+
+    The repository's own configuration isn't read, since in it filters, fsmonitor, hooks, ssh and
+    more name programs that git would run: an empty repository borrows index and objects.
+    """
+    with tempfile.TemporaryDirectory(prefix="llmlab-git-") as name:
+        empty = Path(name)
+        for part in ("objects", "refs"):
+            (empty / part).mkdir()
+        (empty / "HEAD").write_text(f"{revision}\n")
+        changes = _git(
+            root,
+            ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all"),
+            GIT_DIR=name,
+            GIT_WORK_TREE=str(root),
+            GIT_INDEX_FILE=str(repository / "index"),
+            GIT_OBJECT_DIRECTORY=str(common / "objects"),
+        )
+    return None if changes is None else bool(changes)
 
 
 def blas() -> list[dict[str, Any]]:
@@ -117,17 +153,16 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def _git(folder: Path, arguments: Sequence[str], **variables: str) -> str | None:
     """Return what git says, or None: no git, no repository, too slow."""
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
+            ["git", "-C", str(folder), *_HARMLESS, *arguments],
             capture_output=True,
             text=True,
             errors="replace",
             timeout=_GIT_SECONDS,
-            env=environment,
+            env=_ENVIRONMENT | {"GIT_OPTIONAL_LOCKS": "0", "GIT_ALLOW_PROTOCOL": ""} | variables,
             stdin=subprocess.DEVNULL,
             check=False,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from llmlab.atomic_write import make_folder
+from llmlab.atomic_write import make_folder, sweep
 from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError, Stopped
 from llmlab.runs.lock import RunLock
 from llmlab.runs.log import LogFile, log_traceback, status_of, warn_of_bits
@@ -162,6 +162,7 @@ class Run:
         folder = Path(folder).absolute()
         read_record(folder)  # before a lock is made in a folder that is no run
         with RunLock(folder / "lock").held() as lock:
+            sweep(folder)
             before = read_record(folder)
             record, changed = restarted(before, overrides, argv, config_dir)
             run = cls(folder, lock, record, show_progress, before)

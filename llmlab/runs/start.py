@@ -11,8 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from llmlab.checkpoints import Checkpoint, CheckpointFolder, load, peek
-from llmlab.errors import CheckpointError, ConfigError
+from llmlab.checkpoints import RESUMED, Checkpoint, CheckpointFolder, load, peek, require
+from llmlab.errors import ConfigError
 from llmlab.runs.lookup import CHECKPOINTS, SWEEP_RECORD, latest_run, meant, named
 from llmlab.runs.overrides import differences, identity
 from llmlab.runs.record import ID, RECORD, origin_of, read_config, read_record
@@ -21,8 +21,6 @@ from llmlab.runs.sweep import owner, read_sweep
 
 # What a folder may hold in which a run was about to begin when it was killed.
 _LEFTOVERS = {"log", "lock", "config.yaml", "multirun.yaml"}
-# What of a checkpoint's meta going on needs, see docs/checkpoint-format.md.
-_RESUMED = ["config", "tokenizer", "stage", "step", "updates", "cursor", "hashes", "metrics_offset"]
 
 
 class AnothersFolder(ConfigError):
@@ -70,7 +68,10 @@ class Start:
             return None
         # The other run's file may be gone by now.
         own = CheckpointFolder(self.folder / CHECKPOINTS).steps() if self.folder else []
-        return peek(own[-1][1] if own else self.origin)["config"]
+        file = own[-1][1] if own else self.origin
+        meta = peek(file)
+        require(meta, ("config",), file, "going on")
+        return meta["config"]
 
     def recorded(self, key: str) -> Any:
         """Return what config.yaml of a continued run says of `key`; None if it is a new one."""
@@ -106,7 +107,7 @@ def start_of(value: str, phase: str | None = None, sweep: bool = False) -> Start
         It names nothing of the kind, or something of another phase.
     """
     path = _latest() if value == "latest" else named(value)
-    if path.suffix == ".npz" or path.is_file():
+    if path.suffix == ".npz" or (path.exists() and not path.is_dir()):
         start = _from_file(path)
     elif (path / SWEEP_RECORD).is_file():
         start = Start(Kind.SWEEP, path, read_sweep(path))
@@ -149,7 +150,9 @@ def start_of_stage(run: Run, folder: Path, keep: int = 2) -> Start:
         No checkpoint of the folder is sound, or the one to go on from is no run's.
     """
     origin = origin_of(run.record)
-    own = CheckpointFolder(folder / CHECKPOINTS, keep).load_latest()
+    checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep)
+    checkpoints.sweep()
+    own = checkpoints.load_latest()
     if own is not None:
         return Start(Kind.CONTINUED, folder, run.record, origin, _whole(own))
     if origin is not None:
@@ -231,10 +234,5 @@ def _refuse_another_phase(value: str, start: Start, phase: str | None) -> None:
 
 def _whole(state: Checkpoint) -> Checkpoint:
     """Return the state of a run, which may come from a file that something else has written."""
-    missing = [key for key in _RESUMED if key not in state.meta]
-    if missing:
-        raise CheckpointError(
-            f"{state.path}: its meta lacks {', '.join(missing)}, which going on needs; use "
-            "checkpoint= to start from its weights"
-        )
+    require(state.meta, RESUMED, state.path, "going on")
     return state

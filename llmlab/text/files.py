@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import re
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from llmlab.errors import ConfigError, DataError, suggest
+from llmlab.regular_file import open_regular
 from llmlab.text.paths import absolute
 
 logger = logging.getLogger("llmlab")
@@ -87,16 +87,15 @@ class TextFile:
     def _open(self) -> BinaryIO:
         path = self.path
         try:
-            mode = path.stat().st_mode
+            return open_regular(path)
         except FileNotFoundError:
             raise DataError(f"{path}: no such file{_similar(path)}") from None
+        except IsADirectoryError:
+            raise DataError(
+                f"{path}: is a folder; expected a file of text, .json, .jsonl or .csv"
+            ) from None
         except ValueError as error:  # a NUL in the name
             raise DataError(f"{str(path)!r}: not a possible file name: {error}") from None
-        if stat.S_ISDIR(mode):
-            raise DataError(f"{path}: is a folder; expected a file of text, .json, .jsonl or .csv")
-        if not stat.S_ISREG(mode):
-            raise DataError(f"{path}: is not a regular file; it could not be read twice")
-        return path.open("rb")
 
     def sha256(self) -> str:
         """Return the hash of the file as it lies on the disk."""
@@ -194,7 +193,8 @@ class TextFile:
             guess = " (it looks like UTF-16)" if wide else ""
             raise DataError(
                 f"{self.path}:{line}: byte {offset + error.start} (0x{raw[error.start]:02x}) is "
-                f"not UTF-8{guess}; save the file as UTF-8, or set data.STAGE.invalid_utf8=replace"
+                f"not UTF-8{guess}; save the file as UTF-8, or set {{option}}",
+                "invalid_utf8=replace",
             ) from None
 
     def clean(self, text: str) -> str:

@@ -21,6 +21,11 @@ class Clock:
     forward: float = 0.0
     backward: float = 0.0
 
+    @property
+    def spent(self) -> float:
+        """Seconds of both, never zero."""
+        return max(self.forward + self.backward, 1e-12)
+
 
 @contextmanager
 def timed_layers(stack: Stack) -> Iterator[dict[str, Clock]]:

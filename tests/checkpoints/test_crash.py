@@ -25,7 +25,7 @@ def record(folder, monkeypatch):
         patch.setattr(atomic_write, "os", recorder)
         checkpoints, acknowledged = CheckpointFolder(folder), []
         for step in STEPS:
-            checkpoints.save(step, state(step), {"cursor": {"index": step}})
+            checkpoints.save(step, state(step), {"cursor": {"epoch": 0, "index": step}})
             acknowledged.append((len(recorder.operations), step))
     return recorder.operations, acknowledged
 
@@ -63,7 +63,7 @@ def found_step(folder):
         return -1
     step = checkpoint.meta["step"]
     assert np.array_equal(checkpoint.arrays["params/w"], state(step)["params/w"])
-    assert checkpoint.meta["cursor"] == {"index": step}
+    assert checkpoint.meta["cursor"] == {"epoch": 0, "index": step}
     return step
 
 

@@ -17,7 +17,7 @@ def fill(folder, *steps, best=(), keep=2):
     checkpoints = CheckpointFolder(folder, keep)
     for step in steps:
         arrays = {"params/w": np.full(200, step, "f4")}
-        checkpoints.save(step, arrays, {"cursor": step}, best=step in best)
+        checkpoints.save(step, arrays, {"tokens": step}, best=step in best)
     return checkpoints
 
 
@@ -45,7 +45,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert (folder / "latest").read_text() == "step-1000000.npz\n"
     assert (folder / "best").read_text() == "step-000010.npz\n"
     meta = load(folder / "step-000030.npz").meta
-    assert meta == {"cursor": 30, "step": 30, "best_step": 10}
+    assert meta == {"tokens": 30, "step": 30, "best_step": 10}
 
 
 def test_a_new_best_frees_the_old_one(tmp_path):
@@ -222,3 +222,44 @@ def test_when_the_newest_best_is_damaged_the_one_before_is_given_out(tmp_path, c
     damage(tmp_path / "step-000003.npz")  # its array: the manifest still says that it is the best
     assert checkpoints.best() == tmp_path / "step-000001.npz"
     assert "step-000003.npz" in caplog.text
+
+
+def test_what_a_killed_process_left_goes_at_the_next_start(tmp_path):
+    checkpoints = fill(tmp_path, 10, 20, 30, best=(20,))
+    left = tmp_path / ".step-000040.npz.0a1b2c3d.tmp"
+    mine = [tmp_path / name for name in (".notes.tmp", "step-000040.npz.tmp", ".a.xyzxyzxy.tmp")]
+    for path in (left, *mine):
+        path.write_bytes(b"half")
+    checkpoints.sweep()
+    assert not left.exists() and all(path.exists() for path in mine)
+    assert (tmp_path / "latest").read_text() == "step-000030.npz\n"
+    assert (tmp_path / "best").read_text() == "step-000020.npz\n"
+
+
+@pytest.mark.parametrize("content", ["step-000099.npz\n", "", "../x", "\0", "a link", "a pipe"])
+def test_hints_that_name_no_checkpoint_are_mended(tmp_path, content):
+    checkpoints = fill(tmp_path, 10, 20, 30, best=(20,))
+    for name in ("latest", "best"):
+        hint = tmp_path / name
+        hint.unlink()
+        if content == "a link":
+            hint.symlink_to("/nowhere")
+        elif content == "a pipe":
+            os.mkfifo(hint)
+        else:
+            hint.write_text(content)
+    checkpoints.sweep()
+    assert (tmp_path / "latest").read_text() == "step-000030.npz\n"
+    assert (tmp_path / "best").read_text() == "step-000020.npz\n"
+    (tmp_path / "step-000020.npz").unlink()
+    checkpoints.sweep()
+    assert not (tmp_path / "best").exists()
+    for path in tmp_path.glob("*.npz"):
+        path.unlink()
+    checkpoints.sweep()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_swept(tmp_path):
+    CheckpointFolder(tmp_path / "none").sweep()
+    assert not (tmp_path / "none").exists()

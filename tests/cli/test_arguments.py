@@ -43,8 +43,8 @@ def test_run_folders_keep_hydras_interpolations():
 
 
 def test_flags_and_overrides_are_told_apart():
-    flags, overrides = split(["-m", "lr=1", "--config-dir", "x=y", "+a.b=c=d", "~e", "--cfg=job"])
-    assert flags == ["-m", "--config-dir", "x=y", "--cfg=job"]
+    flags, overrides = split(["-m", "lr=1", "--config-dir", "x=y", "+a.b=c=d", "~e", "-p=job"])
+    assert flags == ["-m", "--config-dir", "x=y", "-p=job"]
     assert overrides == [
         Override("", "lr", "1"),
         Override("+", "a.b", "c=d"),
@@ -75,6 +75,30 @@ def test_mistakes_say_how_it_is_written(argv, said):
     with pytest.raises(ConfigError) as caught:
         split(argv)
     assert said in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--run", "-m"], "--run --multirun: each asks for something else"),
+        (["-m", "--cfg", "job"], "--multirun --cfg: each asks"),
+        (["--resolve"], "--resolve: goes with --cfg"),
+        (["~=1"], "~=1: expected key=value"),
+        (["+=1"], "+=1: expected key=value"),
+        (["lr=1", "--config-dir"], "--config-dir: needs a value"),
+        (["-cn"], "-cn: needs a value"),
+        (["hydra.mode=RUN", "-m", "lr=1"], "-m hydra.mode=RUN"),
+        (["hydra.mode=maybe"], "expected RUN or MULTIRUN"),
+        (["hydra.run.dir="], "hydra.run.dir=: no folder"),
+        (["hydra.sweep.dir=null"], "hydra.sweep.dir=null: no folder"),
+        (["resume=a", "hydra.run.dir=b"], "hydra.run.dir=b: resume=a has its folder"),
+    ],
+)
+def test_contradictions_are_refused(argv, said):
+    with pytest.raises(ConfigError) as caught:
+        split(argv)
+    assert said in caught.value.problems[0]
+    assert len(caught.value.problems) == 1
 
 
 def test_all_mistakes_are_told_at_once():

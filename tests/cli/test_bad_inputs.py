@@ -283,8 +283,19 @@ CASES = [
         "utf-8",
         data(),
         3,
-        ["bad.txt:2: byte 8 (0xff) is not UTF-8"],
+        [
+            "bad.txt:2: byte 8 (0xff) is not UTF-8; save the file as UTF-8, or set "
+            "data.pretrain.invalid_utf8=replace"
+        ],
         text(b"a b c .\n\xff x\n"),
+    ),
+    Case(
+        14,
+        "utf-8-of-tuning",
+        ["phase=tune", "data.tune.path=bad.jsonl", "steps=2"],
+        3,
+        ["starts from random", "or set data.tune.invalid_utf8=replace"],
+        text(b'"User: a Assistant: \xff"\n', "bad.jsonl"),
     ),
     Case(
         14,

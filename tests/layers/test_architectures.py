@@ -364,6 +364,7 @@ def test_experts_decode_with_cache_as_without():
         ({"top_k": 5}, "top_k=5: must be 1 to num_experts=4"),
         ({"top_k": 0}, "top_k=0"),
         ({"num_experts": 0}, "num_experts=0"),
+        ({"num_experts": 2**31}, "num_experts=2147483648: must be 1 to 1,000"),
         ({"top_k": 1}, "top_k=1: with normalize=true"),
         ({"balance": -1}, "balance=-1"),
         ({"hidden_dim": 0}, "hidden_dim=0"),

@@ -26,6 +26,34 @@ def test_every_schedule_stays_between_nothing_and_all(name, total):
     assert 0 <= schedule(total + 5) <= 1  # a run that was given more steps
 
 
+@pytest.mark.parametrize("name", SCHEDULES.names())
+@pytest.mark.parametrize("total", range(1, 11))
+def test_a_short_run_reaches_the_full_rate(name, total):
+    assert max(values(name, total)) == 1
+    known = SCHEDULES.signature(name)
+    options = [{"decay": share} for share in (0.01, 0.2, 0.5, 1.0)] if "decay" in known else [{}]
+    if "warmup" in known:
+        options = [{"warmup": share} for share in (0.01, 0.25, 0.5, 0.99)]
+    for more in options:
+        for warmup in range(total) if "warmup_steps" in known else [None]:
+            own = more if warmup is None else more | {"warmup_steps": max(warmup, 1)}
+            try:
+                found = values({"type": name, **own}, total)
+            except ConfigError:
+                continue  # warm-up and fall overlap, or there is no step after the warm-up
+            assert max(found) > 0.93, own
+            assert max(found) == 1 or total == 10, own
+
+
+def test_what_short_runs_do():
+    assert values("one_cycle", 1) == [1.0]
+    assert values({"type": "wsd", "warmup_steps": 1}, 2) == [0.5, 1.0]
+    assert values({"type": "wsd", "warmup_steps": 1}, 3) == [0.5, 1.0, 0.0]
+    assert values({"type": "wsd", "decay": 1.0}, 3) == [1.0, 0.5, 0.0]
+    assert values("inverse_sqrt", 4) == [0.25, 0.5, 0.75, 1.0]
+    assert values("inverse_sqrt", 400)[99] == 1
+
+
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine", "wsd"])
 def test_warm_up_is_even_and_ends_at_one(name):
     found = values({"type": name, "warmup_steps": 4})
@@ -74,6 +102,7 @@ def test_one_cycle():
     ("spec", "said"),
     [
         ({"type": "cosine", "warmup_steps": 50}, "warmup_steps=50: the run has only 50 steps"),
+        ({"type": "constant", "warmup_steps": 50}, "warmup_steps=50: the run has only 50 steps"),
         ({"type": "linear", "warmup_steps": -1}, "warmup_steps=-1"),
         ({"type": "cosine", "final": 1.5}, "final=1.5: must be in [0, 1]"),
         ({"type": "wsd", "decay": 0.0}, "decay=0.0: must be more than 0"),

@@ -31,7 +31,7 @@ def talk(config, model, monkeypatch, capsys):  # noqa: F811
         data = b"".join(
             line if isinstance(line, bytes) else line.encode() + b"\n" for line in lines
         )
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8", "replace"))
         capsys.readouterr()
         converse(replace(config, **keys), model)
         return capsys.readouterr()

@@ -75,6 +75,8 @@ def test_an_imported_model_works_with_every_phase(run, source, tmp_path):
     assert all(again[name].tobytes() == kept[name].tobytes() for name in kept)
     code, _, errors = run("phase=export", "checkpoint=more", "target=out/deep")
     assert code == 2 and "something already" in errors[0]
+    code, _, errors = run("phase=export", "checkpoint=more", "target=/")
+    assert code == 2 and "target=/: there is something already" in errors[0]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["deep"]
 
 

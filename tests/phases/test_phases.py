@@ -115,3 +115,37 @@ def test_phases_that_use_a_model_leave_no_folder(lab):
     assert main(["phase=list"]) == 0
     assert sorted(path for path in lab.rglob("*") if "runs" in path.parts) == before
     assert not (lab / "outputs").exists()
+
+
+def test_a_part_of_the_list(capsys):
+    from llmlab.cli import main
+
+    def listed(*words):
+        code = main(["phase=list", *words])
+        return code, capsys.readouterr()
+
+    code, seen = listed("layers")
+    assert code == 0
+    assert seen.out.startswith("layers (type: arguments)\n")
+    assert "\noptimizers" not in seen.out and "  attention " in seen.out
+    assert listed("layer")[1].out == seen.out
+    code, seen = listed("rope")
+    assert code == 0
+    names = [line.split()[0] for line in seen.out.splitlines() if line.startswith("  r")]
+    assert names == ["rope"] and seen.out.startswith("positions")
+    both = listed("rope", "adam")[1].out
+    assert "  rope " in both and "  adamw " in both and "\n\noptimizers" in both
+    code, seen = listed("ropes")
+    assert code == 2
+    assert "phase=list ropes: nothing is called so (did you mean 'rope'?)" in seen.err
+    whole = listed()[1].out
+    assert len(whole.splitlines()) > 200
+
+
+def test_the_word_help_shows_help(capsys):
+    from llmlab.cli import main
+
+    assert main(["help"]) == 0
+    word = capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert word == capsys.readouterr().out

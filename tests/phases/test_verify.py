@@ -105,7 +105,9 @@ def test_the_latest_run_is_meant_by_default_and_a_sweep_is_a_folder(lab):
     assert lab(*KEYS, "steps=1").code == 0
     answer = lab("phase=verify")
     assert answer.code == 0 and "runs/pretrain/" in answer.out
-    assert "has no best, for want of a validation" in lab("phase=verify", "checkpoint=best").err
+    told = lab("phase=verify", "checkpoint=best").err
+    assert "has no best, for want of a validation" in told
+    assert "train with data.pretrain.val_fraction=0.1" in told
     assert lab(*KEYS, "steps=1", "data.pretrain.val_fraction=0.5").code == 0
     assert "step-000001.npz" in lab("phase=verify", "checkpoint=best").out
     assert lab("-m", *KEYS, "steps=1", "seed=1,2", "hydra.sweep.dir=s").code == 0
@@ -122,3 +124,12 @@ def test_what_is_no_run_is_refused(lab, name):
     answer = lab("phase=verify", f"checkpoint={name}")
     assert (answer.code, len(answer.problems)) == (4, 1)
     assert name in answer.err
+
+
+def test_the_next_start_of_a_run_sweeps_it(lab):
+    folder = lab.folder / "run" / "checkpoints"
+    (folder / ".step-000003.npz.0a1b2c3d.tmp").write_bytes(b"half")
+    (folder / "latest").write_text("step-000099.npz\n")
+    assert lab("resume=run").code == 0  # although it is finished
+    assert not list(folder.glob(".*"))
+    assert (folder / "latest").read_text() == "step-000002.npz\n"

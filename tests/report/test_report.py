@@ -59,6 +59,41 @@ def test_curves_axes_and_labels(tmp_path):
     assert len(dots) == 3  # two points, and the legend's
 
 
+def labels_of_y(root):
+    found = [each for each in root.iter(f"{SVG}text") if each.get("text-anchor") == "end"]
+    return [float(each.text.replace(",", "")) for each in found]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.9, 7.3), (2.0, 2.3), (0.01, 0.06), (101.0, 900.0)])
+def test_the_y_axis_fits_the_curve(tmp_path, low, high):
+    losses = [high - (high - low) * i / 99 for i in range(100)]
+    root = draw(tmp_path, rows(losses))
+    labels = labels_of_y(root)
+    tick = labels[1] - labels[0]
+    assert low - tick < labels[0] <= low and high <= labels[-1] < high + tick
+    training = curves(root)[0]
+    heights = [y for _, y in training]
+    assert max(heights) - min(heights) > 0.7 * (346 - 64)
+
+
+@pytest.mark.parametrize("count", [7, 60, 1000])
+def test_the_mean_has_no_kink_where_it_begins(tmp_path, count):
+    """A line's mean is the line itself, from its first point to its last."""
+    training, mean = curves(draw(tmp_path, rows([9.0 - i * 8 / count for i in range(count)])))
+    begin, end = training[0], training[-1]
+    slope = (end[1] - begin[1]) / (end[0] - begin[0])
+    assert len(mean) > 0.9 * len(training)
+    for x, y in mean:
+        assert y == pytest.approx(begin[1] + slope * (x - begin[0]), abs=0.2)
+
+
+def test_the_mean_smooths(tmp_path):
+    noisy = [5.0 + (-1) ** i for i in range(1000)]
+    _, mean = curves(draw(tmp_path, rows(noisy)))
+    heights = [y for _, y in mean]
+    assert max(heights) - min(heights) < 20
+
+
 def test_one_row_is_a_dot(tmp_path):
     root = draw(tmp_path, rows([2.5]))
     assert curves(root) == []

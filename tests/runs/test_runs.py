@@ -473,7 +473,7 @@ def test_the_best_is_taken_by_name(runs):
 def test_git_is_asked_and_may_be_absent(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "site" / "llmlab" / "runs" / "x.py"))
     assert provenance.git_state() is None
-    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(provenance, "_ENVIRONMENT", {"PATH": ""})
     assert provenance.git_state() is None
 
 
@@ -495,6 +495,110 @@ def test_a_repository_and_its_changes_are_seen(tmp_path, monkeypatch):
     (tmp_path / "llmlab" / "x.py").write_text("2\n")
     state = provenance.git_state()
     assert state is not None and state["dirty"] is True
+
+
+PROGRAMS = [
+    ("core.fsmonitor", "{program}"),
+    ("core.hooksPath", "{folder}/hooks"),
+    ("filter.evil.clean", "{program}"),
+    ("filter.evil.process", "{program}"),
+    ("diff.external", "{program}"),
+    ("diff.evil.textconv", "{program}"),
+    ("core.sshCommand", "{program}"),
+    ("core.pager", "{program}"),
+    ("alias.status", "!{program}"),
+    ("alias.rev-parse", "!{program}"),
+    ("core.askPass", "{program}"),
+    ("credential.helper", "!{program}"),
+]
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    """Return a repository whose configuration names a program everywhere; it leaves a trace."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho $0 >> {tmp_path}/ran\ncat\n")
+    program.chmod(0o755)
+
+    def git(*arguments):
+        config = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        subprocess.run(("git", "-C", folder, *config, *arguments), check=True, capture_output=True)
+
+    git("init")
+    (folder / ".gitattributes").write_text("* filter=evil diff=evil\n")
+    (folder / "x").write_text("1\n")
+    git("add", ".")
+    git("commit", "-m", "x")
+    hooks = folder / "hooks"
+    hooks.mkdir()
+    for name in ("post-index-change", "fsmonitor-watchman", "post-checkout"):
+        (hooks / name).symlink_to(program)
+        (folder / ".git" / "hooks" / name).symlink_to(program)
+    for key, value in PROGRAMS:
+        git("config", key, value.format(program=program, folder=folder))
+    os.utime(folder / "x", (1, 1))  # so that git has to look at its content
+    monkeypatch.chdir(folder)
+    package = tmp_path / "site" / "llmlab" / "runs" / "x.py"
+    monkeypatch.setattr(provenance, "__file__", str(package))
+    return folder
+
+
+def test_a_hostile_repository_runs_nothing(hostile, tmp_path):
+    state = provenance.git_state()
+    assert state is not None and state["folder"] == str(hostile)
+    assert state["dirty"] is False
+    (hostile / "x").write_text("2\n")
+    state = provenance.git_state()
+    assert state is not None and state["dirty"] is True
+    assert not (tmp_path / "ran").exists()
+    # The trap works: git by itself runs the program.
+    subprocess.run(["git", "-C", hostile, "status"], capture_output=True, check=False)
+    assert (tmp_path / "ran").exists()
+
+
+def test_somebody_elses_repository_is_not_asked(hostile, monkeypatch):
+    monkeypatch.setattr(provenance.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(provenance, "_git", lambda *given, **more: pytest.fail("git was asked"))
+    assert provenance.git_state() is None
+
+
+def test_git_gets_the_environment_of_the_start(hostile, monkeypatch, tmp_path):
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    assert provenance.git_state() is not None
+    code = (
+        "from llmlab.runs import provenance as p; print([n for n in p._ENVIRONMENT if 'GIT_' in n])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "GIT_TRACE": "/dev/null"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_linked_worktree_is_seen(hostile, tmp_path, monkeypatch):
+    command = [
+        "git",
+        "-C",
+        hostile,
+        "-c",
+        "core.hooksPath=/dev/null",
+        "-c",
+        "filter.evil.clean=cat",
+    ]
+    command += ["-c", "filter.evil.process=", "worktree", "add", str(tmp_path / "other")]
+    subprocess.run(command, check=True, capture_output=True)
+    (tmp_path / "ran").unlink(missing_ok=True)
+    monkeypatch.chdir(tmp_path / "other")
+    state = provenance.git_state()
+    assert state is not None
+    assert (state["folder"], state["dirty"]) == (str(tmp_path / "other"), False)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_provenance_is_json():

@@ -198,6 +198,27 @@ def test_unknown_words_are_counted(build, caplog):
     assert "3 tokens are words that the vocabulary lacks, read as unknown: zzz, yyy" in caplog.text
 
 
+@pytest.mark.parametrize(("words", "told"), [(30, True), (12, False)])
+@pytest.mark.parametrize("policy", ["split", "truncate"])
+def test_running_text_is_noticed(tmp_path, caplog, words, told, policy):
+    (tmp_path / "a.txt").write_text(f"{'a ' * words}\n" * 9)
+    tokenizer = TOKENIZERS.build("word", "tokenizer").train(["a"])
+    spec = {"type": "lines", "path": str(tmp_path / "a.txt"), "max_seq_len": 10}
+    DATASETS.build({**spec, "long_lines": policy}, "data", tokenizer=tokenizer)
+    (line,) = [line for line in caplog.messages if "texts over max_seq_len" in line]
+    assert ("31 tokens on average: read running text with data=text" in line) is told
+
+
+def test_unknown_characters_are_quoted(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("a 5\n")
+    tokenizer = TOKENIZERS.build("char", "tokenizer").train(["ab"])
+    spec = {"type": "lines", "path": str(tmp_path / "a.txt"), "max_seq_len": 8}
+    DATASETS.build(spec, "data", tokenizer=tokenizer)
+    assert "2 tokens are characters that the vocabulary lacks, read as unknown: ' ', '5'" in (
+        caplog.text
+    )
+
+
 # Chats
 
 
@@ -228,7 +249,7 @@ def test_chats_of_another_form_name_their_line(build, tmp_path):
 
 
 def test_templates_without_roles_do_not_chat(build):
-    with pytest.raises(ConfigError, match="'none' has no roles"):
+    with pytest.raises(ConfigError, match=r"'none' has no roles.* template=user_assistant$"):
         build("chats", CHATS, template="none")
     with pytest.raises(ConfigError, match="unknown template 'chat'"):
         build("chats", CHATS, template="chat")

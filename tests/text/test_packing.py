@@ -13,10 +13,12 @@ from llmlab.errors import ConfigError
 from llmlab.layers import build_stack
 from llmlab.measure import Evaluator
 from llmlab.network import Network
+from llmlab.optim import OPTIMIZERS
 from llmlab.params import Layout
 from llmlab.text import DATASETS, TOKENIZERS
 from llmlab.text.datasets.packing import pack
 from llmlab.text.datasets.samples import Samples
+from llmlab.train.trainer import Trainer
 
 fixed = settings(derandomize=True, max_examples=100, deadline=None)
 
@@ -84,6 +86,30 @@ def test_packed_samples_have_the_loss_that_they_have_alone(build):
         assert (batches[0].segments is None) is not packed
     assert losses[0].tokens == losses[1].tokens
     assert losses[0].loss == pytest.approx(losses[1].loss, rel=1e-12)
+
+
+def test_packed_samples_have_the_auxiliary_loss_that_they_have_alone(build):
+    """The balance of experts is counted sample by sample: value and gradient."""
+    experts = {"type": "mixture_of_experts", "hidden_dim": 12, "num_experts": 4, "top_k": 2}
+    layers = {
+        "tokens": "token_embedding",
+        "mixture": {**experts, "balance": 1.0},
+        "output": "output_projection",
+    }
+    stack = build_stack(layers, vocab_size=20, embedding_dim=8, max_seq_len=8)
+    params = Layout(stack).init(0, "float64")
+    rule = OPTIMIZERS.build("adam", "optimizer")
+    found = []
+    for packed in (False, True):
+        dataset = build(packed=packed, shuffle=False)
+        batches = list(dataset.batches(8, 0, 0))
+        with Trainer(stack, params, rule, lr=0.0, clip_norm=None) as trainer:
+            found.append((trainer.step(batches), trainer.grads.flat.copy()))
+        assert (batches[0].segments is None) is not packed
+    (alone, gradient), (together, packed_gradient) = found
+    assert together.tokens == alone.tokens
+    assert together.loss == pytest.approx(alone.loss, rel=1e-12)
+    np.testing.assert_allclose(packed_gradient, gradient, rtol=0, atol=1e-12)
 
 
 def test_packing_is_the_same_data(build):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from llmlab.errors import ConfigError, DataError
-from llmlab.text import read_texts
+from llmlab.text import DATASETS, TOKENIZERS, read_texts
 
 
 @pytest.fixture
@@ -134,6 +134,14 @@ def test_invalid_utf8(write):
     assert (
         message.startswith(":2: byte 7 (0xff) is not UTF-8;") and "invalid_utf8=replace" in message
     )
+
+
+def test_the_advice_on_utf8_names_the_key(write):
+    path = write("a.txt", b"\xff")
+    for stage in ("pretrain", "tune"):
+        spec = {"type": "lines", "path": str(path), "max_seq_len": 8}
+        with pytest.raises(DataError, match=rf"or set data\.{stage}\.invalid_utf8=replace$"):
+            DATASETS.build(spec, f"data.{stage}", tokenizer=TOKENIZERS.build("byte", "tokenizer"))
 
 
 def test_invalid_utf8_after_a_bom_and_lone_returns(write):

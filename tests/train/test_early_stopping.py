@@ -7,7 +7,7 @@ from fit_lab import OPTIONS, Log, Numbers, make
 from llmlab.cli.start import compose
 from llmlab.errors import ConfigError
 from llmlab.train.callbacks.early_stopping import EarlyStopping
-from llmlab.train.callbacks.validation import Validation
+from llmlab.train.callbacks.validation import Validation, validation_every
 from llmlab.train.fit import Progress, fit
 
 STEPS = 30
@@ -74,3 +74,13 @@ def test_patience_without_validation_is_refused():
     assert compose("patience=3", "phase=summary").patience == 3
     with pytest.raises(ConfigError, match="patience=0: must be at least 1"):
         compose("patience=0", "data.tune.val_fraction=0.2")
+
+
+@pytest.mark.parametrize(
+    ("steps", "epoch", "every"),
+    [(1000, 500, 100), (1000, 7, 7), (999, 500, 99), (5, 3, 1), (1, 1, 1), (10, 100, 1)],
+)
+def test_there_are_ten_validations_at_least(steps, epoch, every):
+    assert validation_every(steps, epoch) == every
+    due = {step for step in range(1, steps + 1) if step % every == 0} | {steps}
+    assert len(due) >= min(10, steps)

@@ -7,8 +7,10 @@ import pytest
 from llmlab import build
 from llmlab.cli.start import compose
 from llmlab.errors import ResourceError
+from llmlab.layers import build_stack
+from llmlab.optim import OPTIMIZERS
 from llmlab.params import Layout
-from llmlab.train.memory import available_memory
+from llmlab.train.memory import WORKER, available_memory, training_memory
 
 MIB = 2**20
 TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
@@ -75,3 +77,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(monkeypatch):
     monkeypatch.setattr(build, "available_memory", lambda: 2**60)
     with pytest.raises(AssertionError, match="were made"):
         build.new_model(config, build.new_tokenizer(config))
+
+
+def test_each_worker_but_the_first_is_a_process():
+    layers = {"tokens": "token_embedding", "output": "output_projection"}
+    stack = build_stack(layers, vocab_size=8, embedding_dim=4, max_seq_len=4)
+    layout, rule = Layout(stack), OPTIMIZERS.build("adam", "optimizer")
+    one, four = (training_memory(stack, layout, rule, batch=8, time=4, threads=n) for n in (1, 4))
+    assert (one.workers, four.workers) == (0, 3 * WORKER)
+    assert four.total == sum(vars(four).values()) > one.total + 3 * WORKER

@@ -10,7 +10,7 @@ from llmlab.errors import LlmlabError
 from llmlab.phases.answering import checkpoint_model
 from llmlab.phases.chat.commands import COMMANDS, run_command
 from llmlab.phases.chat.speaker import Speaker
-from llmlab.phases.chat.terminal import be_lenient, reader
+from llmlab.phases.chat.terminal import reader
 from llmlab.text.reading import read_chats
 
 QUESTIONS = 3  # shown as a greeting
@@ -25,7 +25,6 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
 
 def converse(config: Config, model: build.Model) -> None:
     """Read prompts and print answers; a pipe gets the answers alone."""
-    be_lenient(sys.stdin, sys.stdout, sys.stderr)
     speaker = Speaker(config, model)
     if sys.stdin.isatty():
         speaker.say(_greeting(known_questions(config, model)))
@@ -50,9 +49,9 @@ def take(speaker: Speaker, line: str) -> None:
             speaker.answer(line.removeprefix("/") if line.startswith("//") else line)
     except LlmlabError as error:
         speaker.say(str(error))
-    except BrokenPipeError:  # nobody reads the answers any more
-        raise
     except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename == "standard output":
+            raise  # nobody gets the answers any more
         speaker.say(f"{error.filename}: {error.strerror}")
 
 

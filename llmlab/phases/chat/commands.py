@@ -50,8 +50,7 @@ def _system(speaker: Speaker, argument: str) -> str:
     conversation = speaker.conversation
     if not argument:
         return f"system: {'none' if conversation.system is None else conversation.system}"
-    conversation.system = None if argument == "off" else argument
-    conversation.reset()
+    conversation.begin(None if argument == "off" else argument)
     return f"system: {'none' if conversation.system is None else argument}; a new conversation"
 
 

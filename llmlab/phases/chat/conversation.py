@@ -50,6 +50,19 @@ class Conversation:
         """Forget the turns; the system text stays."""
         self.turns, self.dropped = [], 0
 
+    def begin(self, system: str | None) -> None:
+        """Start anew after `system`; raise `ConfigError` if no prompt would fit behind it."""
+        room = self.answerer.longest_prompt
+        if system is not None:
+            size = len(self._ids([Message("system", system)], reply=False))
+            if size >= room:
+                raise ConfigError(
+                    f"a system text of {size} tokens: at most {room - 1} leave room for a prompt; "
+                    "shorten it"
+                )
+        self.system = system
+        self.reset()
+
     def messages(self, first: int = 0) -> list[Message]:
         """Return the system text and the turns from `first` on."""
         messages = [] if self.system is None else [Message("system", self.system)]
@@ -113,8 +126,7 @@ class Conversation:
         roles = [m.role for m in rest]
         if roles != ["user", "assistant"] * (len(rest) // 2) or len(system) > 1 or not rest:
             raise DataError(f"{path}: expected user and assistant in turns, found {roles}")
-        self.reset()
-        self.system = system[0] if system else None
+        self.begin(system[0] if system else None)
         pairs = zip(rest[::2], rest[1::2], strict=True)
         self.turns = [Turn(user.content, assistant.content) for user, assistant in pairs]
 

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Generator
+from shutil import get_terminal_size
 from typing import Any
 
 from llmlab import build
 from llmlab.config import Config
 from llmlab.phases.answering import Answer, Answerer
 from llmlab.phases.chat.conversation import Conversation, Turn
-from llmlab.phases.chat.terminal import printable
+from llmlab.phases.chat.terminal import Wrapped, printable
 
 
 class Speaker:
@@ -40,32 +41,32 @@ class Speaker:
     def answer(self, prompt: str) -> None:
         """Print the answer to a prompt as it comes, and remember both."""
         ids = self.conversation.encode(prompt)
-        if self._typed and sys.stdout.isatty():
-            print("llm> ", end="", flush=True)
+        name = "llm> " if self._typed and sys.stdout.isatty() else ""
+        print(name, end="", flush=True)
         pieces = self.answerer.stream(ids, self._answers)
         self._answers += 1
         if sys.stdout.isatty():
-            said = self._show(pieces)
+            said = self._show(pieces, Wrapped(get_terminal_size().columns, len(name)))
         else:
             said = _whole(pieces)
             print(said, flush=True)
         self.conversation.turns.append(Turn(prompt, said.strip()))
 
-    def _show(self, pieces: Generator[str, None, Answer]) -> str:
-        """Print pieces as they come and return the answer, at Ctrl-C what there is of it."""
+    def _show(self, pieces: Generator[str, None, Answer], lines: Wrapped) -> str:
+        """Print words as they come and return the answer, at Ctrl-C what there is of it."""
         said = ""
         try:
             while True:
                 piece = next(pieces)
                 said += piece
-                print(printable(piece), end="", flush=True)
+                print(lines.add(printable(piece)), end="", flush=True)
         except StopIteration as end:
-            print(flush=True)
+            print(lines.rest(), flush=True)
             return end.value.text
         except KeyboardInterrupt:
             if not self._typed:
                 raise
-            print(" [stopped]", flush=True)
+            print(lines.rest(), "[stopped]", flush=True)
             return said
 
     def set_temperature(self, temperature: float) -> None:

@@ -65,7 +65,7 @@ def chats(
         val_fraction=val_fraction,
         packed=packed,
         chats=found,
-        unknown_id=tokenizer.unknown_id,
+        tokenizer=tokenizer,
         unknown_words=unknown,
     )
 

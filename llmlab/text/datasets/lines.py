@@ -46,6 +46,6 @@ def lines(
         shuffle=shuffle,
         val_fraction=val_fraction,
         packed=packed,
-        unknown_id=tokenizer.unknown_id,
+        tokenizer=tokenizer,
         unknown_words=unknown,
     )

@@ -16,10 +16,12 @@ from llmlab.text.datasets.base import Dataset, Sample
 from llmlab.text.datasets.options import check_place, check_samples
 from llmlab.text.datasets.packing import pack
 from llmlab.text.templates.base import Message
+from llmlab.text.tokenizers import Tokenizer
 
 logger = logging.getLogger("llmlab")
 
 Text = tuple[Sequence[int], Sequence[float]]
+_RUNNING = 2  # times max_seq_len: such lines are paragraphs, no samples
 
 
 class Samples(Dataset):
@@ -44,8 +46,8 @@ class Samples(Dataset):
         positions from 0, so that attention stays inside it.
     chats
         The messages of each text, if they are chats.
-    unknown_id, unknown_words
-        What to count as unknown, and the words behind it (read after the texts).
+    tokenizer, unknown_words
+        Whose unknown token to count, and the words behind it (read after the texts).
 
     Raises
     ------
@@ -65,7 +67,7 @@ class Samples(Dataset):
         val_fraction: float = 0.0,
         packed: bool = False,
         chats: Sequence[Sequence[Message]] = (),
-        unknown_id: int | None = None,
+        tokenizer: Tokenizer | None = None,
         unknown_words: Iterable[str] = (),
     ):
         check_samples(max_seq_len, long_lines, shuffle, val_fraction, packed)
@@ -78,9 +80,12 @@ class Samples(Dataset):
         self.report = dict.fromkeys(names, 0)
         # Arrays that grow: a list of lists would take ten times the memory.
         all_ids, all_weights = array("i"), array("f")
+        unknown = None if tokenizer is None else tokenizer.unknown_id
         offsets, owners, owner = [0], array("q"), -1
+        total = 0
         for owner, (ids, weights) in enumerate(texts):
-            self.report["unknown"] += sum(id == unknown_id for id in ids)
+            total += len(ids)
+            self.report["unknown"] += sum(id == unknown for id in ids)
             for part, own in self._cut(ids, weights, max_seq_len, long_lines):
                 if not any(own[1:]):
                     self.report["dropped"] += 1
@@ -106,7 +111,7 @@ class Samples(Dataset):
         self._texts = np.unique(self._owners)
         self._all_chats = chats
         self._select()
-        self._notify()
+        self._notify(tokenizer, total // (owner + 1))
 
     def _cut(
         self, ids: Sequence[int], weights: Sequence[float], length: int, policy: str
@@ -137,21 +142,24 @@ class Samples(Dataset):
     def _spans(self) -> list[tuple[int, int]]:
         return [(self._offsets[i], self._offsets[i + 1]) for i in self._index.tolist()]
 
-    def _notify(self) -> None:
+    def _notify(self, tokenizer: Tokenizer | None, mean: int) -> None:
         counts = self.report
         if counts["unknown"]:
-            more = ["..."] if len(self.unknown_words) > 8 else []
-            words = ", ".join([*self.unknown_words[:8], *more])
+            assert tokenizer is not None
             logger.warning(
-                "%s: %d tokens are words that the vocabulary lacks, read as unknown: %s",
+                "%s: %d tokens are %s that the vocabulary lacks, read as unknown: %s",
                 self.source,
                 counts["unknown"],
-                words,
+                tokenizer.unit,
+                tokenizer.listed(self.unknown_words),
             )
+        advice = ""
+        if mean > _RUNNING * self._max_seq_len and not self._all_chats:
+            advice = f"; they have {mean:,} tokens on average: read running text with data=text"
         for kind in ("split", "truncated"):
             if counts[kind]:
                 logger.warning(
-                    "%s: texts over max_seq_len, %s: %d", self.source, kind, counts[kind]
+                    "%s: texts over max_seq_len, %s: %d%s", self.source, kind, counts[kind], advice
                 )
         if counts["dropped"]:
             logger.warning(

@@ -20,6 +20,7 @@ def text(
     stride: int | None = None,
     isolate: bool = False,
     cache: str | None = None,
+    cache_gb: float = 10.0,
     invalid_utf8: InvalidUtf8 = "error",
 ) -> Windows:
     """Return windows of the text of a file, a folder of `.txt` files or a glob, also gzip.
@@ -27,12 +28,15 @@ def text(
     The text is turned into tokens once and kept on the disk, so that it may be larger than
     memory. Several files are documents, with the end token after each; with `isolate` attention
     doesn't reach from one into the next. See `Windows` for windows, val_fraction and stride,
-    `tokenise` for the form of the files and for `cache`, and both for the errors.
+    `tokenise` for the form of the files, `cache` and `cache_gb`, and both for the errors.
     """
-    if problems := flag_problems(isolate=isolate):
+    problems = flag_problems(isolate=isolate)
+    if isinstance(cache_gb, bool) or not isinstance(cache_gb, int | float) or not cache_gb >= 0:
+        problems.append(f"cache_gb={cache_gb!r}: expected a number from 0")
+    if problems:
         raise ConfigError(problems)
     folder = None if cache is None else absolute(cache)
-    shards, key = tokenise(expand(path), tokenizer, invalid_utf8, folder)
+    shards, key = tokenise(expand(path), tokenizer, invalid_utf8, folder, cache_gb)
     return Windows(
         shards,
         named(path),

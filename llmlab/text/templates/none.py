@@ -24,6 +24,6 @@ class NoTemplate(Template):
     def parse(self, text: str) -> tuple[str, str]:
         """Raise `ConfigError`: nothing tells a prompt from its answer."""
         raise ConfigError(
-            "template 'none' has no roles to tell prompt from answer; use a template with "
-            "roles, or the dataset 'lines'"
+            "template 'none' has no roles to tell prompt from answer; name one that has, as "
+            "template=user_assistant"
         )

@@ -15,6 +15,8 @@ from llmlab.registry import Registry
 
 TOKENIZERS = Registry("tokenizer")
 
+_LISTED = 8
+
 
 class Fragment(NamedTuple):
     """A part of a text that a template writes.
@@ -47,6 +49,8 @@ class Tokenizer(ABC):
     ----------
     type
         The name that it is registered under.
+    unit
+        What a token is, as a message names several.
     lossless
         Whether white space is part of the tokens, so that decoding gives known text back exactly.
     end_id
@@ -62,6 +66,7 @@ class Tokenizer(ABC):
     """
 
     type: str
+    unit: str = "words"
     lossless: bool = True
     end_id: int
     stop_ids: tuple[int, ...] = ()  # none: the end alone
@@ -129,6 +134,11 @@ class Tokenizer(ABC):
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of `text` that become `unknown_id`, each once, in order."""
 
+    def listed(self, words: Sequence[str]) -> str:
+        """Return the first of `words` as a message shows them; quoted where blanks may be words."""
+        shown = [repr(word) if self.lossless else word for word in words[:_LISTED]]
+        return ", ".join([*shown, *(["..."] if len(words) > _LISTED else [])])
+
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
         """Return the factory's arguments that rebuild this tokenizer, JSON-able."""
@@ -148,7 +158,7 @@ class Tokenizer(ABC):
             raise ConfigError(
                 f"the vocabulary has no special token '{token}', which the template needs; "
                 "build the tokenizer with that template (or with tokenizer.specials), or choose "
-                "another template"
+                "one without special tokens, as template=user_assistant"
             ) from None
 
     def to_dict(self) -> dict[str, Any]:

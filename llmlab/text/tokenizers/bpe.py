@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmlab.errors import ConfigError, DataError, ResourceError
+from llmlab.errors import ConfigError, DataError, LlmlabError, ResourceError
+from llmlab.text.foreign_tokenizer import guarded, is_plain, try_out
+from llmlab.text.long_words import cut_long_words
 from llmlab.text.tokenizers.base import (
     END,
     TOKENIZERS,
@@ -20,7 +22,8 @@ from llmlab.text.tokenizers.base import (
     check_id,
     number_specials,
 )
-from llmlab.text.tokenizers.encoder import Encoder
+from llmlab.text.tokenizers.byte import readable
+from llmlab.text.tokenizers.encoder import Encoder, members, special_tokens, unknown_token
 
 _END = "<|endoftext|>"
 _ENDS = (_END, "</s>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<eos>", "[SEP]")
@@ -68,7 +71,7 @@ class BpeTokenizer(Tokenizer):
         self._library = _library()
         self._size = vocab_size
         self._json = json
-        self._end = end
+        self._end, self._plain = end, True
         self._specials, self._stops = tuple(specials), tuple(stops)
         self.special_ids = number_specials(specials, 1, [end or _END] if json is None else ())
         self.unknown_id, self.end_id, self.stop_ids = None, 0, (0,)
@@ -85,14 +88,24 @@ class BpeTokenizer(Tokenizer):
             self._load(json)
 
     def _load(self, content: dict[str, Any]) -> None:
-        try:
+        if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
             # Merges left out at random are for training; a text has one encoding here.
             content = {**content, "model": {**content["model"], "dropout": None}}
-            self._fast = self._library.Tokenizer.from_str(json_format.dumps(content))
+        text = json_format.dumps(content)
+        self._plain = not isinstance(content, Mapping) or is_plain(content)
+        if not self._plain:
+            try_out(content, text)
+        try:
+            with guarded(self._plain):
+                self._fast = self._library.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception, and TypeError
+            if isinstance(error, LlmlabError):
+                raise
             raise ConfigError(f"json: not the content of a tokenizer.json: {error}") from None
+        self._fast.no_padding()  # which may be of any length
+        self._fast.no_truncation()
         wanted = (*self._specials, *self._stops)
-        self._fast.add_special_tokens([t for t in wanted if t not in _special(content)])
+        self._fast.add_special_tokens([t for t in wanted if t not in special_tokens(content)])
         added = self._fast.get_added_tokens_decoder().items()
         self.special_ids = {token.content: id for id, token in added if token.special}
         vocabulary = self._fast.get_vocab(with_added_tokens=True)
@@ -109,13 +122,11 @@ class BpeTokenizer(Tokenizer):
         self.end_id = self.special_ids[found[0]]
         stops = (self.special_ids[token] for token in self._stops)
         self.stop_ids = tuple(dict.fromkeys((self.end_id, *stops)))
-        model = content["model"]
-        unknown = model.get("unk_token") or _nth(model, model.get("unk_id"))
-        self.unknown_id = vocabulary.get(unknown)
-        self._encoder = Encoder(self._library, self.tokenizer_json(), self.special_ids)
+        self.unknown_id = vocabulary.get(unknown_token(content["model"]))
+        self._encoder = Encoder(self._library, self.tokenizer_json(), self.special_ids, self._plain)
         # Any word to decode a continuation after.
         own = sorted(self._tokens.keys() - {*self.special_ids.values()})
-        words = ((id, self.token(id)) for id in own)
+        words = ((id, self.decode([id])) for id in own)
         self._before = next((word for word in words if word[1].strip().isalnum()), None)
 
     @property
@@ -139,7 +150,7 @@ class BpeTokenizer(Tokenizer):
             show_progress=False,
         )
         seen = [False]
-        fast.train_from_iterator(_watched(texts, seen), trainer)
+        fast.train_from_iterator(cut_long_words(_watched(texts, seen)), trainer)
         if not seen[0]:
             raise DataError("the tokenizer's corpus holds no text; give it a file with text")
         content = json_format.loads(fast.to_str())
@@ -168,7 +179,8 @@ class BpeTokenizer(Tokenizer):
         """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         for id in ids:
             check_id(id, self._size)
-        return self._trained().decode(list(ids), skip_special_tokens=skip_special)
+        with guarded(self._plain):
+            return self._trained().decode(list(ids), skip_special_tokens=skip_special)
 
     def continuation(self, ids: Sequence[int]) -> str:
         """Return what `ids` add to a text: many decoders drop the space before the first word."""
@@ -178,9 +190,11 @@ class BpeTokenizer(Tokenizer):
         return self.decode([before, *ids])[len(text) :]
 
     def token(self, id: int) -> str:
-        """Return the text of `id` alone; raise `ValueError` outside the vocabulary."""
+        r"""Return the text of `id` alone, `\xNN` for a byte that is a part of a character."""
         check_id(id, self._size)
-        return self._trained().decode([id], skip_special_tokens=False)
+        with guarded(self._plain):
+            text = self._trained().decode([id], skip_special_tokens=False)
+        return readable(self._tokens[id]) or text if "\ufffd" in text else text
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of `text` that need the unknown token, each once, in order."""
@@ -206,7 +220,7 @@ class BpeTokenizer(Tokenizer):
     def byte_lengths(self) -> NDArray[np.int32] | None:
         """Return the bytes of each id, if the tokens are bytes; else None."""
         content = self._json or {}
-        kinds = [part.get("type") for part in _parts(content.get("decoder"))]
+        kinds = [part.get("type") for part in members(content.get("decoder"))]
         if kinds != ["ByteLevel"] or content.get("normalizer"):
             return None
         # A byte-level token is written with one character for each byte.
@@ -234,23 +248,6 @@ def _library() -> Any:
             "tokenizer=byte or tokenizer=char"
         ) from None
     return tokenizers
-
-
-def _special(content: Mapping[str, Any]) -> set[str]:
-    return {token["content"] for token in content.get("added_tokens") or () if token["special"]}
-
-
-def _parts(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """Return the members of a sequence of decoders, or the only one."""
-    if part is None:
-        return []
-    return part["decoders"] if part.get("type") == "Sequence" else [part]
-
-
-def _nth(model: Mapping[str, Any], n: int | None) -> str | None:
-    """Return the token of a Unigram model, whose vocabulary is a list of pairs."""
-    vocabulary = model.get("vocab")
-    return vocabulary[n][0] if n is not None and isinstance(vocabulary, list) else None
 
 
 def _watched(texts: Iterable[str], seen: list[bool]) -> Iterable[str]:

@@ -1,5 +1,6 @@
 """The bytes of UTF-8 as tokens: nothing to train, and nothing is unknown."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -76,3 +77,26 @@ class ByteTokenizer(Tokenizer):
     def byte_lengths(self) -> NDArray[np.int32]:
         """Return 1 for each byte."""
         return (np.arange(self.vocab_size) < _BYTES).astype(np.int32)
+
+
+def byte_characters() -> list[str]:
+    """Return the character that stands for each byte in byte-level BPE (GPT-2's encoder.py).
+
+    Bytes that are visible in Latin-1 stand for themselves, the others for what follows U+0100.
+    """
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]
+
+
+def readable(token: str) -> str | None:
+    r"""Return the text of a token of byte-level BPE, with `\xNN` for bytes that are none alone.
+
+    Also of `<0xNN>`; None if the token is written otherwise.
+    """
+    if fallback := re.fullmatch("<0x([0-9A-F]{2})>", token):
+        return rf"\x{fallback[1].lower()}"
+    alphabet = {character: byte for byte, character in enumerate(byte_characters())}
+    if not alphabet.keys() >= set(token):
+        return None
+    return bytes(alphabet[character] for character in token).decode("utf-8", "backslashreplace")

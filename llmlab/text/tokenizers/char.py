@@ -28,6 +28,7 @@ class CharTokenizer(Tokenizer):
     """
 
     type = "char"
+    unit = "characters"
     unknown_id: int = 0
     end_id: int = 1
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmlab.errors import CheckpointError
+from llmlab.text.foreign_tokenizer import guarded
 
 _OVERLAP = 4096  # characters that two neighbouring windows of a long text share
 _AGREE = 4  # tokens on both sides of a seam that must be the same in both windows
@@ -40,17 +41,23 @@ class Encoder:
         The tokenizer.json.
     special
         The special tokens' ids.
+    plain
+        Whether the library can't break down, as `guarded` has it.
     """
 
-    def __init__(self, library: Any, content: Mapping[str, Any], special: Mapping[str, int]):
+    def __init__(
+        self, library: Any, content: Mapping[str, Any], special: Mapping[str, int], plain: bool
+    ):
+        self._plain = plain
         secret = secrets.token_hex(8)
         self._names = {token: f"<{secret}x{id:x}>" for token, id in special.items()}
-        self._fast = library.Tokenizer.from_str(json.dumps(_renamed(content, self._names)))
+        with guarded(plain):
+            self._fast = library.Tokenizer.from_str(json.dumps(_renamed(content, self._names)))
 
     def ids(self, text: str) -> list[int]:
         """Return the ids of plain text."""
         # "fast" counts no offsets, which nobody asks for here.
-        with _told():
+        with guarded(self._plain), _told():
             (encoding,) = self._fast.encode_batch_fast([_valid(text)], add_special_tokens=False)
         return encoding.ids
 
@@ -73,7 +80,7 @@ class Encoder:
         # Character by character; one more for tokens that stand for none, at the text's end.
         lengths = [*map(len, parts), 1]
         special, marked = np.repeat([*flags, (False, False)], lengths, axis=0).T
-        with _told():
+        with guarded(self._plain), _told():
             encoding = self._fast.encode("".join(parts), add_special_tokens=False)
         answers = []
         for begin, end in encoding.offsets:
@@ -109,7 +116,7 @@ class Encoder:
 
     def _window(self, text: str) -> _Window:
         text = _valid(text)
-        with _told():
+        with guarded(self._plain), _told():
             encoding = self._fast.encode(text, add_special_tokens=False)
         spans = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         return _Window(text, np.array(encoding.ids, np.int32), spans)
@@ -177,3 +184,22 @@ def _renamed(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
 def _valid(text: str) -> str:
     """Return `text` with `?` for a lone surrogate, which has no bytes."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def special_tokens(content: Mapping[str, Any]) -> set[str]:
+    """Return the special tokens of a tokenizer.json."""
+    return {token["content"] for token in content.get("added_tokens") or () if token["special"]}
+
+
+def members(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Return the members of a sequence of decoders, or the only one."""
+    if part is None:
+        return []
+    return part["decoders"] if part.get("type") == "Sequence" else [part]
+
+
+def unknown_token(model: Mapping[str, Any]) -> str | None:
+    """Return what stands for the unknown; a Unigram model has its number in a list of pairs."""
+    n, vocabulary = model.get("unk_id"), model.get("vocab")
+    numbered = vocabulary[n][0] if n is not None and isinstance(vocabulary, list) else None
+    return model.get("unk_token") or numbered

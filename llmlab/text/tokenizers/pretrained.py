@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmlab.errors import DataError
+from llmlab.errors import CheckpointError, DataError
+from llmlab.regular_file import read_regular
+from llmlab.text.foreign_tokenizer import MAX_FILE
 from llmlab.text.paths import absolute
 from llmlab.text.tokenizers.base import TOKENIZERS
 from llmlab.text.tokenizers.bpe import BpeTokenizer
@@ -29,14 +31,19 @@ def pretrained(
     ------
     DataError
         The file can't be read, or is no tokenizer.json.
+    CheckpointError
+        It doesn't work within bounds of time and memory.
     """
     file = absolute(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(file, MAX_FILE).decode("utf-8"))
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not a tokenizer.json: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise DataError(f"{file}: not a tokenizer.json: it has no 'model'")
-    return BpeTokenizer(specials=specials, json=content, end=end)
+    try:
+        return BpeTokenizer(specials=specials, json=content, end=end)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error

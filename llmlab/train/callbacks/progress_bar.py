@@ -78,7 +78,9 @@ class ProgressBar(Callback):
         speed = self._tokens / max(now - self._began, 1e-9)
         text = f"{speed:,.0f} tokens/s"
         if loss is not None:
-            text = f"loss {loss:.3f}, perplexity {exp(min(loss, 700)):,.1f}, " + text
+            perplexity = exp(min(loss, 700))
+            shown = f"{perplexity:,.1f}" if perplexity < 1e6 else f"{perplexity:.2e}"
+            text = f"loss {loss:.3f}, perplexity {shown}, {text}"
         if self._validation is not None:
             text += f", validation {self._validation:.4f}"
         return text + (f", {progress.skipped} skipped" if progress.skipped else "")

@@ -11,6 +11,11 @@ from llmlab.train.trainer import StepResult
 FEWEST = 10  # validations in a run, unless `eval_every` says otherwise
 
 
+def validation_every(steps: int, steps_of_epoch: int) -> int:
+    """Return the steps between validations: an epoch, or less for at least ten in `steps`."""
+    return max(1, min(steps_of_epoch, steps // FEWEST))
+
+
 class Validation(Callback):
     """Measure the validation loss every `every` steps and at the last one.
 
@@ -46,5 +51,4 @@ def validation(
     """
     if measure is None:
         return None
-    every = eval_every or max(1, min(steps_of_epoch, steps // FEWEST))
-    return Validation(measure, every, steps)
+    return Validation(measure, eval_every or validation_every(steps, steps_of_epoch), steps)
