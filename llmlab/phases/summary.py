@@ -81,6 +81,17 @@ def describe(config: Config, model: Plan) -> str:
         ("optimizer", total.optimizer),
         ("activations", total.activations),
     )
+    trained = model.layout.trained
+    frozen = model.layout.num_parameters - trained.num_parameters
+    spared = ""
+    if frozen:
+        # Gradients of each shard and moments, as if all were trained.
+        each = (total.gradients + total.optimizer) / max(trained.size, 1)
+        saved = int(each * (model.layout.size - trained.size))
+        spared = (
+            f"{trained.num_parameters:,} parameters trained, {frozen:,} frozen, which saves "
+            f"{human(saved, 'B', 1024)} of gradients and moments"
+        )
     return "\n".join(
         [
             f"model {model.spec['name']}: {model.layout.num_parameters:,} parameters, "
@@ -94,6 +105,7 @@ def describe(config: Config, model: Plan) -> str:
             "memory of a training step: "
             + ", ".join(f"{name} {human(size, 'B', 1024)}" for name, size in parts)
             + f"; together {human(total.total, 'B', 1024)}{lacking}",
+            *([spared] if spared else []),
             *template_lines(model.template_spec),
         ]
     )
