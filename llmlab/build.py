@@ -1,7 +1,7 @@
 """The composition root: from a checked configuration to objects."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llmlab.checkpoints import Checkpoint, compare, require
@@ -10,6 +10,7 @@ from llmlab.config.stored import PATH_KEYS, stored_config
 from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError
 from llmlab.generate import SAMPLERS, Sampler
 from llmlab.layers import Stack, build_stack
+from llmlab.layers.lora import ADAPTERS
 from llmlab.network import Network
 from llmlab.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from llmlab.params import Arena, Layout
@@ -37,6 +38,7 @@ class Model:
     params: Arena
     tokenizer: Tokenizer
     template_spec: Any
+    adapter: Any = None  # the keys of `adapter`, for a network that has one
 
     @property
     def layout(self) -> Layout:
@@ -84,10 +86,40 @@ def new_model(config: Config, tokenizer: Tokenizer) -> Model:
     return Model(config.model, stack, params, tokenizer, config.template)
 
 
-def new_stack(spec: Mapping[str, Any], tokenizer: Tokenizer) -> Stack:
-    """Return the network that the keys of `model` describe."""
+def new_stack(spec: Mapping[str, Any], tokenizer: Tokenizer, adapter: Any = None) -> Stack:
+    """Return the network that the keys of `model`, and of `adapter` if there is one, describe."""
     sizes = {key: spec[key] for key in _SIZES}
-    return build_stack(spec["stack"], vocab_size=tokenizer.vocab_size, **sizes)
+    stack = build_stack(spec["stack"], vocab_size=tokenizer.vocab_size, **sizes)
+    if adapter is not None:
+        ADAPTERS.build(adapter, "adapter").apply(stack)
+    return stack
+
+
+def with_adapter(config: Config, model: Model) -> Model:
+    """Return a model with the adapter of the configuration, and its own parameters frozen."""
+    if model.adapter is not None:
+        raise ConfigError(
+            "adapter: the checkpoint has one, which is tuned further if adapter= is left out; "
+            "phase=export merges it"
+        )
+    stack = new_stack(model.spec, model.tokenizer, config.adapter)
+    params = Layout(stack).init(config.seed, config.dtype)
+    for name, view in model.params.items():
+        params[name][...] = view
+    return replace(model, stack=stack, params=params, adapter=config.adapter)
+
+
+def merged(model: Model) -> Model:
+    """Return the model without an adapter that computes the same."""
+    if model.adapter is None:
+        return model
+    adapter = ADAPTERS.build(model.adapter, "adapter")
+    found = adapter.merge(dict(model.params.items()), model.stack)
+    stack = new_stack(model.spec, model.tokenizer)
+    params = Layout(stack).zeros(model.params.flat.dtype)
+    for name, view in params.items():
+        view[...] = found[name]
+    return replace(model, stack=stack, params=params, adapter=None)
 
 
 def load_model(config: Config, checkpoint: Checkpoint) -> Model:
@@ -110,7 +142,7 @@ def load_model(config: Config, checkpoint: Checkpoint) -> Model:
         if problems := check_stored(stored):
             raise ConfigError(problems)
         TEMPLATES.build(stored["template"], "template")
-        stack = new_stack(stored["model"], tokenizer)
+        stack = new_stack(stored["model"], tokenizer, stored.get("adapter"))
     except (ConfigError, CheckpointError) as error:
         told = "; ".join(getattr(error, "problems", [str(error)]))
         raise CheckpointError(f"{checkpoint.path}: unusable checkpoint: {told}") from error
@@ -128,7 +160,7 @@ def load_model(config: Config, checkpoint: Checkpoint) -> Model:
     for name, view in params.items():
         view[...] = found[name]
     template = config.template if config.is_typed("template") else stored["template"]
-    return Model(stored["model"], stack, params, tokenizer, template)
+    return Model(stored["model"], stack, params, tokenizer, template, stored.get("adapter"))
 
 
 def refuse_changes(config: Config, checkpoint: Checkpoint, groups: tuple[str, ...]) -> None:

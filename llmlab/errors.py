@@ -98,7 +98,10 @@ class Stopped(LlmlabError):
         self.exit_code = exit_code
 
 
-def suggest(name: object, options: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the nearest of `options`, or an empty string."""
-    near = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.6)
+def suggest(name: object, options: Iterable[str], alike: float = 0.6) -> str:
+    """Return `` (did you mean 'x'?)`` for the nearest of `options`, or an empty string.
+
+    `alike` is how similar it has to be, from 0 to 1.
+    """
+    near = difflib.get_close_matches(str(name), list(options), n=1, cutoff=alike)
     return f" (did you mean '{near[0]}'?)" if near else ""

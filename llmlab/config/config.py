@@ -99,6 +99,9 @@ class Config:
         str, Key("how the network knows places; preset: as the model says", choices=POSITIONS)
     ]
     model: Annotated[dict[str, Any], Key("the network", group=True, kept=True)]
+    adapter: Annotated[
+        Any, Key("what is trained beside a network that stays as it is; null: all of it", kept=True)
+    ]
     optimizer: Annotated[dict[str, Any], Key("the update rule", group=True, kept=True)]
     schedule: Annotated[dict[str, Any], Key("how lr changes with the step", group=True, kept=True)]
     tokenizer: Annotated[dict[str, Any], Key("text to ids", group=True, kept=True)]

@@ -19,13 +19,14 @@ def registries() -> dict[str, Registry]:
     """Return every registry by its kind, in the order that a reader wants them."""
     from llmlab.generate.samplers import SAMPLERS
     from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, POSITIONS
+    from llmlab.layers.lora import ADAPTERS
     from llmlab.optim import OPTIMIZERS, SCHEDULES
     from llmlab.text import DATASETS, TEMPLATES, TOKENIZERS
     from llmlab.train.callbacks import CALLBACKS
     from llmlab.train.trackers import TRACKERS
 
     parts = (LAYERS, ACTIVATIONS, POSITIONS, INITIALISATIONS)
-    every = (*parts, OPTIMIZERS, SCHEDULES, TOKENIZERS, DATASETS)
+    every = (*parts, ADAPTERS, OPTIMIZERS, SCHEDULES, TOKENIZERS, DATASETS)
     return {r.kind: r for r in (*every, TEMPLATES, SAMPLERS, TRACKERS, CALLBACKS)}
 
 
@@ -38,6 +39,8 @@ def check_specs(values: dict[str, Any], typed: Collection[str], problems: list[s
     reader = Reader(typed, problems)
     for kind in ("optimizer", "schedule", "template", "sampler", "tracker"):
         values[kind] = reader.checked(values[kind], known[kind], kind)
+    if values["adapter"] is not None:
+        values["adapter"] = reader.checked(values["adapter"], known["adapter"], "adapter")
     values["tokenizer"] = _tokenizer(values["tokenizer"], known["tokenizer"], reader)
     values["callbacks"] = _callbacks(values["callbacks"], known["callback"], reader)
     data = values["data"] if isinstance(values["data"], Mapping) else {}

@@ -1,12 +1,20 @@
 """config.json: what transformers says of a network, read strictly and written in full."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmlab.errors import CheckpointError, suggest
 from llmlab.exchange.architecture import ACTIVATIONS, Architecture
-from llmlab.exchange.config_keys import CLASSES, FIELDS, FIXED, HARMLESS, Field
+from llmlab.exchange.config_keys import (
+    CLASSES,
+    FIELDS,
+    FIXED,
+    FIXED_IN,
+    HARMLESS,
+    PRIVATE,
+    Field,
+)
 
 _CODE = ("auto_map", "custom_pipelines")
 _ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
@@ -38,13 +46,13 @@ def read_config(config: Mapping[str, Any]) -> Architecture:
     if family != "gpt2":
         facts |= _rope(config, problems)
     if not problems:
-        problems += _complete(facts, config)
+        problems += _complete(facts, config) + _layer_types(facts, config)
     if problems:
         raise CheckpointError("; ".join(problems))
     return Architecture(**facts)
 
 
-def write_config(network: Architecture, dtype: str, end_id: int) -> dict[str, Any]:
+def write_config(network: Architecture, dtype: str, end_ids: Sequence[int]) -> dict[str, Any]:
     """Return the content of config.json for transformers 4.57 and later."""
     config: dict[str, Any] = {
         "architectures": [CLASSES[network.family][0]],
@@ -65,26 +73,29 @@ def write_config(network: Architecture, dtype: str, end_id: int) -> dict[str, An
             "rope_scaling": scaling if network.stretch != 1 else None,  # for 4.57
             "rope_parameters": {**scaling, "rope_theta": network.theta},
         }
-    ids = {"bos_token_id": None, "eos_token_id": end_id, "pad_token_id": None}
+    ends = list(end_ids) if len(end_ids) > 1 else end_ids[0]
+    ids = {"bos_token_id": None, "eos_token_id": ends, "pad_token_id": None}
     return config | ids | {"dtype": dtype, "torch_dtype": dtype, "use_cache": True}
 
 
 def _strangers(config: Mapping[str, Any], family: str) -> list[str]:
     """Return what is wrong with keys that are no sizes."""
     problems = []
-    known = {*FIELDS[family], *FIXED, *HARMLESS, "rope_theta", "rope_scaling", "rope_parameters"}
+    fixed = FIXED | FIXED_IN[family]
+    known = {*FIELDS[family], *fixed, *HARMLESS, "rope_theta", "rope_scaling", "rope_parameters"}
+    known.add("layer_types")
     for key, value in config.items():
         if key in _CODE:
             problems.append(f"{key}: the model has code of its own, which llmlab never runs")
         elif key == "quantization_config" and value is not None:
             problems.append(f"{key}: quantised; take the model's float32, float16 or bfloat16 form")
-        elif key in FIXED:
-            if value != FIXED[key]:
-                problems.append(f"{key}={_short(value)}: llmlab can only do {FIXED[key]}")
-        elif key not in known:
+        elif key in fixed:
+            if value != fixed[key]:
+                problems.append(f"{key}={_short(value)}: llmlab can only do {fixed[key]}")
+        elif key not in known and not key.startswith(PRIVATE):
             problems.append(
-                f"{key}={_short(value)}: unknown key of {family}{suggest(key, known)}; delete it "
-                "if it changes no numbers"
+                f"{key}={_short(value)}: unknown key of {family}{suggest(key, known, 0.85)}; "
+                "delete it if it changes no numbers"
             )
     classes = config.get("architectures") or CLASSES[family]
     if not isinstance(classes, list) or not set(map(str, classes)) <= set(CLASSES[family]):
@@ -175,6 +186,15 @@ def _complete(facts: dict[str, Any], config: Mapping[str, Any]) -> list[str]:
     if facts["family"] != "gpt2" and (width // heads) % 2:
         return [f"a head width of {width // heads}: RoPE turns pairs, so it must be even"]
     return []
+
+
+def _layer_types(facts: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the list of the layers' kinds, which must say what is computed."""
+    kind = "full_attention" if facts.get("window") is None else "sliding_attention"
+    said = config.get("layer_types")
+    if said is None or said == [kind] * facts["num_blocks"]:
+        return []
+    return [f"layer_types={_short(said)}: llmlab can only do {kind!r} in every layer"]
 
 
 def _short(value: Any) -> str:

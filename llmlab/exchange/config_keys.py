@@ -94,21 +94,30 @@ FIXED: dict[str, Any] = {
     "tie_encoder_decoder": False,
 }
 
+#: The same of single families.
+FIXED_IN: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "llama": {"sliding_window": None, "use_sliding_window": False},
+    "mistral": {"attention_bias": False, "mlp_bias": False},
+}
+
 _OTHERS = """
-_attn_implementation _attn_implementation_autoset _flash_attn_2_enabled _name_or_path
 architectures attn_implementation bad_words_ids begin_suppress_tokens bos_token_id
 chunk_size_feed_forward cls_token_id cross_attention_hidden_size decoder_start_token_id
 diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
 exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
 gradient_checkpointing id2label initializer_range is_decoder is_llama_config label2id length_penalty
-mask_token_id max_length min_length model_type n_ctx no_repeat_ngram_size num_beam_groups
-num_beams num_return_sequences output_attentions output_hidden_states output_scores
-pad_token_id prefix pretraining_tp problem_type quantization_config remove_invalid_values
+mask_token_id max_length max_sequence_length min_length model_max_length model_type n_ctx n_special
+neftune_noise_alpha no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
+output_attentions output_hidden_states output_past output_scores pad_token_id padding_side
+predict_special_tokens prefix pretraining_tp problem_type quantization_config remove_invalid_values
 reorder_and_upcast_attn repetition_penalty return_dict return_dict_in_generate sep_token_id
 summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
 suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p
 torch_dtype torchscript transformers.js_config transformers_version typical_p unk_token_id
-use_bfloat16 use_cache
+use_bfloat16 use_cache use_return_dict
 """
 #: Keys that say nothing about the numbers: of training, of generating, of other tasks, of files.
 HARMLESS = frozenset(_OTHERS.split())
+#: How keys begin that libraries write for themselves.
+PRIVATE = ("_", "unsloth_")

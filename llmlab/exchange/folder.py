@@ -14,18 +14,18 @@ import numpy as np
 from llmlab.errors import CheckpointError, ConfigError, ResourceError
 from llmlab.exchange import names as naming
 from llmlab.exchange.architecture import Architecture, Names
-from llmlab.exchange.chat_template import chat_template
+from llmlab.exchange.chat_template import chat_template, read_template, template_tokens
 from llmlab.exchange.config_json import read_config, write_config
 from llmlab.exchange.files import read_object
 from llmlab.exchange.recognise import recognise
 from llmlab.exchange.safetensors_files import INDEX, Tensors, find_tensors, write_tensors
 from llmlab.exchange.spec import model_spec
-from llmlab.exchange.tokenizer_import import FILE, SETTINGS, read_tokenizer
+from llmlab.exchange.tokenizer_import import FILE, SETTINGS, read_settings, read_tokenizer
 from llmlab.exchange.tokenizer_json import tokenizer_json
 from llmlab.text import Tokenizer
 
 SHARD_BYTES = 5 * 10**9
-_CONFIG = "config.json"
+_CONFIG, _GENERATION = "config.json", "generation_config.json"
 _SHOWN = 5
 
 
@@ -43,12 +43,15 @@ class Imported:
         Parameters by llmlab's names.
     tokenizer
         Its own.
+    template
+        The spec of its own chat template; None if it has none.
     """
 
     network: Architecture
     model: dict[str, Any]
     arrays: dict[str, np.ndarray]
     tokenizer: Tokenizer
+    template: Any = None
 
 
 def read_folder(source: Path) -> Imported:
@@ -71,8 +74,12 @@ def read_folder(source: Path) -> Imported:
     except CheckpointError as error:
         raise CheckpointError(f"{source / _CONFIG}: {error}") from None
     arrays = read_arrays(source, network)
-    tokenizer = read_tokenizer(source, network.vocab_size, config.get("eos_token_id"))
-    return Imported(network, model_spec(network), arrays, tokenizer)
+    ends = _ids(config.get("eos_token_id"))
+    if (source / _GENERATION).exists():
+        ends += _ids(read_object(source / _GENERATION).get("eos_token_id"))
+    tokenizer = read_tokenizer(source, network.vocab_size, ends)
+    template = read_template(source, read_settings(source))
+    return Imported(network, model_spec(network), arrays, tokenizer, template)
 
 
 def read_arrays(source: Path, network: Architecture) -> dict[str, np.ndarray]:
@@ -140,8 +147,8 @@ def write_folder(
     dtype = str(next(iter(arrays.values())).dtype)
     end = tokenizer.end_id
     contents: dict[str, Any] = {
-        _CONFIG: write_config(network, dtype, end),
-        "generation_config.json": {
+        _CONFIG: write_config(network, dtype, tokenizer.stop_ids or (end,)),
+        _GENERATION: {
             "eos_token_id": sorted({end, *stop_ids}),
             "pad_token_id": end,
             "max_length": network.max_seq_len,
@@ -149,6 +156,7 @@ def write_folder(
         },
         FILE: tokenizer_json(tokenizer),
         SETTINGS: {
+            **template_tokens(template),
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": tokenizer.token(end),
             "model_max_length": network.max_seq_len,
@@ -178,6 +186,11 @@ def write_folder(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return network
+
+
+def _ids(value: Any) -> list[int]:
+    """Return the ids in `eos_token_id`, which is a number, a list of them, or null."""
+    return [id for id in (value if isinstance(value, list) else [value]) if type(id) is int]
 
 
 def _renamed(source: Path, tensors: Tensors, network: Architecture) -> Tensors:

@@ -5,6 +5,7 @@ need the bytes anyway. Every claim of a header is compared with the file before 
 for. Written by the library.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -207,5 +208,8 @@ def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
         ) from None
     try:
         save_file(tensors, path, metadata={"format": "pt"})
+        mask = os.umask(0)  # which can only be read by setting it
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)  # the library's 0600 would keep the file from others
     except SafetensorError as error:  # a full disk is one, not an OSError
         raise ResourceError(f"{path.parent}: cannot be written: {error}") from error

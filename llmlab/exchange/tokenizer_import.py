@@ -6,15 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.errors import CheckpointError, ConfigError, ResourceError
+from llmlab.exchange.chat_template import named_tokens
 from llmlab.exchange.files import read_object
 from llmlab.text import TOKENIZERS, Tokenizer
 
 log = logging.getLogger("llmlab")
 
 FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_SPACED = ("GPT2Tokenizer", "GPT2TokenizerFast")  # the classes whose settings beat tokenizer.json
 
 
-def read_tokenizer(folder: Path, vocab_size: int, end_ids: Any) -> Tokenizer:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return tokenizer_config.json, with what only special_tokens_map.json says."""
+    found: dict[str, Any] = {}
+    for name in (SPECIAL, SETTINGS):
+        if (folder / name).exists():
+            said = read_object(folder / name)
+            found |= {key: value for key, value in said.items() if value is not None}
+    return found
+
+
+def read_tokenizer(folder: Path, vocab_size: int, end_ids: Sequence[int]) -> Tokenizer:
     """Return the tokenizer of a folder, with as many ids as the network has.
 
     Parameters
@@ -22,7 +36,8 @@ def read_tokenizer(folder: Path, vocab_size: int, end_ids: Any) -> Tokenizer:
     vocab_size
         Rows of the token embedding. Where the tokenizer has fewer ids, `<|extra_N|>` fill them up.
     end_ids
-        `eos_token_id` of config.json, for a folder whose tokenizer doesn't say what ends a text.
+        `eos_token_id` of config.json and generation_config.json: all end an answer, and the first
+        ends a text if the tokenizer's files don't say what does.
 
     Raises
     ------
@@ -31,7 +46,7 @@ def read_tokenizer(folder: Path, vocab_size: int, end_ids: Any) -> Tokenizer:
     ResourceError
         The library `tokenizers` isn't installed.
     """
-    path = folder / FILE
+    path, settings = folder / FILE, read_settings(folder)
     if not path.exists():
         raise CheckpointError(
             f"{folder}: no {FILE} in it; write one with transformers: "
@@ -42,8 +57,17 @@ def read_tokenizer(folder: Path, vocab_size: int, end_ids: Any) -> Tokenizer:
         raise CheckpointError(f"{path}: not a tokenizer.json: it has no 'model'")
     # They cut and fill up batches for other programs; llmlab has its own ways.
     content |= {"truncation": None, "padding": None}
-    end = _end(folder, content, end_ids)
-    tokenizer = _build(path, content, end)
+    try:
+        _complete(content, folder, settings)
+        named = _named(content)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged: {type(error).__name__} {error}") from error
+    stops = [named[id] for id in dict.fromkeys(end_ids) if id in named]
+    end = named_tokens(settings).get("eos_token") or next(iter(stops), None)
+    tokenizer = _build(path, content, end, stops)
+    moved = [t for id, t in named.items() if tokenizer.special_ids.get(t, id) != id]
+    if moved:
+        raise CheckpointError(f"{path}: the id of {moved[0]!r:.40} can't be: ids have gaps there")
     missing = vocab_size - tokenizer.vocab_size
     if missing < 0:
         raise CheckpointError(
@@ -53,7 +77,7 @@ def read_tokenizer(folder: Path, vocab_size: int, end_ids: Any) -> Tokenizer:
         log.info("%d rows of the embedding have no token; they are called <|extra_N|>", missing)
         first = tokenizer.vocab_size
         extra = [f"<|extra_{first + n}|>" for n in range(missing)]
-        tokenizer = _build(path, content, end, extra)
+        tokenizer = _build(path, content, end, stops, extra)
         if tokenizer.vocab_size != vocab_size:
             raise CheckpointError(f"{path}: its ids have gaps, so that they can't be filled up")
     added = _put_before(content)
@@ -67,14 +91,22 @@ def read_tokenizer(folder: Path, vocab_size: int, end_ids: Any) -> Tokenizer:
 
 
 def _build(
-    path: Path, content: Mapping[str, Any], end: str | None, extra: Sequence[str] = ()
+    path: Path,
+    content: Mapping[str, Any],
+    end: str | None,
+    stops: Sequence[str],
+    extra: Sequence[str] = (),
 ) -> Tokenizer:
     specials = [*extra] if end is None else [end, *extra]
-    spec = {"type": "bpe", "json": dict(content), "end": end, "specials": specials}
+    more = [token for token in stops if token != end]
+    spec = {"type": "bpe", "json": dict(content), "end": end, "specials": specials, "stops": more}
     try:
         return TOKENIZERS.build(spec, FILE)
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {'; '.join(error.problems).splitlines()[0]}") from error
+        reason = "; ".join(error.problems).splitlines()[0]
+        if "name the one that ends a text" in reason:
+            reason += f": as eos_token in {SETTINGS}"
+        raise CheckpointError(f"{path}: {reason}") from error
     except ResourceError:
         raise ResourceError(
             "phase=import needs the package 'tokenizers': pip install 'llmlab[hf]'"
@@ -83,20 +115,40 @@ def _build(
         raise CheckpointError(f"{path}: damaged: {type(error).__name__} {error}") from error
 
 
-def _end(folder: Path, content: Mapping[str, Any], end_ids: Any) -> str | None:
-    """Return the token that ends a text, as the folder says; None if it doesn't."""
-    if (folder / SETTINGS).exists():
-        said = read_object(folder / SETTINGS).get("eos_token")
-        said = said.get("content") if isinstance(said, dict) else said
-        if isinstance(said, str) and said:
-            return said
-    wanted = end_ids[:1] if isinstance(end_ids, list) else [end_ids]
-    added = content.get("added_tokens")
-    for token in added if isinstance(added, list) else ():
-        if isinstance(token, dict) and token.get("id") in wanted:
-            name = token.get("content")
-            return name if isinstance(name, str) else None
-    return None
+def _complete(content: dict[str, Any], folder: Path, settings: Mapping[str, Any]) -> None:
+    """Give a tokenizer.json what the files beside it say, as transformers does."""
+    cut = content.get("pre_tokenizer")
+    if str(settings.get("tokenizer_class")) in _SPACED and cut and cut["type"] == "ByteLevel":
+        spaced = bool(settings.get("add_prefix_space", False))
+        content["pre_tokenizer"] = {**cut, "add_prefix_space": spaced}
+    added = list(content.get("added_tokens") or ())
+    known = {token["content"] for token in added} | set(_vocabulary(content))
+    more: dict[int, dict[str, Any]] = {}
+    if (folder / ADDED).exists():
+        more = {int(id): {"content": name} for name, id in read_object(folder / ADDED).items()}
+    more |= {int(id): token for id, token in settings.get("added_tokens_decoder", {}).items()}
+    special = {*named_tokens(settings).values()}
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        said = settings.get(name) or ()
+        special |= {t.get("content") if isinstance(t, dict) else t for t in said}
+    for id, token in sorted(more.items()):
+        if token["content"] not in known:
+            flags = {key: bool(token.get(key, False)) for key in _FLAGS}
+            flags["special"] |= token["content"] in special
+            added.append({"id": id, "content": str(token["content"]), **flags})
+    content["added_tokens"] = added
+
+
+def _vocabulary(content: Mapping[str, Any]) -> dict[str, int]:
+    """Return the ids of the model's own tokens."""
+    tokens = content["model"]["vocab"]
+    return tokens if isinstance(tokens, dict) else {pair[0]: n for n, pair in enumerate(tokens)}
+
+
+def _named(content: Mapping[str, Any]) -> dict[int, str]:
+    """Return the tokens by their ids."""
+    named = {id: token for token, id in _vocabulary(content).items()}
+    return named | {token["id"]: token["content"] for token in content["added_tokens"]}
 
 
 def _put_before(content: Mapping[str, Any]) -> list[str]:

@@ -50,6 +50,7 @@ class Answerer:
         self.model, self.tokenizer, self.template = model, model.tokenizer, model.template
         self.config = config
         self._limit, self._seed = config.max_new_tokens, config.seed
+        self._raw = isinstance(self.template, NoTemplate)  # what continues it keeps its white space
         self._stop_ids = self.template.stop_ids(self.tokenizer)
         self._engine = Engine(model.network(config.kernels))
         self.use(config.sampler)
@@ -129,7 +130,7 @@ class Answerer:
             except StopIteration as end:
                 answer = self._answer(end.value)
                 break
-            settled = self._settled(self._text(said))
+            settled = self._settled(self.tokenizer.continuation(said))
             # A later token may join or part what came before; then the whole follows at the end.
             if settled.startswith(shown) and settled != shown:
                 yield settled[len(shown) :]
@@ -158,20 +159,14 @@ class Answerer:
         stop = self.sampler.stop
         if not stop:
             return None
-        return lambda ids: any(text in self.tokenizer.decode(ids) for text in stop)
+        return lambda ids: any(text in self.tokenizer.continuation(ids) for text in stop)
 
     def _answer(self, reply: Reply) -> Answer:
-        text = self._text(reply.ids)
+        text = self.tokenizer.continuation(reply.ids)
         places = [place for stop in self.sampler.stop if (place := text.find(stop)) >= 0]
         text = text[: min(places)] if places else text
-        raw = isinstance(self.template, NoTemplate)
         reason = "stop" if places else reply.reason
-        return Answer(text if raw else text.strip(), reply.ids, reason)
-
-    def _text(self, ids: Sequence[int]) -> str:
-        """Return the text of ids; what continues raw text keeps its white space."""
-        text = self.tokenizer.decode(ids)
-        return text if isinstance(self.template, NoTemplate) else text.lstrip()
+        return Answer(text if self._raw else text.strip(), reply.ids, reason)
 
     def _settled(self, text: str) -> str:
         """Return `text` without an end that later tokens may change or take away."""
@@ -183,7 +178,7 @@ class Answerer:
                     text = text[:-size]
                     break
         text = text.rstrip("\ufffd")  # what may be the beginning of a character
-        return text if isinstance(self.template, NoTemplate) else text.rstrip()
+        return text if self._raw else text.strip()
 
 
 def clean(text: str) -> str:

@@ -23,7 +23,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     checkpoint = named_checkpoint(config)
     # As they are stored: the dtype of this configuration says how to compute.
     stored = np.result_type(*(a for n, a in checkpoint.arrays.items() if n.startswith("params/")))
-    model = build.load_model(replace(config, dtype=str(stored)), checkpoint)
+    model = build.merged(build.load_model(replace(config, dtype=str(stored)), checkpoint))
     target = Path(config.target).expanduser().absolute()
     network = write_folder(
         target,

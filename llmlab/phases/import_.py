@@ -93,7 +93,9 @@ def _shortened(config: Config, found: Imported) -> dict[str, Any]:
 
 
 def _template(config: Config, found: Imported) -> Any:
-    """Return the template whose special tokens the tokenizer has, else the configured one."""
+    """Return the folder's own, or that whose special tokens the tokenizer has, or `template`."""
+    if found.template is not None:
+        return found.template
     for name in _BY_TOKENS:
         if set(TEMPLATES.build(name, "template").specials) <= set(found.tokenizer.special_ids):
             return name

@@ -26,17 +26,18 @@ class Plan:
     stack: Stack
     layout: Layout
     tokenizer: Tokenizer
+    template_spec: Any
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
     """Print the table of the checkpoint's model, or of the configured one."""
     if config.checkpoint is not None:
         model = checkpoint_model(config)
-        plan = Plan(model.spec, model.stack, model.layout, model.tokenizer)
+        plan = Plan(model.spec, model.stack, model.layout, model.tokenizer, model.template_spec)
     else:
         tokenizer = build.new_tokenizer(config)
         stack = build.new_stack(config.model, tokenizer)
-        plan = Plan(config.model, stack, Layout(stack), tokenizer)
+        plan = Plan(config.model, stack, Layout(stack), tokenizer, config.template)
     print(describe(config, plan), flush=True)
     return {"parameters": plan.layout.num_parameters}
 
@@ -80,6 +81,17 @@ def describe(config: Config, model: Plan) -> str:
         ("optimizer", total.optimizer),
         ("activations", total.activations),
     )
+    trained = model.layout.trained
+    frozen = model.layout.num_parameters - trained.num_parameters
+    spared = ""
+    if frozen:
+        # Gradients of each shard and moments, as if all were trained.
+        each = (total.gradients + total.optimizer) / max(trained.size, 1)
+        saved = int(each * (model.layout.size - trained.size))
+        spared = (
+            f"{trained.num_parameters:,} parameters trained, {frozen:,} frozen, which saves "
+            f"{human(saved, 'B', 1024)} of gradients and moments"
+        )
     return "\n".join(
         [
             f"model {model.spec['name']}: {model.layout.num_parameters:,} parameters, "
@@ -93,8 +105,18 @@ def describe(config: Config, model: Plan) -> str:
             "memory of a training step: "
             + ", ".join(f"{name} {human(size, 'B', 1024)}" for name, size in parts)
             + f"; together {human(total.total, 'B', 1024)}{lacking}",
+            *([spared] if spared else []),
+            *template_lines(model.template_spec),
         ]
     )
+
+
+def template_lines(spec: Any) -> list[str]:
+    """Return what is said of a chat template: its name, and all of one from a folder."""
+    if isinstance(spec, str) or "source" not in spec:
+        return [f"template {spec if isinstance(spec, str) else spec['type']}"]
+    tokens = "".join(f", {name} {token}" for name, token in (spec.get("tokens") or {}).items())
+    return [f"template {spec['type']}{tokens}:", *spec["source"].splitlines()]
 
 
 def own_parameters(layer: Layer) -> int:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from llmlab import build
 from llmlab.checkpoints import Checkpoint, CheckpointFolder, load
 from llmlab.config import Config
+from llmlab.errors import ConfigError
 from llmlab.measure.losses import Evaluator
 from llmlab.network import Network
 from llmlab.phases.budget import steps_of
@@ -192,7 +193,11 @@ def stage_model(config: Config, state: Checkpoint | None, begin: Path | None) ->
     if state is not None:
         return build.load_model(config, state)
     if begin is not None:
-        return build.load_model(config, load(begin))
+        model = build.load_model(config, load(begin))
+        wanted = config.phase == "tune" and config.adapter is not None
+        return build.with_adapter(config, model) if wanted else model
+    if config.adapter is not None:
+        raise ConfigError("adapter: there is nothing to adapt; name a network: checkpoint=latest")
     if config.phase == "tune":
         log.warning("no checkpoint= given: tuning starts from random parameters")
     return build.new_model(config, build.new_tokenizer(config))
@@ -207,6 +212,7 @@ def stage_data(config: Config, model: build.Model, stage: str) -> tuple[Dataset,
 def checkpoint_meta(config: Config, model: build.Model, hashes: dict[str, str]) -> dict[str, Any]:
     """Return what every checkpoint of a stage says besides its progress."""
     kept = config.reproducible() | {"model": model.spec, "template": model.template_spec}
+    kept["adapter"] = model.adapter
     return {
         "stage": config.phase,
         "config": kept,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from llmlab.errors import ConfigError, DataError
 
+_TEXTS, _LISTS = (".txt",), (".json", ".jsonl", ".ndjson", ".csv")
+
 Paths = str | Path | list[str | Path]
 
 
@@ -19,8 +21,9 @@ def absolute(path: str | Path) -> Path:
 def expand(paths: Paths) -> list[Path]:
     """Return the files that names, globs and folders mean, each once.
 
-    A folder means every `.txt` and `.txt.gz` in it, however deep; the files of a folder or a
-    glob come in the order of their names. A name without a file is returned as it is.
+    A folder means every `.txt` and `.txt.gz` in it, however deep; one without any means every
+    `.json`, `.jsonl`, `.ndjson` and `.csv`, also packed. The files of a folder or a glob come in
+    the order of their names. A name without a file is returned as it is.
 
     Raises
     ------
@@ -31,8 +34,9 @@ def expand(paths: Paths) -> list[Path]:
     for name in paths if isinstance(paths, list) else [paths]:
         path = absolute(name)
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*.txt*") if _is_text(p) and p.is_file())
-            reason = "the folder holds no .txt or .txt.gz file"
+            every = sorted(p for p in path.rglob("*") if p.is_file())
+            files = [p for p in every if _is(p, _TEXTS)] or [p for p in every if _is(p, _LISTS)]
+            reason = "the folder holds no .txt, .json, .jsonl or .csv file"
         elif glob.has_magic(str(path)) and not path.exists():
             files = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
             files = [p for p in files if p.is_file()]
@@ -40,13 +44,13 @@ def expand(paths: Paths) -> list[Path]:
         else:
             files, reason = [path], ""
         if not files:
-            raise DataError(f"{path}: {reason}; name a file, a folder of .txt files, or a glob")
+            raise DataError(f"{path}: {reason}; name a file, a folder of such files, or a glob")
         found |= dict.fromkeys(files)
     return list(found)
 
 
-def _is_text(path: Path) -> bool:
-    return path.name.lower().endswith((".txt", ".txt.gz"))
+def _is(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(suffixes)
 
 
 def named(paths: Paths) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmlab.errors import DataError
 from llmlab.text.files import InvalidUtf8, TextFile
-from llmlab.text.json_texts import Entry, array_texts, line_entries
+from llmlab.text.json_texts import Entry, array_entries, line_entries
 from llmlab.text.templates.base import Message
 
 LISTS = (".json", ".jsonl", ".ndjson", ".csv")  # the suffixes of files that list their texts
@@ -50,9 +50,15 @@ def read_texts(
 def read_chats(
     path: str | Path, invalid_utf8: InvalidUtf8 = "error", notices: bool = True
 ) -> Iterator[tuple[Entry, int]]:
-    """Yield what `read_texts` does, and the messages of objects with `messages` in JSON lines.
+    """Yield what `read_texts` does, and the messages of objects that are chats.
 
-    Such an object is `{"messages": [{"role": "user", "content": "Hello!"}, ...]}`.
+    Such an object, in JSON lines or in an array, is one of
+
+    - `{"messages": [{"role": "user", "content": "Hello!"}, ...]}`; a content may be a list of
+      parts of text;
+    - ShareGPT's `{"conversations": [{"from": "human", "value": "Hello!"}, ...]}`;
+    - Alpaca's `{"instruction": ..., "input": ..., "output": ...}`; the input follows the
+      instruction on a line of its own.
     """
     source = TextFile(path, invalid_utf8)
     yield from _read(source, chats=True)
@@ -105,7 +111,7 @@ def _entries(
     lines: Iterator[tuple[str, int]], source: TextFile, chats: bool
 ) -> Iterator[tuple[Entry, int]]:
     if source.suffix == ".json":
-        return array_texts(lines, source.path)
+        return array_entries(lines, source.path, chats)
     if source.suffix in (".jsonl", ".ndjson"):
         return line_entries(lines, source.path, chats)
     return _csv(lines, source) if source.suffix == ".csv" else lines

@@ -27,7 +27,7 @@ from llmlab.text.tokenizers import Tokenizer
 logger = logging.getLogger("llmlab")
 
 # Raised whenever the same text would give other ids, or the files another form.
-_FORMAT = 2
+_FORMAT = 3
 _GB = 10**9
 _TRIES = 3  # another process may prune a folder before it is opened
 _NAME = re.compile("[0-9a-f]{32}")
@@ -157,8 +157,7 @@ def _documents(source: TextFile, tokenizer: Tokenizer) -> Iterator[NDArray[np.in
             yield tokenizer.encode_array(text)
             yield None
         return
-    for block in source.blocks():
-        yield tokenizer.encode_array(block)
+    yield from tokenizer.encode_blocks(source.blocks())
     yield None
 
 

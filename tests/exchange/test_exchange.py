@@ -66,7 +66,7 @@ def test_each_array_has_its_pieces(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_network_survives_both_ways(variant):
     net = network(variant)
-    config = json.loads(json.dumps(write_config(net, "float32", 1)))
+    config = json.loads(json.dumps(write_config(net, "float32", [1])))
     assert read_config(config) == net
     found, names = recognise(model_spec(net), net.vocab_size)
     if net.family == "mistral" and net.window is None:

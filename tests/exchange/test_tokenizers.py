@@ -104,7 +104,7 @@ def test_a_tokenizer_of_somebody_else_is_refused_by_name():
 def test_reading_one_back(pair, tmp_path):
     own, _ = pair
     folder = saved(tmp_path, tokenizer_json(own), {"eos_token": own.token(own.end_id)})
-    found = read_tokenizer(folder, own.vocab_size, None)
+    found = read_tokenizer(folder, own.vocab_size, [])
     assert (found.vocab_size, found.end_id) == (own.vocab_size, own.end_id)
     assert found.special_ids["<|im_end|>"] == own.special_ids["<|im_end|>"]
     assert found.encode(TEXTS[0]) == own.encode(TEXTS[0])
@@ -116,7 +116,7 @@ def test_rows_without_tokens_are_filled_up(tmp_path):
     assert (found.vocab_size, found.end_id, found.token(10)) == (11, 1, "<|extra_10|>")
     assert found.decode([*found.encode("abc"), 9, 10]) == "abc"
     with pytest.raises(CheckpointError, match="7 ids, and the token embedding has 6 rows"):
-        read_tokenizer(tmp_path, 6, None)
+        read_tokenizer(tmp_path, 6, [])
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_rows_without_tokens_are_filled_up(tmp_path):
 )
 def test_the_end_is_what_the_folder_says(tmp_path, settings):
     pytest.importorskip("tokenizers")
-    found = read_tokenizer(saved(tmp_path, char_tokenizer(), settings), 11, 1)
+    found = read_tokenizer(saved(tmp_path, char_tokenizer(), settings), 11, [1])
     assert found.end_id == 4
 
 
 def test_cutting_and_filling_up_are_not_taken_over(tmp_path):
     pytest.importorskip("tokenizers")
     cut = {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
-    found = read_tokenizer(saved(tmp_path, char_tokenizer() | {"truncation": cut}), 11, 1)
+    found = read_tokenizer(saved(tmp_path, char_tokenizer() | {"truncation": cut}), 11, [1])
     assert len(found.encode("abcabc")) == 6
 
 
@@ -148,7 +148,7 @@ def test_what_is_put_before_a_text_is_told(tmp_path, caplog):
         "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
     }
     content = char_tokenizer() | {"post_processor": template}
-    found = read_tokenizer(saved(tmp_path, content), 11, 1)
+    found = read_tokenizer(saved(tmp_path, content), 11, [1])
     assert "puts </s> before each text" in caplog.text
     assert found.encode("ab") == [2, 3]
     # So the exported one doesn't either.
@@ -161,17 +161,17 @@ def test_what_is_put_before_a_text_is_told(tmp_path, caplog):
 def test_damaged_ones_are_one_line(tmp_path, content):
     pytest.importorskip("tokenizers")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json") as caught:
-        read_tokenizer(saved(tmp_path, content), 11, 1)
+        read_tokenizer(saved(tmp_path, content), 11, [1])
     assert "\n" not in str(caught.value)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="AutoTokenizer"):
-        read_tokenizer(tmp_path, 11, 1)
+        read_tokenizer(tmp_path, 11, [1])
 
 
 def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ResourceError, match=r"llmlab\[hf\]"):
-        read_tokenizer(saved(tmp_path, char_tokenizer()), 11, 1)
+        read_tokenizer(saved(tmp_path, char_tokenizer()), 11, [1])
     # Words, characters and bytes are written without it.
     for kind in ("word", "char", "byte"):
         assert tokenizer_json(trained(kind))["added_tokens"]

@@ -36,6 +36,7 @@ LIBRARIES = {  # third-party imports, and where each may be
     "yaml": ("cli", "config", "runs"),
     "tensorboardX": ("train",),
     "tokenizers": ("text", "exchange"),
+    "jinja2": ("text",),
     "safetensors": ("exchange",),
     "prompt_toolkit": ("phases",),
     "scipy": ("study",),

@@ -238,7 +238,8 @@ def test_a_stop_text_is_never_shown(monkeypatch, byte_model, text, expected):
 
 def test_what_changes_afterwards_is_said_again(monkeypatch, config, model):  # noqa: F811
     settled = iter(["one", "one two", "ONE two"])
-    monkeypatch.setattr(Answerer, "_text", lambda self, ids: next(settled, "ONE two three"))
+    said = lambda self, ids: next(settled, "ONE two three")  # noqa: E731
+    monkeypatch.setattr(type(model.tokenizer), "continuation", said, raising=True)
     found, answer = says(monkeypatch, config, model, "Rain falls from")
     assert found == ["one", " two", "\nONE two three"]
     assert answer.text == "ONE two three"

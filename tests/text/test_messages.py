@@ -104,8 +104,11 @@ def test_chats_without_an_answer_are_dropped_when_only_answers_count(write, capl
         (["hi"], r"messages\[0\]: expected an object with 'role'.*found a string"),
         ([{"role": "user"}], r"messages\[0\]: expected .*found an object with 'role'"),
         ([{"role": "user", "content": None}], r"found an object whose 'content' is null"),
-        ([{"role": "tool", "content": "x"}], r"a role of system, user, assistant, found 'tool'"),
-        ([{"content": "x"}], r"a role of system, user, assistant, found none"),
+        (
+            [{"role": "dog", "content": "x"}],
+            r"a role of system, user, assistant, tool, found 'dog'",
+        ),
+        ([{"content": "x"}], r"a role of system, user, assistant, tool, found none"),
         ([{"role": ["user"], "content": "x"}], r"found \['user'\]"),
     ],
 )

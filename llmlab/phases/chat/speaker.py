@@ -28,7 +28,7 @@ class Speaker:
         self.sampler: dict[str, Any] = dict(config.sampler)
         # Forms with special tokens are made for many turns. RustGPT's was trained on single
         # ones, and a turn before the prompt would only be something that it never saw.
-        self.conversation = Conversation(self.answerer, bool(model.template.specials))
+        self.conversation = Conversation(self.answerer, model.template.many_turns)
         self.over = False
         self._answers = 0
         self._typed = sys.stdin.isatty()

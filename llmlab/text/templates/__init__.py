@@ -2,14 +2,13 @@
 
 from llmlab.registry import load_package
 from llmlab.text.templates.base import (
-    END,
     ROLES,
     TEMPLATES,
-    Fragment,
     Message,
     Template,
     without_end_marker,
 )
+from llmlab.text.tokenizers.base import END, Fragment
 
 load_package(__name__, __path__)
 

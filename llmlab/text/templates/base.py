@@ -2,49 +2,27 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import ClassVar
 
 from llmlab.errors import DataError
 from llmlab.registry import Registry
-from llmlab.text.tokenizers.base import Tokenizer
+from llmlab.text.tokenizers.base import Fragment, Tokenizer
 
 TEMPLATES = Registry("template")
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+USUAL = ROLES[:3]  # what every vocabulary knows; a tool is known where the files have one
 END_MARKER = "</s>"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat; `role` is system, user or assistant."""
+    """One turn of a chat; `role` is one of `ROLES`."""
 
     role: str
     content: str
-
-
-@dataclass(frozen=True)
-class Fragment:
-    """A part of a chat as text.
-
-    Attributes
-    ----------
-    text
-        The text, or the name of a special token; empty for the token that ends a sample.
-    special
-        Whether it is one special token. Only templates make these, never what users type.
-    answer
-        Whether the model is to write it.
-    """
-
-    text: str
-    special: bool = False
-    answer: bool = False
-
-
-END = Fragment("", special=True, answer=True)
 
 
 class Template(ABC):
@@ -62,13 +40,18 @@ class Template(ABC):
     specials: tuple[str, ...] = ()
     vocabulary: str = ""
 
+    @property
+    def many_turns(self) -> bool:
+        """Whether a chat of many turns is what it is made for."""
+        return bool(self.specials)
+
     @abstractmethod
     def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
         """Return the chat in fragments; with `reply` up to where the assistant goes on."""
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids that end an answer."""
-        return [tokenizer.end_id]
+        return list(tokenizer.stop_ids or (tokenizer.end_id,))
 
     def text(self, messages: Sequence[Message], reply: bool = False) -> str:
         """Return the chat as one text, special tokens by their names."""
@@ -84,28 +67,7 @@ class Template(ABC):
         ConfigError
             The vocabulary lacks a special token of this template.
         """
-        ids: list[int] = []
-        answers: list[bool] = []
-        for part, answer in self._parts(tokenizer, messages, reply):
-            ids += part
-            answers += [answer] * len(part)
-        return ids, answers
-
-    def _parts(
-        self, tokenizer: Tokenizer, messages: Sequence[Message], reply: bool
-    ) -> Iterator[tuple[list[int], bool]]:
-        # Neighbours are encoded as one text, as a reader of the rendered text would do; but
-        # never across the point where the model begins to write.
-        fragments = self.fragments(messages, reply)
-        for (special, answer), group in groupby(fragments, lambda p: (p.special, p.answer)):
-            if special:
-                for fragment in group:
-                    yield [self._special(tokenizer, fragment)], answer
-            else:
-                yield tokenizer.encode("".join(fragment.text for fragment in group)), answer
-
-    def _special(self, tokenizer: Tokenizer, fragment: Fragment) -> int:
-        return tokenizer.special_id(fragment.text) if fragment.text else tokenizer.end_id
+        return tokenizer.encode_fragments(self.fragments(messages, reply))
 
     def encode_prompt(self, tokenizer: Tokenizer, text: str) -> list[int]:
         """Return the ids that the answer to `text` continues."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from llmlab.text.templates.base import ROLES, TEMPLATES, Fragment, Message, Template
-from llmlab.text.tokenizers.base import Tokenizer
+from llmlab.text.templates.base import TEMPLATES, USUAL, Message, Template
+from llmlab.text.tokenizers.base import Fragment, Tokenizer
 
 _START, _STOP = "<|im_start|>", "<|im_end|>"
 
@@ -16,7 +16,7 @@ class ChatML(Template):
     """
 
     specials = (_START, _STOP)
-    vocabulary = "".join(f"{role}\n" for role in ROLES)
+    vocabulary = "".join(f"{role}\n" for role in USUAL)
 
     def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
         """Return the chat in fragments."""
@@ -37,4 +37,4 @@ class ChatML(Template):
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids of `<|im_end|>` and of the end token."""
-        return [tokenizer.special_id(_STOP), tokenizer.end_id]
+        return [tokenizer.special_id(_STOP), *super().stop_ids(tokenizer)]

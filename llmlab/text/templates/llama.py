@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from llmlab.text.templates.base import ROLES, TEMPLATES, Fragment, Message, Template
-from llmlab.text.tokenizers.base import Tokenizer
+from llmlab.text.templates.base import TEMPLATES, USUAL, Message, Template
+from llmlab.text.tokenizers.base import Fragment, Tokenizer
 
 _BEGIN, _STOP = "<|begin_of_text|>", "<|eot_id|>"
 _OPEN, _CLOSE = "<|start_header_id|>", "<|end_header_id|>"
@@ -18,7 +18,7 @@ class Llama(Template):
     """
 
     specials = (_BEGIN, _OPEN, _CLOSE, _STOP)
-    vocabulary = "".join(f"{role}\n\n" for role in ROLES)
+    vocabulary = "".join(f"{role}\n\n" for role in USUAL)
 
     def fragments(self, messages: Sequence[Message], reply: bool = False) -> list[Fragment]:
         """Return the chat in fragments; contents lose the white space around them."""
@@ -34,13 +34,13 @@ class Llama(Template):
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Return the ids of `<|eot_id|>` and of the end token."""
-        return [tokenizer.special_id(_STOP), tokenizer.end_id]
+        return [tokenizer.special_id(_STOP), *super().stop_ids(tokenizer)]
 
 
 def _header(role: str) -> list[Fragment]:
     return [
         Fragment(_OPEN, special=True),
-        Fragment(role),
+        Fragment("ipython" if role == "tool" else role),
         Fragment(_CLOSE, special=True),
         Fragment("\n\n"),
     ]

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from llmlab.errors import ConfigError
-from llmlab.text.templates.base import END, TEMPLATES, Fragment, Message, Template
+from llmlab.text.templates.base import TEMPLATES, Message, Template
+from llmlab.text.tokenizers.base import END, Fragment
 
 
 @TEMPLATES.register("none")

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from llmlab.text.templates.base import END, TEMPLATES, Fragment, Message, Template
+from llmlab.text.templates.base import TEMPLATES, Message, Template
+from llmlab.text.tokenizers.base import END, Fragment
 
 
 @TEMPLATES.register("user_assistant")

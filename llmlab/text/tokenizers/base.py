@@ -3,8 +3,9 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,27 @@ from llmlab.registry import Registry
 TOKENIZERS = Registry("tokenizer")
 
 _LISTED = 8
+
+
+class Fragment(NamedTuple):
+    """A part of a text that a template writes.
+
+    Attributes
+    ----------
+    text
+        The text, or the name of a special token; empty for the token that ends a sample.
+    special
+        Whether it is one special token. Only templates make these, never what users type.
+    answer
+        Whether the model is to write it.
+    """
+
+    text: str
+    special: bool = False
+    answer: bool = False
+
+
+END = Fragment("", special=True, answer=True)
 
 
 class Tokenizer(ABC):
@@ -33,6 +55,8 @@ class Tokenizer(ABC):
         Whether white space is part of the tokens, so that decoding gives known text back exactly.
     end_id
         The id that ends a sample.
+    stop_ids
+        What ends an answer: the end, and what else the model says where it stops.
     unknown_id
         The id of whatever the vocabulary lacks; None when nothing can be lacking.
     special_ids
@@ -45,6 +69,7 @@ class Tokenizer(ABC):
     unit: str = "words"
     lossless: bool = True
     end_id: int
+    stop_ids: tuple[int, ...] = ()  # none: the end alone
     unknown_id: int | None
     special_ids: Mapping[str, int]
     corpus_bytes: int | None = None
@@ -66,9 +91,40 @@ class Tokenizer(ABC):
         """Return what `encode` does as an array (n,); where it can, faster."""
         return np.array(self.encode(text), dtype=np.int32)
 
+    def encode_fragments(self, fragments: Iterable[Fragment]) -> tuple[list[int], list[bool]]:
+        """Return the ids of a text in fragments, and for each whether the model is to write it.
+
+        Neighbours are encoded as one text, but not across the place where the model begins to
+        write; a tokenizer whose tokens can reach across such a place does it otherwise.
+
+        Raises
+        ------
+        ConfigError
+            The vocabulary lacks a special token.
+        """
+        ids: list[int] = []
+        answers: list[bool] = []
+        for (special, answer), group in groupby(fragments, lambda p: (p.special, p.answer)):
+            texts = [fragment.text for fragment in group]
+            if special:
+                part = [self.special_id(text) if text else self.end_id for text in texts]
+            else:
+                part = self.encode("".join(texts))
+            ids += part
+            answers += [answer] * len(part)
+        return ids, answers
+
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[NDArray[np.int32]]:
+        """Yield the ids of a long text that comes in blocks, cut between words."""
+        return map(self.encode_array, blocks)
+
     @abstractmethod
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return the text of `ids`; end and special tokens are left out if `skip_special`."""
+
+    def continuation(self, ids: Sequence[int]) -> str:
+        """Return what `ids` add to a text that stands before them, its leading space with it."""
+        return self.decode(ids)
 
     @abstractmethod
     def token(self, id: int) -> str:

@@ -5,7 +5,7 @@ The work is done by the library `tokenizers`, which is imported only here and on
 
 import json as json_format
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 from llmlab.errors import ConfigError, DataError, LlmlabError, ResourceError
 from llmlab.text.foreign_tokenizer import guarded, is_plain, try_out
 from llmlab.text.long_words import cut_long_words
-from llmlab.text.tokenizers.base import TOKENIZERS, Tokenizer, check_id, number_specials
+from llmlab.text.tokenizers.base import (
+    END,
+    TOKENIZERS,
+    Fragment,
+    Tokenizer,
+    check_id,
+    number_specials,
+)
 from llmlab.text.tokenizers.byte import readable
+from llmlab.text.tokenizers.encoder import Encoder, members, special_tokens, unknown_token
 
 _END = "<|endoftext|>"
 _ENDS = (_END, "</s>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<eos>", "[SEP]")
@@ -40,6 +48,8 @@ class BpeTokenizer(Tokenizer):
         The content of a tokenizer.json; None before training.
     end
         The special token that ends a sample; None: the first of the usual names.
+    stops
+        Further special tokens that end an answer.
 
     Raises
     ------
@@ -56,14 +66,15 @@ class BpeTokenizer(Tokenizer):
         specials: Sequence[str] = (),
         json: dict[str, Any] | None = None,
         end: str | None = None,
+        stops: Sequence[str] = (),
     ):
         self._library = _library()
         self._size = vocab_size
         self._json = json
         self._end, self._plain = end, True
-        self._specials = tuple(specials)
+        self._specials, self._stops = tuple(specials), tuple(stops)
         self.special_ids = number_specials(specials, 1, [end or _END] if json is None else ())
-        self.unknown_id, self.end_id = None, 0
+        self.unknown_id, self.end_id, self.stop_ids = None, 0, (0,)
         least = _BYTES + 1 + len(self._specials)
         if json is None and (isinstance(vocab_size, bool) or vocab_size < least):
             raise ConfigError(
@@ -77,6 +88,9 @@ class BpeTokenizer(Tokenizer):
             self._load(json)
 
     def _load(self, content: dict[str, Any]) -> None:
+        if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+            # Merges left out at random are for training; a text has one encoding here.
+            content = {**content, "model": {**content["model"], "dropout": None}}
         text = json_format.dumps(content)
         self._plain = not isinstance(content, Mapping) or is_plain(content)
         if not self._plain:
@@ -90,10 +104,8 @@ class BpeTokenizer(Tokenizer):
             raise ConfigError(f"json: not the content of a tokenizer.json: {error}") from None
         self._fast.no_padding()  # which may be of any length
         self._fast.no_truncation()
-        missing = [token for token in self._specials if token not in _special(content)]
-        self._fast.add_special_tokens(missing)
-        # Without this, text that looks like a special token would become one.
-        self._fast.encode_special_tokens = True
+        wanted = (*self._specials, *self._stops)
+        self._fast.add_special_tokens([t for t in wanted if t not in special_tokens(content)])
         added = self._fast.get_added_tokens_decoder().items()
         self.special_ids = {token.content: id for id, token in added if token.special}
         vocabulary = self._fast.get_vocab(with_added_tokens=True)
@@ -108,9 +120,14 @@ class BpeTokenizer(Tokenizer):
                 "ends a text"
             )
         self.end_id = self.special_ids[found[0]]
-        model = content["model"]
-        unknown = model.get("unk_token") or _nth(model, model.get("unk_id"))
-        self.unknown_id = vocabulary.get(unknown)
+        stops = (self.special_ids[token] for token in self._stops)
+        self.stop_ids = tuple(dict.fromkeys((self.end_id, *stops)))
+        self.unknown_id = vocabulary.get(unknown_token(content["model"]))
+        self._encoder = Encoder(self._library, self.tokenizer_json(), self.special_ids, self._plain)
+        # Any word to decode a continuation after.
+        own = sorted(self._tokens.keys() - {*self.special_ids.values()})
+        words = ((id, self.decode([id])) for id in own)
+        self._before = next((word for word in words if word[1].strip().isalnum()), None)
 
     @property
     def vocab_size(self) -> int:
@@ -141,12 +158,22 @@ class BpeTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; a lone surrogate, which has no bytes, becomes `?`."""
-        if not text.isascii():
-            text = text.encode("utf-8", "replace").decode()
-        # "fast" counts no offsets, which nobody asks for here.
-        with guarded(self._plain):
-            (encoding,) = self._trained().encode_batch_fast([text], add_special_tokens=False)
-        return encoding.ids
+        self._trained()
+        return self._encoder.ids(text)
+
+    def encode_fragments(self, fragments: Iterable[Fragment]) -> tuple[list[int], list[bool]]:
+        """Return the ids of the whole text, as transformers gives them for a chat."""
+        self._trained()
+        end = self._tokens[self.end_id]
+        named = [each._replace(text=end) if each == END else each for each in fragments]
+        for each in named:
+            if each.special:
+                self.special_id(each.text)
+        return self._encoder.fragments(named)
+
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[NDArray[np.int32]]:
+        """Yield the ids of the whole text."""
+        return self._encoder.blocks(blocks)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
@@ -154,6 +181,13 @@ class BpeTokenizer(Tokenizer):
             check_id(id, self._size)
         with guarded(self._plain):
             return self._trained().decode(list(ids), skip_special_tokens=skip_special)
+
+    def continuation(self, ids: Sequence[int]) -> str:
+        """Return what `ids` add to a text: many decoders drop the space before the first word."""
+        if self._before is None:
+            return self.decode(ids)
+        before, text = self._before
+        return self.decode([before, *ids])[len(text) :]
 
     def token(self, id: int) -> str:
         r"""Return the text of `id` alone, `\xNN` for a byte that is a part of a character."""
@@ -169,12 +203,14 @@ class BpeTokenizer(Tokenizer):
         return [w for w in dict.fromkeys(text.split()) if self.unknown_id in self.encode(w)]
 
     def arguments(self) -> dict[str, Any]:
-        """Return `vocab_size`, `specials`, `json` and `end`."""
+        """Return `vocab_size`, `specials`, `json`, `end` and, where there are any, `stops`."""
+        stops = {"stops": list(self._stops)} if self._stops else {}
         return {
             "vocab_size": self._size,
             "specials": list(self._specials),
             "json": self._json,
             "end": self._end,
+            **stops,
         }
 
     def tokenizer_json(self) -> dict[str, Any]:
@@ -184,7 +220,7 @@ class BpeTokenizer(Tokenizer):
     def byte_lengths(self) -> NDArray[np.int32] | None:
         """Return the bytes of each id, if the tokens are bytes; else None."""
         content = self._json or {}
-        kinds = [part.get("type") for part in _parts(content.get("decoder"))]
+        kinds = [part.get("type") for part in members(content.get("decoder"))]
         if kinds != ["ByteLevel"] or content.get("normalizer"):
             return None
         # A byte-level token is written with one character for each byte.
@@ -212,23 +248,6 @@ def _library() -> Any:
             "tokenizer=byte or tokenizer=char"
         ) from None
     return tokenizers
-
-
-def _special(content: Mapping[str, Any]) -> set[str]:
-    return {token["content"] for token in content.get("added_tokens") or () if token["special"]}
-
-
-def _parts(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """Return the members of a sequence of decoders, or the only one."""
-    if part is None:
-        return []
-    return part["decoders"] if part.get("type") == "Sequence" else [part]
-
-
-def _nth(model: Mapping[str, Any], n: int | None) -> str | None:
-    """Return the token of a Unigram model, whose vocabulary is a list of pairs."""
-    vocabulary = model.get("vocab")
-    return vocabulary[n][0] if n is not None and isinstance(vocabulary, list) else None
 
 
 def _watched(texts: Iterable[str], seen: list[bool]) -> Iterable[str]:

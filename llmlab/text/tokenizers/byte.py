@@ -50,14 +50,14 @@ class ByteTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
-        pieces = bytearray()
+        fragments = bytearray()
         for id in ids:
             check_id(id, self.vocab_size)
             if id < _BYTES:
-                pieces.append(id)
+                fragments.append(id)
             elif not skip_special:
-                pieces += self._names[id].encode()
-        return pieces.decode("utf-8", "replace")
+                fragments += self._names[id].encode()
+        return fragments.decode("utf-8", "replace")
 
     def token(self, id: int) -> str:
         r"""Return the character of an ASCII byte, `\xNN` of another, or the special token."""
