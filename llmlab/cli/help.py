@@ -64,12 +64,13 @@ def help_text() -> str:
     lines += [f"  {name:<10} {phase.meaning}" for name, phase in PHASES.items()]
     lines += ["", "keys, with their defaults"]
     for name, (_, key) in keys_of(Config).items():
-        if key.group or name == "stages":
+        if key.group or name in ("stages", "callbacks"):
             continue
         if name in _TITLES:
             lines.append(f"  {_TITLES[name]}")
         default = _stages_default(conf, name) or _shown(defaults.get(name))
         lines.append(_line(f"{name}={default}", key.meaning))
+    lines.append(_line("callbacks.bar=null", keys_of(Config)["callbacks"][1].meaning))
     lines.append("  stages of phase=full")
     lines.append(_line("stages.tune.lr=1e-4", "lr, epochs, steps of one stage: pretrain or tune"))
     preset = _yaml(conf / "model" / "rustgpt.yaml")
