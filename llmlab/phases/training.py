@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from llmlab.phases.continuing import continued, refuse_another_order, restore, t
 from llmlab.phases.outcome import training_results
 from llmlab.report.loss import Report, summarise, write_report
 from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
+from llmlab.runs.sweep import duration
 from llmlab.signals import Signals
 from llmlab.text import Dataset
 from llmlab.train.callbacks import CALLBACKS
@@ -140,6 +142,7 @@ class Stage:
         )
         offset = own.meta["metrics_offset"] if own else 0
         metrics = MetricsFile(self.folder / "metrics.jsonl", offset)
+        self.announce(progress)
         fit(
             self.trainer,
             self.data.training,
@@ -152,6 +155,22 @@ class Stage:
             progress=progress,
             callbacks=self.callbacks(metrics, tracker),
         )
+
+    def announce(self, progress: Progress) -> None:
+        """Say before the first step how much there is to do, and about how long that takes."""
+        data, config, left = self.data.training, self.config, self.steps - progress.step
+        batches = data.batches(config.batch_size, config.seed, progress.epoch, progress.index)
+        group = list(islice(batches, config.accumulate))
+        tokens = sum(batch.tokens for batch in group)
+        if tokens:
+            log.info(
+                "%s: %s step%s, about %s target tokens and %s",
+                config.phase,
+                f"{left:,}",
+                "s" * (left != 1),
+                f"{tokens * left:,.0f}",
+                duration(self.trainer.probe(group) * left),
+            )
 
     def callbacks(self, metrics: MetricsFile, tracker: Tracker) -> dict[str, Callback]:
         """Return what watches, by name and in order."""
