@@ -126,7 +126,7 @@ class Adapter:
         used: set[str] = set()
         for _, parent in list(walk_layers(stack)):
             for key, child in parent.children().items():
-                if not isinstance(child, Linear):
+                if type(child) is not Linear:
                     continue
                 columns = {n: cut for n, cut in _maps(parent, key, child) if n in self.on}
                 used |= columns.keys()
@@ -144,7 +144,7 @@ class Adapter:
                 }
             )
             raise ConfigError(
-                f"on={missing[0]}: the network has no such map; it has {', '.join(known)}"
+                f"adapter.on={missing[0]}: the network has no such map; it has {', '.join(known)}"
             )
         for _, layer in walk_layers(stack):
             if not isinstance(layer, LowRank):
@@ -189,7 +189,7 @@ def lora(rank: int = 8, alpha: float = 16.0, on: Sequence[str] = ("q", "v")) -> 
 
 def _maps(parent: Layer, key: str, child: object) -> list[tuple[str, slice]]:
     """Return the names that a linear layer's columns have."""
-    if not isinstance(child, Linear):
+    if type(child) is not Linear:
         return []
     found = [(key, slice(0, child.d_out))]
     if isinstance(parent, Attention) and key == "qkv":
