@@ -64,6 +64,10 @@ class _Files(FileConfigSource):
         return ConfigResult(self.provider, f"file://{self.path}", config, header)
 
 
+# A launcher's workers get this registry, and register Hydra's own class once more: by its name.
+_Files.__name__ = FileConfigSource.__name__
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """While open, let Hydra take no more from the user's files than this module allows."""

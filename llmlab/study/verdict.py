@@ -150,7 +150,7 @@ def _sentence(pair: Pair, metric: Metric, level: float, confidence: float) -> st
         )
     if pair.equal:
         return f"{pair.one} and {pair.other} differ by less than {ends[1]:.4g} ({seeds})."
-    told = f"{pair.one} and {pair.other} cannot be told apart from {seeds}"
+    told = f"{pair.one} and {pair.other} cannot be told apart with {seeds}"
     if found.count < 2 or not isfinite(found.deviation):
         return f"{told}: no interval from fewer than 2 seeds in common."
     return f"{told} (difference {size:.4g}, {p}); {_hint(found, level)}."

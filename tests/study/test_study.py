@@ -104,7 +104,7 @@ def test_a_difference_that_is_there_is_claimed_with_its_interval():
 def test_what_cannot_be_told_says_how_many_seeds_would():
     verdict = judge(arms({"1": [2.0, 2.4, 2.2], "2": [2.3, 2.2, 2.6]}), LOSS)
     assert verdict.best is None
-    assert "cannot be told apart from 3 seeds" in verdict.sentences[0]
+    assert "cannot be told apart with 3 seeds" in verdict.sentences[0]
     assert "would tell a difference of" in verdict.sentences[0]
 
 
