@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from contract import Case, Watched, assert_gradients, check_gradients, difference
+from llmlab.contract import Case, Watched, assert_gradients, difference
+from llmlab.contract.layers import check_gradients
 from networks import gpt_stack, rustgpt_stack
 
 from llmlab import kernels

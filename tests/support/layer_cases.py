@@ -1,7 +1,7 @@
 """Cases of the contract that several tests take."""
 
 import pytest
-from contract import Case
+from llmlab.contract import Case
 
 from llmlab.layers import ACTIVATIONS
 from llmlab.layers import attention_core as attention_module
