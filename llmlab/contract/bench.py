@@ -70,7 +70,7 @@ class Bench:
         column = np.arange(case.time)
         first = (case.time + 1) // 2  # length of the first of two packed samples
         every_row = np.ones((case.batch, 1), np.intp)
-        self._segments = every_row * (column >= first)
+        self.segments = every_row * (column >= first)
         self._positions = every_row * np.where(column >= first, column - first, column)
         weights = stream(case.seed, "weights").uniform(0.5, 1.5, (case.batch, case.time))
         self._weights = weights.astype(dtype)
@@ -98,7 +98,7 @@ class Bench:
         return Context(kernel_set or NUMPY, self.dtype)
 
     def begin(self, ctx: Context, rows: slice = slice(None)) -> None:
-        case, segments = self.case, self._segments[rows]
+        case, segments = self.case, self.segments[rows]
         ctx.begin(
             len(segments),
             case.time,
@@ -177,6 +177,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray], tolerance: float = 
     """Compare two runs by name; by default bit for bit."""
     assert a.keys() == b.keys()
     for name, value in a.items():
+        assert value.shape == b[name].shape, f"{name}: shape {value.shape}, not {b[name].shape}"
         scale = max(1.0, float(np.abs(value).max(initial=0)))
         error = float(np.abs(value - b[name]).max(initial=0))
         assert error <= tolerance * scale, f"{name}: differs by {error:.3g}"

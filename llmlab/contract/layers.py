@@ -9,7 +9,21 @@ from dataclasses import replace
 import numpy as np
 
 from llmlab.contract.bench import Bench, Case, arrays, assert_gradients, collect, difference, same
+from llmlab.generate.kv_cache import KVCache
 from llmlab.streams import stream
+
+
+def check_shapes(case: Case) -> None:
+    """Rows in, as many rows out; the gradient of the input has the input's shape."""
+    bench = Bench(case)
+    ctx, rows = bench.context(), case.batch * case.time
+    y, cache = bench.forward(ctx)
+    assert y.ndim == 2 and len(y) == rows, f"output: shape {y.shape}, expected ({rows}, width)"
+    grads = bench.layout.zeros(bench.dtype)
+    dx = bench.stack.backward(bench.params.tree, grads.tree, bench.dy, cache, ctx)
+    assert case.ids or dx.shape == bench.x.shape, (
+        f"the input's gradient: shape {getattr(dx, 'shape', dx)}, expected {bench.x.shape}"
+    )
 
 
 def check_gradients(case: Case) -> None:
@@ -66,7 +80,9 @@ def check_dtype(case: Case) -> None:
     grads = bench.layout.zeros(np.float32)
     dx = bench.stack.backward(bench.params.tree, grads.tree, bench.dy, cache, ctx)
     kept = [array for array in arrays(cache) if array.dtype.kind == "f"]
-    assert {array.dtype for array in (y, dx, *kept)} == {np.dtype(np.float32)}
+    named = [("output", y), *([] if case.ids else [("input's gradient", dx)])]
+    for name, array in [*named, *(("array in the cache", array) for array in kept)]:
+        assert array.dtype == np.float32, f"{name}: {array.dtype}, expected float32"
     double = Bench(case)
     double.params.flat[:] = bench.params.flat
     double.x, double.dy = bench.x.astype(double.x.dtype), bench.dy.astype(np.float64)
@@ -95,8 +111,13 @@ def check_untouched(case: Case) -> None:
         once = dx.copy()
         again = bench.stack.backward(bench.params.tree, grads.tree, bench.dy, cache, ctx)
         assert np.array_equal(once, again), "backward wrote to its cache"
-    for before, after in zip(kept, (bench.x, bench.params.flat, bench.dy), strict=True):
-        assert np.array_equal(before, after)
+    for name, before, after in zip(
+        ("the input", "the parameters", "dy"),
+        kept,
+        (bench.x, bench.params.flat, bench.dy),
+        strict=True,
+    ):
+        assert np.array_equal(before, after), f"{name}: written to"
 
 
 def check_rows(case: Case) -> None:
@@ -155,7 +176,55 @@ def check_counts(case: Case) -> None:
     assert stack.flops(3 * case.batch, case.time) == 3 * value
 
 
+def check_draws(case: Case) -> None:
+    """Random numbers come from the generators given, first values' too; NumPy's is left alone."""
+    bench = Bench(case)
+    before = str(np.random.get_state())  # noqa: NPY002
+    first, again = (dict(bench.layout.init(0, bench.dtype).items()) for _ in range(2))
+    bench.run()
+    for name, values in first.items():
+        assert np.array_equal(values, again[name]), f"{name}: first values differ for one seed"
+    after = str(np.random.get_state())  # noqa: NPY002
+    assert before == after, "NumPy's global generator is used; take ctx.rng, or that of init"
+
+
+def check_future(case: Case) -> None:
+    """No token sees a later one, another row, or another sample packed into its row."""
+    bench = Bench(case)
+    ctx = bench.context()
+    y = bench.forward(ctx)[0].copy()
+    at = case.time - 1
+    if case.segments:  # the last of the first sample
+        at = int(np.count_nonzero(bench.segments[0] == 0)) - 1
+    x = bench.x.copy()
+    x[at] = (x[at] + 1) % case.sizes()["vocab_size"] if case.ids else x[at] + 1
+    moved = np.abs(bench.forward(ctx, x)[0] - y).max(axis=1) > 1e-12 * max(1.0, np.abs(y).max())
+    moved[at] = False
+    assert not moved.any(), (
+        f"token {at} of row 0 is seen by token {np.argmax(moved) % case.time} of row "
+        f"{np.argmax(moved) // case.time}, which must not"
+    )
+
+
+def check_decoding(case: Case) -> None:
+    """Token by token, with a cache, it gives what it gives for the whole text."""
+    if case.random or case.segments or case.positions:
+        return  # not while decoding
+    bench = Bench(case)
+    whole = bench.forward(bench.context())[0].reshape(case.batch, case.time, -1).copy()
+    ctx, cache = bench.context(), KVCache(bench.stack, case.batch, case.time, bench.dtype)
+    x = bench.x.reshape(case.batch, case.time, -1)
+    for at in range(case.time):
+        cache.prepare(1)
+        ctx.begin(case.batch, 1, kv_cache=cache)
+        part = x[:, at, 0] if case.ids else x[:, at]
+        y, _ = bench.stack.forward(bench.params.tree, np.ascontiguousarray(part), ctx)
+        same({f"output at token {at}": y}, {f"output at token {at}": whole[:, at]}, 1e-9)
+        cache.advance(1)
+
+
 CHECKS = (
+    check_shapes,
     check_gradients,
     check_adds,
     check_frozen,
@@ -163,6 +232,9 @@ CHECKS = (
     check_untouched,
     check_rows,
     check_repeats,
+    check_draws,
+    check_future,
+    check_decoding,
     check_interleaved,
     check_counts,
 )
