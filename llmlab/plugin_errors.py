@@ -14,7 +14,7 @@ _MARK = "__llmlab_plugin__"
 
 
 class PluginError(LlmlabError):
-    """Code of the user's own raised an error; the message says where, the cause has the traceback."""
+    """Code of the user's own raised an error; the message says where, the cause how."""
 
     exit_code = 1
 

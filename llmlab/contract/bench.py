@@ -1,7 +1,7 @@
 """What the checks of a layer's contract work on: a network, numbers, and how to compare them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Watched:
         return getattr(NUMPY, name)
 
     def relu(self, ctx, x):
+        """Note the item nearest to 0."""
         self.nearest = min(self.nearest, float(np.abs(x).min(initial=np.inf)))
         return NUMPY.relu(ctx, x)
 
@@ -54,9 +55,11 @@ class Case:
     stack: Any = None  # built already, instead of specs
 
     def sizes(self) -> dict[str, int]:
+        """Return what layers are supplied with."""
         return {"embedding_dim": 6, "vocab_size": 7, "max_seq_len": 9, **self.context}
 
     def build(self) -> Any:
+        """Return the stack."""
         return self.stack or build_stack(self.specs, **self.sizes())
 
 
@@ -95,9 +98,11 @@ class Bench:
         self.dy = rng.standard_normal(y.shape).astype(dtype)
 
     def context(self, kernel_set: Any = None) -> Context:
+        """Return a context that nothing was done in."""
         return Context(kernel_set or NUMPY, self.dtype)
 
     def begin(self, ctx: Context, rows: slice = slice(None)) -> None:
+        """Start a pass over some rows, in the circumstances of the case."""
         case, segments = self.case, self.segments[rows]
         ctx.begin(
             len(segments),
@@ -110,10 +115,12 @@ class Bench:
         )
 
     def forward(self, ctx: Context, x: Any = None, params: Any = None) -> tuple[np.ndarray, Any]:
+        """Return output and cache of a whole pass."""
         self.begin(ctx)
         return self.stack.forward((params or self.params).tree, self.x if x is None else x, ctx)
 
     def loss(self, ctx: Context, x: Any = None) -> float:
+        """Return the number whose gradients `run` gives."""
         loss = float(np.vdot(self.forward(ctx, x)[0], self.dy))
         return loss + ctx.extra_loss() * ctx.loss_scale
 

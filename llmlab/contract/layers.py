@@ -14,7 +14,7 @@ from llmlab.streams import stream
 
 
 def check_shapes(case: Case) -> None:
-    """Rows in, as many rows out; the gradient of the input has the input's shape."""
+    """Return as many rows as come in, and a gradient of the input's shape."""
     bench = Bench(case)
     ctx, rows = bench.context(), case.batch * case.time
     y, cache = bench.forward(ctx)
@@ -27,7 +27,7 @@ def check_shapes(case: Case) -> None:
 
 
 def check_gradients(case: Case) -> None:
-    """Input and every parameter against central differences, in float64."""
+    """Give the gradients that finite differences give, of the input and each parameter."""
     bench = Bench(case)
     found = bench.run()
     del found["output"]
@@ -43,7 +43,7 @@ def check_gradients(case: Case) -> None:
 
 
 def check_adds(case: Case) -> None:
-    """Backward adds to what is in g; what is marked as fresh, it overwrites."""
+    """Add to what is in g; overwrite what is marked as fresh, and leave none of it out."""
     bench = Bench(case)
     plain = bench.run()
     filled = bench.layout.zeros(bench.dtype)
@@ -56,12 +56,14 @@ def check_adds(case: Case) -> None:
     filled.flat.fill(np.nan)
     ctx = bench.context()
     ctx.fresh = set(filled.ids)
-    same(bench.run(ctx, filled), plain, 1e-12)
-    assert not ctx.fresh, "backward left a gradient unwritten"
+    found = bench.run(ctx, filled)
+    unwritten = [name for name, view in filled.items() if id(view) in ctx.fresh]
+    assert not unwritten, f"backward wrote no gradient of {', '.join(unwritten)}"
+    same(found, plain, 1e-12)
 
 
 def check_frozen(case: Case) -> None:
-    """Where no parameter's gradient is wanted, the input's is the same."""
+    """Return the same gradient of the input where no parameter's is wanted."""
     bench = Bench(case)
     plain, grads, ctx = bench.run(), bench.layout.zeros(bench.dtype), bench.context()
     ctx.unwanted = grads.ids
@@ -73,7 +75,7 @@ def check_frozen(case: Case) -> None:
 
 
 def check_dtype(case: Case) -> None:
-    """float32 in, float32 out: outputs, gradients, and all that the cache keeps."""
+    """Keep float32 in outputs, in gradients and in the cache."""
     bench = Bench(case, np.float32)
     ctx = bench.context()
     y, cache = bench.forward(ctx)
@@ -91,7 +93,7 @@ def check_dtype(case: Case) -> None:
 
 
 def check_untouched(case: Case) -> None:
-    """What is given is not written to; what is returned is nobody else's memory."""
+    """Write to nothing that is given, and return nobody else's memory."""
     bench = Bench(case)
     kept = bench.x.copy(), bench.params.flat.copy(), bench.dy.copy()
     frozen = [bench.x, bench.dy, *bench.params.views.values()]
@@ -121,7 +123,7 @@ def check_untouched(case: Case) -> None:
 
 
 def check_rows(case: Case) -> None:
-    """A batch gives what its rows give one by one."""
+    """Give for a batch what its rows give one by one."""
     bench = Bench(case)
     whole = bench.run()
     single = replace(case, batch=1)
@@ -141,7 +143,7 @@ def check_rows(case: Case) -> None:
 
 
 def check_repeats(case: Case) -> None:
-    """The same twice is bit-identical, also in a context that was used for something else."""
+    """Give the same bits again, also in a context that was used for something else."""
     bench = Bench(case)
     ctx = bench.context()
     first, again = bench.run(ctx), bench.run(ctx)
@@ -155,7 +157,7 @@ def check_repeats(case: Case) -> None:
 
 
 def check_interleaved(case: Case) -> None:
-    """Two passes over one layer at a time, each with its context, don't disturb each other."""
+    """Keep two passes at a time, each with its context, apart."""
     one = Bench(case)
     two = Bench(replace(case, seed=case.seed + 1, stack=one.stack))
     alone = one.run(), two.run()
@@ -169,7 +171,7 @@ def check_interleaved(case: Case) -> None:
 
 
 def check_counts(case: Case) -> None:
-    """Operations are whole, and grow in step with the batch."""
+    """Count operations in whole numbers that grow with the batch."""
     stack = case.build()
     value = stack.flops(case.batch, case.time)
     assert isinstance(value, int) and value >= 0
@@ -177,7 +179,7 @@ def check_counts(case: Case) -> None:
 
 
 def check_draws(case: Case) -> None:
-    """Random numbers come from the generators given, first values' too; NumPy's is left alone."""
+    """Draw random numbers from the generators that are given, for first values too."""
     bench = Bench(case)
     before = str(np.random.get_state())  # noqa: NPY002
     first, again = (dict(bench.layout.init(0, bench.dtype).items()) for _ in range(2))
@@ -189,7 +191,7 @@ def check_draws(case: Case) -> None:
 
 
 def check_future(case: Case) -> None:
-    """No token sees a later one, another row, or another sample packed into its row."""
+    """Let no token see a later one, another row or another sample packed into its row."""
     bench = Bench(case)
     ctx = bench.context()
     y = bench.forward(ctx)[0].copy()
@@ -207,7 +209,7 @@ def check_future(case: Case) -> None:
 
 
 def check_decoding(case: Case) -> None:
-    """Token by token, with a cache, it gives what it gives for the whole text."""
+    """Give token by token, with a cache, what the whole text gives."""
     if case.random or case.segments or case.positions:
         return  # not while decoding
     bench = Bench(case)
@@ -225,14 +227,14 @@ def check_decoding(case: Case) -> None:
 
 CHECKS = (
     check_shapes,
+    check_untouched,
+    check_repeats,
+    check_draws,
     check_gradients,
     check_adds,
     check_frozen,
     check_dtype,
-    check_untouched,
     check_rows,
-    check_repeats,
-    check_draws,
     check_future,
     check_decoding,
     check_interleaved,

@@ -66,6 +66,7 @@ PHASES: dict[str, Phase] = {
         wants_checkpoint=True,
     ),
     "list": Phase("llmlab.phases.list", "everything registered, with arguments and defaults"),
+    "check": Phase("llmlab.phases.check", "hold what plugins= register to its contract"),
     "summary": Phase(
         "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"
     ),
