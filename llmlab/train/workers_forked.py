@@ -195,6 +195,8 @@ def _serve(make: Callable[[int], Shard], rank: int, source: int, sink: int) -> N
         ):
             _loop(make(rank), reader, writer)
         status = 0
+    except BrokenPipeError:
+        pass  # the parent has failed and listens no more
     except BaseException:
         traceback.print_exc()
     finally:
