@@ -40,7 +40,8 @@ _EXAMPLES = """\
 
     more
       phase=list shows every layer, optimizer, ... that `type:` can name, phase=list layers or
-      phase=list rope a part of it; phase=summary the network.
+      phase=list rope a part of it; phase=summary the network; phase=check plugins=my_layers.py
+      tries what you have written.
       prompt= and paths are taken as they stand: no quotes but the shell's. With -m a comma
       separates paths, never prompts; a path that holds a comma goes into quotes: "'a,b.npz'".
       Hydra's own: --cfg job prints the configuration, --info config where it comes from,

@@ -20,6 +20,7 @@ from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
 from llmlab.errors import Diverged, LlmlabError, ResourceError, Stopped
 from llmlab.phases import Phase, arguments_of, find
+from llmlab.plugin_errors import PluginError, located
 from llmlab.runs.lookup import resolve_checkpoint
 from llmlab.runs.overrides import STUDY_KEYS, Override
 from llmlab.runs.record import SWEEP_RECORD
@@ -134,7 +135,8 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
     if in_sweep:
         config = replace(config, chat=False)
     if not phase.trains:
-        return Done(phase.load()(config, None, **arguments) or {}, config.seed)
+        with located():
+            return Done(phase.load()(config, None, **arguments) or {}, config.seed)
     return _train(config, phase, arguments, start, typed, in_sweep)
 
 
@@ -161,7 +163,8 @@ def _train(
     )
     with opened as run, interruptible(), forgiving():
         try:
-            results = phase.load()(config, run, **arguments) or {}
+            with located():
+                results = phase.load()(config, run, **arguments) or {}
             run.finish("finished", **{key: _finite(value) for key, value in results.items()})
         except MemoryError as error:
             refusal = ResourceError(_out_of_memory(run.folder))
@@ -181,7 +184,8 @@ def _advise(error: BaseException, run: Any) -> None:
     """Add to an error where its traceback lies, and how the run goes on."""
     if run.refused(error) or isinstance(error, BrokenPipeError):
         return
-    if not isinstance(error, LlmlabError | KeyboardInterrupt):
+    told = isinstance(error, LlmlabError | KeyboardInterrupt)
+    if not told or isinstance(error, PluginError):
         error.add_note(f"the traceback is in {near(run.folder / 'log')}")
     if "resume=" not in str(error):
         error.add_note(f"continue with: {run.resume_command}")

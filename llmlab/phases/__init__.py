@@ -71,6 +71,7 @@ PHASES: dict[str, Phase] = {
     "runs": Phase("llmlab.phases.runs", "list runs and sweeps, or those of runs.where="),
     "clean": Phase("llmlab.phases.clean", "say which runs can go; clean.remove=true removes them"),
     "list": Phase("llmlab.phases.list", "everything registered, with arguments and defaults"),
+    "check": Phase("llmlab.phases.check", "hold what plugins= register to its contract"),
     "summary": Phase(
         "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"
     ),

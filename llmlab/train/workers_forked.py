@@ -20,10 +20,11 @@ import numpy as np
 
 from llmlab.batch import Batch
 from llmlab.errors import LlmlabError, ResourceError, TrainingError
+from llmlab.plugin_errors import PluginError, described, plugin_error
 from llmlab.train.batch_shards import Shard, ShardBatch
 
 GRADIENTS, REDUCE, NORM, UPDATE = range(4)
-OK, FAILED, REFUSED, NO_MEMORY = range(4)
+OK, FAILED, REFUSED, NO_MEMORY, OF_PLUGIN = range(5)
 _HEAD = struct.Struct("<iqddq")  # command, step, two reals, number of batches
 _REPLY = struct.Struct("<idq")  # status, value, length of a text
 _IGNORED = tuple(
@@ -160,8 +161,10 @@ class _Worker:
         text = self._in.read(length).decode(errors="replace")
         if status == REFUSED:
             raise TrainingError(text)
-        if status == FAILED:
-            raise RuntimeError(f"in a worker process:\n{text}")
+        if status in (FAILED, OF_PLUGIN):
+            line, _, trace = text.partition("\n")
+            cause = RuntimeError(f"in a worker process:\n{trace}")
+            raise (PluginError if status == OF_PLUGIN else RuntimeError)(line) from cause
         return value
 
     def close(self) -> None:
@@ -192,6 +195,8 @@ def _serve(make: Callable[[int], Shard], rank: int, source: int, sink: int) -> N
         ):
             _loop(make(rank), reader, writer)
         status = 0
+    except BrokenPipeError:
+        pass  # the parent has failed and listens no more
     except BaseException:
         traceback.print_exc()
     finally:
@@ -214,12 +219,20 @@ def _loop(shard: Shard, reader: BinaryIO, writer: BinaryIO) -> None:
                 shard.update(x, step, y)
         except MemoryError:
             status = NO_MEMORY
-        except LlmlabError as error:
-            status, text = REFUSED, str(error).encode()
-        except Exception:
-            status, text = FAILED, traceback.format_exc().encode()
+        except Exception as error:
+            status, text = _told(error)
         writer.write(_REPLY.pack(status, value, len(text)) + text)
         writer.flush()
+
+
+def _told(error: Exception) -> tuple[int, bytes]:
+    """Return the status and the text of an error: a line, and the traceback unless it says all."""
+    found = error if isinstance(error, PluginError) else plugin_error(error)
+    if isinstance(error, LlmlabError) and found is None:
+        return REFUSED, str(error).encode()
+    line = str(found) if found else f"in a worker process: {described(error)}"
+    text = f"{line}\n{''.join(traceback.format_exception(error))}"
+    return OF_PLUGIN if found else FAILED, text.encode(errors="replace")
 
 
 def _write(sink: BinaryIO, share: ShardBatch) -> None:
