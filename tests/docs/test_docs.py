@@ -208,7 +208,7 @@ def written(page):
 @pages
 def test_every_command_that_is_written_can_be_typed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("llmlab.runs.resolve_checkpoint", lambda value: tmp_path / "x.npz")
+    monkeypatch.setattr("llmlab.runs.lookup.resolve_checkpoint", lambda value: tmp_path / "x.npz")
     for argv in written(page):
         flags, overrides = split(argv)
         keys = {override.name: override.value for override in overrides}
