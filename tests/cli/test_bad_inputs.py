@@ -467,7 +467,7 @@ CASES = [
         ["Input/output error; what was saved before is intact: check the disk"],
         failing_sync,
     ),
-    Case(44, "two-at-work", MORE, 5, ["is at work in this run"], somebody_at_work),
+    Case(44, "two-at-work", MORE, 5, ["is working on this run"], somebody_at_work),
     Case(
         47,
         "no-memory",

@@ -169,7 +169,7 @@ def test_a_group_that_is_given_a_number_is_named(lab):
 def test_a_sweep_without_a_job_is_refused(lab):
     answer = lab("-m", "seed=glob(*)", "phase=tune")
     assert answer.code == 2
-    assert "error: -m seed=glob(*) phase=tune: a sweep without a job; name values" in answer.lines
+    assert "error: -m seed=glob(*) phase=tune: a sweep without jobs; give values" in answer.lines
     assert not list(lab.folder.glob("runs/sweeps/*"))
 
 

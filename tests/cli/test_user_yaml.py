@@ -1,4 +1,4 @@
-"""YAML of the user's: what is read of it, how much, and what it may say."""
+"""The user's own YAML: limits on its size and nesting, and the keys that it may set."""
 
 import os
 
