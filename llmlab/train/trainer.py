@@ -51,7 +51,7 @@ class Trainer:
     stack
         The network: token ids to logits.
     params
-        First values; they are copied.
+        Initial values; they are copied.
     optimizer, schedule
         The rule, and the factor on `lr` at each step (None: always 1).
     lr
