@@ -22,7 +22,7 @@ from llmlab.train.workers_forked import Forked, can_fork, shared
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did.
+    """The result of one step.
 
     Attributes
     ----------
