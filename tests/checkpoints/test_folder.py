@@ -105,10 +105,13 @@ def test_a_damaged_newest_falls_back_and_says_so(tmp_path, caplog, at):
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [
-        (MemoryError(), "no memory to load it; close other programs"),
+        (MemoryError(), "not enough memory to load it; close other programs"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
         (OSError(errno.EMFILE, "Too many open files"), "Too many open files; raise the limit"),
-        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied; make it readable"),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            "Permission denied; give yourself read",
+        ),
     ],
 )
 def test_what_the_system_refuses_is_no_damage_to_fall_back_from(

@@ -257,7 +257,7 @@ CASES = [
         "alias-bomb",
         ["--config-dir", "mine", "experiment=odd"],
         2,
-        ["odd.yaml: its aliases stand for"],
+        ["odd.yaml: its aliases expand to"],
         own_yaml(BOMB),
     ),
     Case(
