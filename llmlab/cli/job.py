@@ -51,7 +51,7 @@ def run_job(composed: Any, typed: Sequence[str], start: Start | None) -> int:
 
 
 def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[str, Any]) -> float:
-    """Run one job of a sweep and return its loss; NaN if it failed, which stops no other.
+    """Run one job of a sweep and return its loss; NaN if it failed, which doesn't stop the others.
 
     The result is left in the job's folder, where a job that has one isn't run again. A folder
     that belongs to another job stays as it is: the refusal gets a folder of its own.
@@ -70,7 +70,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
     try:
         start = start_of_job(folder, tokens, jobs.former)
         if before and before["status"] == "finished" and before["overrides"] == result["overrides"]:
-            log.info("%s: finished before", folder.name)
+            log.info("%s: already finished", folder.name)
             return _loss(before)
         done = _execute(composed, typed, start, in_sweep=True)
         if before and before["status"] == "finished" and not done.begun:
@@ -97,7 +97,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
 
 
 def _stopped(folder: Path, result: dict[str, Any], sweep: Path, error: BaseException) -> None:
-    """Leave the result of a job that a signal ended; the sweep ends with it in this process."""
+    """Write the result of a job that a signal ended; in this process the sweep ends with it."""
     from llmlab.signals import orphaned
 
     code = getattr(error, "exit_code", 130)
@@ -110,7 +110,7 @@ def _stopped(folder: Path, result: dict[str, Any], sweep: Path, error: BaseExcep
 
 @dataclass(frozen=True)
 class Done:
-    """What a phase returned, and whether its run did anything this time."""
+    """The results of a phase, and whether its run did anything this time."""
 
     figures: dict[str, Any]
     seed: int
@@ -181,7 +181,7 @@ def _train(
 
 
 def _advise(error: BaseException, run: Any) -> None:
-    """Add to an error where its traceback lies, and how the run goes on."""
+    """Add notes to an error: where its traceback is, and how to continue the run."""
     if run.refused(error) or isinstance(error, BrokenPipeError):
         return
     told = isinstance(error, LlmlabError | KeyboardInterrupt)
@@ -208,12 +208,12 @@ def output_folder() -> Path:
 
 
 def literal(settings: Any, key: str) -> str:
-    """Return a text as it stands: `${...}` in a folder's name is no reference."""
+    """Return a text literally: `${...}` in a folder's name isn't a reference."""
     return str(settings._get_node(key)._value())
 
 
 def config_dir() -> str | None:
-    """Return the folder that `--config-dir` named, for who continues this elsewhere."""
+    """Return the folder that `--config-dir` named, for a later resume."""
     for source in HydraConfig.get().runtime.config_sources:
         if source.provider == "command-line":
             return literal(source, "path")

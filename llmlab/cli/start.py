@@ -21,7 +21,7 @@ Task = Callable[[Any], Any]
 
 
 def _survive_python_314() -> None:
-    """Let Hydra 1.3 start: argparse now checks help texts, and some of Hydra's are objects."""
+    """Let Hydra 1.3 start: argparse now checks help texts, and some of Hydra's aren't text."""
     check = getattr(argparse.ArgumentParser, "_check_help", None)
     if check is None or getattr(check, "lenient", False):
         return
@@ -49,7 +49,7 @@ def register_resolvers() -> None:
 def start(command: CommandLine) -> int:
     """Let Hydra compose the configuration and run the job or the jobs; return the exit code."""
     _survive_python_314()
-    from llmlab.cli.hints import hint
+    from llmlab.cli.hydra_errors import translated
     from llmlab.cli.sweep import discard, finish, sweep_folder, sweeping
     from llmlab.cli.sweeper import sweeper_of
     from llmlab.cli.user_yaml import check_stored, guarded
@@ -74,10 +74,10 @@ def start(command: CommandLine) -> int:
             decorate(task)()
         except Exception as error:
             discard(folder)
-            raise hint(error, tokens) from error
+            raise translated(error, tokens) from error
         if folder is not None and not (folder / SWEEP_RECORD).exists():
             discard(folder)
-            raise ConfigError(f"{' '.join(command.typed)}: a sweep without a job; name values")
+            raise ConfigError(f"{' '.join(command.typed)}: a sweep without jobs; give values")
         if folder is not None:
             return finish(folder)
     return codes[0] if codes else 0
@@ -151,7 +151,7 @@ def compose(*argv: str) -> "Config":
     from hydra import initialize_config_dir
 
     from llmlab.cli.arguments import typed_keys
-    from llmlab.cli.hints import hint
+    from llmlab.cli.hydra_errors import translated
     from llmlab.cli.resume import prepare
     from llmlab.cli.user_yaml import guarded
     from llmlab.config import load
@@ -162,13 +162,13 @@ def compose(*argv: str) -> "Config":
         with guarded(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
             composed = compose_with_hydra("config", overrides=tokens)
     except Exception as error:
-        raise hint(error, tokens) from error
+        raise translated(error, tokens) from error
     return load(composed, typed_keys(tokens))
 
 
 @contextmanager
 def _as_program(argv: list[str]) -> Iterator[None]:
-    """Give Hydra, which reads them itself, the arguments and the wish for whole errors."""
+    """Give Hydra, which reads `sys.argv` itself, the arguments; ask it for complete errors."""
     before = sys.argv
     sys.argv = [*(before[:1] or ["llmlab"]), *argv]
     full = os.environ.get("HYDRA_FULL_ERROR")
@@ -185,7 +185,7 @@ def _as_program(argv: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _mode(command: CommandLine) -> Iterator[None]:
-    """Tell Hydra whether it is to sweep, for which it would compose everything once more.
+    """Tell Hydra whether to sweep; to find out, it would compose everything once more.
 
     None means as the flags say; a launcher sweeps without a flag.
     """
@@ -204,9 +204,9 @@ def _mode(command: CommandLine) -> Iterator[None]:
 
 @contextmanager
 def _logging_restored() -> Iterator[None]:
-    """Undo what Hydra does to the root logger, for programs that call `main` and go on.
+    """Undo what Hydra does to the root logger, for programs that continue after `main`.
 
-    Meanwhile a message that can't be written is left out; logging's own way is a traceback.
+    Meanwhile a message that can't be written is left out; logging would print a traceback.
     """
     root = logging.getLogger()
     handlers, level, complaining = root.handlers[:], root.level, logging.raiseExceptions

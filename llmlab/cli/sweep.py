@@ -1,4 +1,4 @@
-"""A sweep as Hydra runs it: where it goes, what its keys are, how a signal ends it."""
+"""A sweep as Hydra runs it: its folder, the keys that vary, and how a signal ends it."""
 
 import logging
 import signal
@@ -29,7 +29,7 @@ class SweepInterrupted(KeyboardInterrupt):
 
 
 def sweep_folder(tokens: Sequence[str]) -> Path:
-    """Return where a sweep goes: `hydra.sweep.dir` if it is given, else a new folder in runs/.
+    """Return the folder of a sweep: `hydra.sweep.dir` if given, else a new one in runs/.
 
     Resolvers in it, such as `${now:...}`, are resolved once, here.
 
@@ -100,7 +100,7 @@ def sweeping(folder: Path | None) -> Iterator[None]:
 
 
 def discard(folder: Path | None) -> None:
-    """Remove the folder of a sweep that Hydra refused before any job."""
+    """Remove the folder of a sweep that Hydra refused before its first job."""
     if folder is None or (folder / SWEEP_RECORD).exists():
         return
     (folder / "multirun.yaml").unlink(missing_ok=True)

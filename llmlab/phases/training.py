@@ -35,7 +35,7 @@ WATCHING = ("eval_every", "log_every", "save_every", "keep", "patience", "max_ba
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
-    """Train one stage in the run's folder; a folder that holds a state is continued."""
+    """Train one stage in the run's folder; a state in it is continued."""
     begin = None if config.checkpoint is None else Path(config.checkpoint)
     return train_stage(config, run, run.folder, begin)
 
@@ -63,7 +63,7 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
 
     if state is not None and (progress.step >= steps or progress.is_stale):
         tell_finished(config, state, progress)
-        ended = CheckpointFolder(folder / CHECKPOINTS).outcome() or state.path
+        ended = CheckpointFolder(folder / CHECKPOINTS).result() or state.path
         return results(summarise(folder), ended)
     if config.patience is not None and data.validation is None:
         log.warning("patience=%d: %s", config.patience, f"data.{config.phase} has no validation")
@@ -74,8 +74,8 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     trainer = _trainer(config, model, state, steps, threads)
     with Signals() as signals, trainer:
         stage = Stage(config, run, folder, model, data, hashes, trainer, signals, steps)
-        stage.fit(progress, state if start.kind is Kind.CONTINUED else None)
-    # As `outcome` has it, but what was just written isn't read again.
+        stage.train(progress, state if start.kind is Kind.CONTINUED else None)
+    # As `result` has it, but what was just written isn't read again.
     checkpoints = CheckpointFolder(folder / CHECKPOINTS)
     best = checkpoints.best() if progress.is_stale else None
     report = write_report(folder, config.phase)
@@ -83,7 +83,7 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
 
 
 class Data(NamedTuple):
-    """What a stage trains on, and what it is measured on, if anything."""
+    """The training data of a stage, and its validation data if there are any."""
 
     training: Dataset
     validation: Dataset | None
@@ -118,7 +118,7 @@ def _trainer(
 
 @dataclass(frozen=True)
 class Stage:
-    """A training that is about to begin: all that could refuse it has been asked."""
+    """A training that is about to begin; everything that could be wrong has been checked."""
 
     config: Config
     run: Run
@@ -130,8 +130,8 @@ class Stage:
     signals: Signals
     steps: int
 
-    def fit(self, progress: Progress, own: Checkpoint | None) -> None:
-        """Train from `progress` on; `own` is the state of this folder that it comes from."""
+    def train(self, progress: Progress, own: Checkpoint | None) -> None:
+        """Train from `progress`; `own` is the state in this folder that it comes from."""
         config = self.config
         tracker = build.new_tracker(config, self.folder, self.run.folder.name)
         known = self.run.record.get("hashes", {})
@@ -173,7 +173,7 @@ class Stage:
             )
 
     def callbacks(self, metrics: MetricsFile, tracker: Tracker) -> dict[str, Callback]:
-        """Return what watches, by name and in order."""
+        """Return the callbacks by name, in order."""
         config, validation = self.config, self.data.validation
         batches = self.data.training.num_batches(config.batch_size)
         built = CALLBACKS.build_named(
@@ -229,7 +229,7 @@ def stage_data(config: Config, model: build.Model, stage: str) -> tuple[Dataset,
 
 
 def checkpoint_meta(config: Config, model: build.Model, hashes: dict[str, str]) -> dict[str, Any]:
-    """Return what every checkpoint of a stage says besides its progress."""
+    """Return the meta of every checkpoint of a stage, without the progress."""
     kept = config.reproducible() | {"model": model.spec, "template": model.template_spec}
     kept["adapter"] = model.adapter
     return {

@@ -1,4 +1,4 @@
-"""Overrides of the command line, compared as values: 1e-3, 0.001 and 1.0e-3 are one."""
+"""Overrides of the command line, compared as values: 1e-3, 0.001 and 1.0e-3 are equal."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def value_of(text: str) -> Any:
 def identity(
     tokens: Iterable[str], former: Mapping[str, str | None] | None = None
 ) -> dict[str, str]:
-    """Return what makes one job another: each key with its value, written in one way, sorted.
+    """Return what identifies a job: each key with its value in a canonical form, sorted.
 
     Parameters
     ----------
@@ -113,5 +113,5 @@ def _plain(value: Any) -> Any:
 
 
 def _unescaped(text: str) -> str:
-    """Take back what quoting did to quotes, and to the backslashes before them."""
+    """Undo the escaping of quotes and of the backslashes before them."""
     return re.sub(r"(\\+)(?=['\"]|\$\{|$)", lambda found: found[1][: len(found[1]) // 2], text)

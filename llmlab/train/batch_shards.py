@@ -189,7 +189,7 @@ class Shard:
 
 
 def _unwritten(grads: Arena, fresh: set[int]) -> str:
-    """Say which gradients nobody wrote, and how a layer does."""
+    """Return a message that names the gradients that nobody wrote, and how to write them."""
     names = ", ".join(name for name, view in grads.items() if id(view) in fresh)
     return (
         f"{names}: backward wrote no gradient; a layer adds to ctx.gradient(g['weight']), not to "

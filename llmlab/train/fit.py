@@ -40,22 +40,22 @@ CALLBACKS = Registry(
 
 
 class Callback:
-    """Something that watches a run; every method may stay as it is.
+    """Something that watches a run; override the methods that you need.
 
-    One that is registered is chosen in YAML, under `callbacks`; what its signature names of
-    what `CALLBACKS` is supplied with, it gets. A factory may return None: nothing to watch.
+    Registered callbacks are chosen in YAML, under `callbacks`; those arguments in their
+    signature that `CALLBACKS` supplies are given to them. A factory may return None: no callback.
     """
 
     registry = CALLBACKS
 
     def on_start(self, progress: Progress) -> None:
-        """Be told that training starts or goes on."""
+        """Do something when training starts or continues."""
 
     def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
-        """Be told of a step; `row` is its metrics, to which earlier callbacks may have added."""
+        """Do something after a step; `row` has its metrics and those of earlier callbacks."""
 
     def on_end(self, progress: Progress) -> None:
-        """Be told that training ended, also by an error, a stop, or a start that failed."""
+        """Do something at the end, also after an error, a stop or a failed start."""
 
 
 def total_steps(
@@ -109,7 +109,7 @@ def fit(
                 if progress.bad >= max(1, max_bad_steps):
                     raise Diverged(
                         f"loss or gradient was not finite in {max_bad_steps} steps in a row, the "
-                        f"last at step {progress.step}; nothing of them reached the parameters. "
+                        f"last at step {progress.step}; the parameters were not changed. "
                         f"Try a lower lr (now {result.lr:g}) or a lower clip_norm"
                     )
                 if progress.step >= steps or progress.is_stale:
@@ -130,7 +130,7 @@ def _named(callbacks: Sequence[Callback] | Mapping[str, Callback]) -> Mapping[st
 
 
 def _check_added(row: dict[str, Any], size: int, name: str, told: set[tuple[str, str]]) -> None:
-    """Make what a callback has added to a row fit for JSON, or say what can't be."""
+    """Make the values that a callback has added to a row fit for JSON, or refuse them."""
     for key in list(row)[size:]:
         value = row[key] = row[key].item() if isinstance(row[key], np.generic) else row[key]
         if isinstance(value, float) and not isfinite(value):
@@ -147,7 +147,7 @@ def _check_added(row: dict[str, Any], size: int, name: str, told: set[tuple[str,
 
 @contextmanager
 def _watched(callbacks: Sequence[Callback], progress: Progress) -> Iterator[None]:
-    """Tell of start and end: whatever fails, all hear of the end, and the first error is raised."""
+    """Call start and end of all callbacks, even if some fail; raise the first error."""
     try:
         for callback in callbacks:
             callback.on_start(progress)
@@ -161,7 +161,7 @@ def _watched(callbacks: Sequence[Callback], progress: Progress) -> Iterator[None
 
 
 def _end(callbacks: Sequence[Callback], progress: Progress) -> list[Exception]:
-    """Tell all of the end, and return the errors of those that failed."""
+    """Call the end of all callbacks, and return the errors of those that failed."""
     errors = []
     for callback in callbacks:
         try:

@@ -23,7 +23,7 @@ from llmlab.train.workers_forked import Forked, can_fork, shared
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did.
+    """The result of one step.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Trainer:
     stack
         The network: token ids to logits.
     params
-        First values; they are copied.
+        Initial values; they are copied.
     optimizer, schedule
         The rule, and the factor on `lr` at each step (None: always 1).
     lr

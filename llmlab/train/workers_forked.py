@@ -1,8 +1,8 @@
 """Workers that are forked from this process.
 
 They share parameters, gradients and moments through anonymous memory; only
-commands and token ids go through a pipe. Threads would share them for free, but hand the
-interpreter's lock to and fro; on small models processes win.
+commands and token ids go through a pipe. Threads would share them for free, but compete for
+the interpreter's lock; on small models processes win.
 """
 
 import contextlib

@@ -220,7 +220,7 @@ def test_a_folder_of_another_job_is_refused_in_a_row_of_its_own(lab, quick):
         finished, refused = rows(lab.folder / "s")
         assert (finished["job"], finished["status"], finished["lr"]) == ("x", "finished", "0.001")
         assert (refused["status"], refused["lr"], refused["loss"]) == ("failed", "0.1", "")
-        assert "belongs to a job of other overrides (lr was 0.001, is 0.1)" in refused["error"]
+        assert "belongs to a job with other overrides (lr was 0.001, is 0.1)" in refused["error"]
         assert len(lab.calls) == 1
     assert not list(lab.folder.glob("s/lr-*/run.json"))
 

@@ -122,7 +122,11 @@ def test_to_dict_gives_away_nothing_of_the_configuration():
         ),
         ("model.stack.blocks.layers.attention.norm", None, "norm=null: expected a layer's name"),
         ("model.stack.positions.max_seq_len", 40, "max_seq_len=40: less than the model's, 80"),
-        ("threads", 9, "threads=9: more than batch_size=8, whose lines they share; nearest: 8"),
+        (
+            "threads",
+            9,
+            "threads=9: more than batch_size=8, the samples that they share; nearest: 8",
+        ),
         ("model.stack.blocks.repeat", 2**31, "blocks.repeat=2147483648: must be a whole number"),
         ("model.stack.blocks.repeat", 1001, "must be a whole number from 1 to 1,000"),
         ("model.stack.blocks.layers.attention.repeat", 2**31, "from 1 to 1,000"),

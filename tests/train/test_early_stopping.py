@@ -71,7 +71,7 @@ def test_a_run_that_ended_does_nothing_more_but_with_more_patience_goes_on():
 
 
 def test_patience_without_validation_is_refused():
-    said = r"patience=3: counts validations, and there are none; set data.pretrain.val_fraction"
+    said = r"patience=3: needs validations, and there are none; set data.pretrain.val_fraction"
     with pytest.raises(ConfigError, match=said):
         compose("patience=3")
     assert compose("patience=3", "data.tune.val_fraction=0.2").patience == 3

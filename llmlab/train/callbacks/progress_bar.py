@@ -1,4 +1,4 @@
-"""How far a training is, for who watches it."""
+"""The progress of a training, for whoever watches it."""
 
 import logging
 import time
