@@ -13,15 +13,14 @@ import struct
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from llmlab.batch import Batch
 from llmlab.errors import LlmlabError, ResourceError, TrainingError
 from llmlab.plugin_errors import PluginError, described, plugin_error
 from llmlab.train.batch_shards import Shard, ShardBatch
+from llmlab.train.share_stream import read_share, write_share
 
 GRADIENTS, REDUCE, NORM, UPDATE = range(4)
 OK, FAILED, REFUSED, NO_MEMORY, OF_PLUGIN = range(5)
@@ -32,7 +31,6 @@ _IGNORED = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 )
-_FIELDS = tuple(field.name for field in fields(Batch))
 
 
 def can_fork() -> bool:
@@ -146,7 +144,7 @@ class _Worker:
         try:
             self._out.write(_HEAD.pack(command, step, *reals, len(share)))
             for part in share:
-                _write(self._out, part)
+                write_share(self._out, part)
             self._out.flush()
         except OSError as error:
             raise TrainingError(f"a worker process ended unexpectedly: {error}") from error
@@ -206,7 +204,7 @@ def _serve(make: Callable[[int], Shard], rank: int, source: int, sink: int) -> N
 def _loop(shard: Shard, reader: BinaryIO, writer: BinaryIO) -> None:
     while len(head := reader.read(_HEAD.size)) == _HEAD.size:
         command, step, x, y, count = _HEAD.unpack(head)
-        share = [_read(reader) for _ in range(count)]
+        share = [read_share(reader) for _ in range(count)]
         value, status, text = 0.0, OK, b""
         try:
             if command == GRADIENTS:
@@ -233,30 +231,3 @@ def _told(error: Exception) -> tuple[int, bytes]:
     line = str(found) if found else f"in a worker process: {described(error)}"
     text = f"{line}\n{''.join(traceback.format_exception(error))}"
     return OF_PLUGIN if found else FAILED, text.encode(errors="replace")
-
-
-def _write(sink: BinaryIO, share: ShardBatch) -> None:
-    arrays = share.batch.arrays()
-    sink.write(struct.pack("<qq", *share.batch.inputs.shape))
-    for array in (share.rows, *map(arrays.get, _FIELDS)):
-        if array is None:
-            sink.write(struct.pack("<2sq", b"--", 0))
-        else:
-            sink.write(struct.pack("<2sq", array.dtype.str[1:].encode(), array.size))
-            sink.write(array.tobytes())
-
-
-def _read(source: BinaryIO) -> ShardBatch:
-    shape = struct.unpack("<qq", source.read(16))
-    rows, *arrays = (_read_array(source) for _ in range(1 + len(_FIELDS)))
-    assert rows is not None
-    given = zip(_FIELDS, arrays, strict=True)
-    return ShardBatch(Batch(**{n: a.reshape(shape) for n, a in given if a is not None}), rows)
-
-
-def _read_array(source: BinaryIO) -> np.ndarray | None:
-    kind, size = struct.unpack("<2sq", source.read(10))
-    if kind == b"--":
-        return None
-    dtype = np.dtype(kind.decode())
-    return np.frombuffer(source.read(size * dtype.itemsize), dtype)
