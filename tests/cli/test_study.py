@@ -3,6 +3,9 @@
 import csv
 import json
 import random
+import subprocess
+import sys
+import time
 
 import pytest
 from command_line import FAILING, command_line
@@ -202,3 +205,28 @@ def test_times_are_said_as_people_say_them():
         "90 min",
         "1.5 h",
     ]
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_auto_changes_neither_jobs_nor_verdict(tmp_path):
+    words = ["experiment=tiny", "phase=pretrain", "steps=10", "epochs=null", "threads=1"]
+    words += ["positions=learned,rope", "seeds=auto", "study.max_seeds=4"]
+    words += ["data.pretrain.val_fraction=0.2"]
+
+    def start(folder):
+        command = [sys.executable, "-m", "llmlab", *words, f"hydra.sweep.dir={folder}"]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+
+    calm = start("calm").communicate()[0]
+    for ended in (1, 4, 7):  # the last one after a look
+        process = start("killed")
+        while len(list(tmp_path.glob("killed/*/result.json"))) < ended and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+        process.communicate()
+    told = start("killed").communicate()[0]
+    names = [sorted(p.name for p in (tmp_path / f).glob("*-*")) for f in ("calm", "killed")]
+    assert names[0] == names[1] and len(names[0]) == 8
+    assert summary(tmp_path / "calm") == summary(tmp_path / "killed")
+    verdicts = [text.split("by val_loss")[1].split("\n\n")[-1] for text in (calm, told)]
+    assert verdicts[0].replace("calm", "killed") == verdicts[1]
