@@ -7,5 +7,16 @@ tensor is which part of which array.
 
 from llmlab.exchange.architecture import FAMILIES, Architecture, Names
 from llmlab.exchange.folder import Imported, read_folder, write_folder
+from llmlab.exchange.peft_form import LowRankMap, read_adapter, write_adapter
 
-__all__ = ["FAMILIES", "Architecture", "Imported", "Names", "read_folder", "write_folder"]
+__all__ = [
+    "FAMILIES",
+    "Architecture",
+    "Imported",
+    "LowRankMap",
+    "Names",
+    "read_adapter",
+    "read_folder",
+    "write_adapter",
+    "write_folder",
+]

@@ -2,12 +2,14 @@
 
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmlab.errors import CheckpointError
+from llmlab.errors import CheckpointError, ConfigError, ResourceError
 from llmlab.regular_file import open_regular
 
 _MOST = 256 * 2**20  # the largest tokenizer.json in use is a tenth of it
@@ -36,6 +38,39 @@ def read_object(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: {size:,} bytes, no such file has more than {_MOST:,}")
         data = file.read(size)
     return parse_object(data, path)
+
+
+def write_object(content: Any, path: Path) -> None:
+    """Write a JSON object."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder to fill, which becomes `target` when all of it is written.
+
+    Raises
+    ------
+    ConfigError
+        There is something in `target`.
+    ResourceError
+        It can't be written.
+    """
+    beside = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ConfigError(f"target={target}: there is something already; name a new folder")
+        beside.mkdir()
+        yield beside
+        os.replace(beside, target)  # over an empty folder, too
+    except OSError as error:
+        raise ResourceError(
+            f"target={target}: cannot be written: {error.strerror or error}"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def parse_object(data: bytes, where: object) -> dict[str, Any]:

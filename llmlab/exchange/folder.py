@@ -1,9 +1,5 @@
 """A Hugging Face folder as a whole: read it, write it."""
 
-import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.errors import CheckpointError, ConfigError, ResourceError
+from llmlab.errors import CheckpointError
 from llmlab.exchange import names as naming
 from llmlab.exchange.architecture import Architecture, Names
 from llmlab.exchange.chat_template import chat_template, read_template, template_tokens
 from llmlab.exchange.config_json import read_config, write_config
-from llmlab.exchange.files import read_object
+from llmlab.exchange.files import new_folder, read_object, write_object
 from llmlab.exchange.recognise import recognise
 from llmlab.exchange.safetensors_files import INDEX, Tensors, find_tensors, write_tensors
 from llmlab.exchange.spec import model_spec
@@ -166,25 +162,12 @@ def write_folder(
     chat = chat_template(template)
     if chat is not None:
         contents[SETTINGS]["chat_template"] = chat
-    beside = target.parent / (f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ConfigError(f"target={target}: there is something already; name a new folder")
-        beside.mkdir()
+    with new_folder(target) as beside:
         index = write_tensors(beside, naming.to_theirs(every, arrays), shard_bytes)
         if index is not None:
             contents[INDEX] = index
         for name, content in contents.items():
-            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            (beside / name).write_text(text, encoding="utf-8")
-        os.replace(beside, target)  # over an empty folder, too
-    except OSError as error:
-        raise ResourceError(
-            f"target={target}: cannot be written: {error.strerror or error}"
-        ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            write_object(content, beside / name)
     return network
 
 

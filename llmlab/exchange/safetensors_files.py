@@ -92,6 +92,11 @@ def find_tensors(folder: Path) -> Tensors:
     raise CheckpointError(f"{folder}: neither {WHOLE} nor {INDEX} in it")
 
 
+def read_file(path: Path) -> Tensors:
+    """Return the tensors of one file; raise `CheckpointError` if its header is damaged."""
+    return Tensors(_header(path))
+
+
 def _sharded(folder: Path) -> dict[str, Entry]:
     index = folder / INDEX
     placed = read_object(index).get("weight_map")
@@ -179,26 +184,27 @@ def write_tensors(
     shards: list[dict[str, np.ndarray]] = [{}]
     room = shard_bytes
     for name, tensor in tensors.items():
-        # The library writes the memory as it lies, whatever the strides say.
-        assert tensor.flags.c_contiguous, name
         if tensor.nbytes > room and shards[-1]:
             shards.append({})
             room = shard_bytes
         shards[-1][name] = tensor
         room -= tensor.nbytes
     if len(shards) == 1:
-        _save(shards[0], folder / WHOLE)
+        write_file(shards[0], folder / WHOLE)
         return None
     placed = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _save(shard, folder / file)
+        write_file(shard, folder / file)
         placed |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
     return {"metadata": {"total_size": total}, "weight_map": placed}
 
 
-def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
+def write_file(tensors: dict[str, np.ndarray], path: Path) -> None:
+    """Write one file; errors as in `write_tensors`."""
+    # The library writes the memory as it lies, whatever the strides say.
+    assert all(tensor.flags.c_contiguous for tensor in tensors.values())
     try:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file

@@ -1,6 +1,6 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): frozen maps, and small ones beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import sqrt
@@ -12,7 +12,7 @@ from llmlab.layers.attention import Attention
 from llmlab.layers.base import Layer
 from llmlab.layers.linear import Linear, affine
 from llmlab.layers.stack import Stack
-from llmlab.params import Param, walk_layers
+from llmlab.params import Layout, Param, walk_layers
 from llmlab.registry import Registry
 
 ADAPTERS = Registry("adapter")
@@ -150,15 +150,22 @@ class Adapter:
             if not isinstance(layer, LowRank):
                 layer.params = partial(_frozen, layer.params())
 
-    def merge(self, arrays: Mapping[str, np.ndarray], stack: Stack) -> dict[str, np.ndarray]:
-        """Return the parameters of the network without an adapter that computes the same."""
-        merged = dict(arrays)
+    def maps(
+        self, arrays: Mapping[str, np.ndarray], stack: Stack
+    ) -> Iterator[tuple[str, slice, np.ndarray, np.ndarray]]:
+        """Yield of each low-rank map the weight and the columns that it is beside, a and b."""
         for path, layer in walk_layers(stack):
             if isinstance(layer, Adapted):
-                weight = merged[f"{path}.weight"] = arrays[f"{path}.weight"].copy()
                 for name, cut in layer.columns.items():
-                    a, b = merged.pop(f"{path}.{name}.a"), merged.pop(f"{path}.{name}.b")
-                    weight[:, cut] += weight.dtype.type(self.scale) * (a @ b)
+                    a, b = (arrays[f"{path}.{name}.{letter}"] for letter in "ab")
+                    yield f"{path}.weight", cut, a, b
+
+    def merge(self, arrays: Mapping[str, np.ndarray], stack: Stack) -> dict[str, np.ndarray]:
+        """Return the parameters of the network without an adapter that computes the same."""
+        trained = Layout(stack).trained.shapes
+        merged = {name: array.copy() for name, array in arrays.items() if name not in trained}
+        for weight, cut, a, b in self.maps(arrays, stack):
+            merged[weight][:, cut] += a.dtype.type(self.scale) * (a @ b)
         return merged
 
 
@@ -185,6 +192,16 @@ def lora(rank: int = 8, alpha: float = 16.0, on: Sequence[str] = ("q", "v")) -> 
     if "qkv" in on and {"q", "k", "v"} & {*on}:
         raise ConfigError(f"on={list(on)}: qkv is q, k and v; name it or them")
     return Adapter(rank, float(alpha), on)
+
+
+def columns(stack: Stack) -> dict[tuple[str, int, int], str]:
+    """Return what `on` calls the columns (weight, start, stop) of a stack's linear layers."""
+    return {
+        (f"{path}.{key}.weight", cut.start, cut.stop): name
+        for path, parent in walk_layers(stack)
+        for key, child in parent.children().items()
+        for name, cut in reversed(_maps(parent, key, child))
+    }
 
 
 def _maps(parent: Layer, key: str, child: object) -> list[tuple[str, slice]]:

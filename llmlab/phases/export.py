@@ -10,21 +10,25 @@ import numpy as np
 from llmlab import build
 from llmlab.config import Config
 from llmlab.errors import ConfigError
-from llmlab.exchange import write_folder
+from llmlab.exchange import LowRankMap, write_adapter, write_folder
+from llmlab.layers.lora import ADAPTERS
 from llmlab.phases.answering import named_checkpoint
 
 log = logging.getLogger("llmlab")
 
 
-def run(config: Config, run: None = None) -> dict[str, Any]:
-    """Write the folder `target`."""
+def run(config: Config, run: None = None, adapter: bool = False) -> dict[str, Any]:
+    """Write the folder `target`; with `adapter` only what LoRA has learned, as peft reads it."""
     if config.target is None:
         raise ConfigError("target: missing; name the folder to write: target=DIR")
     checkpoint = named_checkpoint(config)
     # As they are stored: the dtype of this configuration says how to compute.
     stored = np.result_type(*(a for n, a in checkpoint.arrays.items() if n.startswith("params/")))
-    model = build.merged(build.load_model(replace(config, dtype=str(stored)), checkpoint))
+    model = build.load_model(replace(config, dtype=str(stored)), checkpoint)
     target = Path(config.target).expanduser().absolute()
+    if adapter:
+        return _adapter(model, target)
+    model = build.merged(model)
     network = write_folder(
         target,
         model=model.spec,
@@ -40,4 +44,21 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
             network.family,
         )
     print(f"{network.family}: {target}", flush=True)
+    return {"target": str(target), "family": network.family}
+
+
+def _adapter(model: build.Model, target: Path) -> dict[str, Any]:
+    """Write the low-rank maps alone."""
+    if model.adapter is None:
+        raise ConfigError("export.adapter=true: the checkpoint has no adapter; leave it out")
+    made = ADAPTERS.build(model.adapter, "adapter")
+    found = made.maps(dict(model.params.items()), model.stack)
+    network = write_adapter(
+        target,
+        model=model.spec,
+        vocab_size=model.tokenizer.vocab_size,
+        maps=(LowRankMap(name, cut.start, cut.stop, a, b) for name, cut, a, b in found),
+        scale=made.scale,
+    )
+    print(f"adapter of {network.family}: {target}", flush=True)
     return {"target": str(target), "family": network.family}

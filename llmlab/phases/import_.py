@@ -9,10 +9,12 @@ import numpy as np
 
 from llmlab import build
 from llmlab.atomic_write import make_folder
-from llmlab.checkpoints import CheckpointFolder, compare, save
+from llmlab.checkpoints import CheckpointFolder, compare, load, save
 from llmlab.config import Config
 from llmlab.errors import ConfigError
-from llmlab.exchange import Imported, read_folder
+from llmlab.exchange import Imported, read_adapter, read_folder
+from llmlab.exchange.peft_form import CONFIG as PEFT
+from llmlab.layers.lora import columns
 from llmlab.params import Layout
 from llmlab.phases.training import checkpoint_meta
 from llmlab.runs import CHECKPOINTS, Run
@@ -35,8 +37,11 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         raise ConfigError("source: missing; name the folder to read: source=DIR")
     target = _target(config)
     source = Path(config.source).expanduser().absolute()
-    found = read_folder(source)
-    model = imported_model(config, found, source)
+    model = (
+        adapted_model(config, source)
+        if (source / PEFT).exists()
+        else imported_model(config, read_folder(source), source)
+    )
     state = Progress().to_dict()
     cursor = {"epoch": state.pop("epoch"), "index": state.pop("index")}
     hashes = {"tokenizer": model.tokenizer.sha256()}
@@ -52,12 +57,30 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         make_folder(target.parent)
         save(target, arrays, {**meta, "step": 0})
     print(
-        f"{found.network.family}: {model.layout.num_parameters:,} parameters, vocabulary "
+        f"{model.spec['name']}: {model.layout.num_parameters:,} parameters, vocabulary "
         f"{model.tokenizer.vocab_size}, up to {model.max_seq_len} tokens, template "
         f"{_name(model.template_spec)}\ncheckpoint: {target or path}",
         flush=True,
     )
     return {"checkpoint": str(path), "parameters": model.layout.num_parameters}
+
+
+def adapted_model(config: Config, source: Path) -> build.Model:
+    """Return the model of `checkpoint` with the adapter that a folder of peft holds."""
+    if config.checkpoint is None:
+        raise ConfigError(
+            f"source={config.source}: an adapter; name the network that it belongs to: "
+            "checkpoint=FILE"
+        )
+    base = build.load_model(config, load(config.checkpoint))
+    size = base.tokenizer.vocab_size
+    spec, arrays = read_adapter(source, base.spec, size, columns(base.stack))
+    model = build.with_adapter(replace(config, adapter=spec), base)
+    wanted = model.layout.trained.shapes
+    compare(wanted, {name: array.shape for name, array in arrays.items()}, str(source))
+    for name, array in arrays.items():
+        model.params[name][...] = array
+    return model
 
 
 def imported_model(config: Config, found: Imported, source: Path) -> build.Model:
