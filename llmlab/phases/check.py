@@ -42,7 +42,9 @@ def run(
     for name in phases:
         print(f"phase {name}\n  not checked: only running it tells", flush=True)
     if failed:
-        raise ConfigError(f"{len(failed)} checks failed: {'; '.join(failed)}")
+        raise ConfigError(
+            f"{len(failed)} check{'s' * (len(failed) > 1)} failed: {'; '.join(failed)}"
+        )
     return {"checked": len(found)}
 
 

@@ -286,7 +286,7 @@ def test_what_fails_is_named_with_its_line(lab, tmp_path):
     line = text.split("self.nothing")[0].count("\n") + 1
     code, out, err = lab("plugins=my_parts.py", "check.arguments={my_named: {mode: plain}}")
     assert code == 2
-    assert err == "error: 1 checks failed: layer my_named, shapes\n"
+    assert err == "error: 1 check failed: layer my_named, shapes\n"
     assert f"  shapes           my_parts.py:{line}: AttributeError: 'Bad' object has no" in out
 
 
@@ -295,7 +295,7 @@ def test_what_fails_is_named_with_its_line(lab, tmp_path):
     [
         ([], "phase=check: nothing to check; name your modules: plugins=my_layers.py"),
         (["plugins=my_nothing.py"], "my_nothing.py: nothing is registered there"),
-        (["plugins=my_parts.py"], "1 checks failed: layer my_named, arguments"),
+        (["plugins=my_parts.py"], "1 check failed: layer my_named, arguments"),
         (
             ["plugins=my_parts.py", "check.arguments.my_name.mode=a"],
             "check.arguments.my_name: nothing is registered as 'my_name' (did you mean 'my_named'",
