@@ -134,8 +134,8 @@ def test_many_in_a_row_stop_the_run_and_are_diagnosed(lab, poison):
     answer = lab(*POISONED, "max_bad_steps=3")
     assert answer.code == 1
     assert [line for line in answer.problems if line.startswith("error: ")] == [
-        "error: loss or gradient was not finite in 3 steps in a row, the last at step 5; nothing "
-        "of them reached the parameters. Try a lower lr (now 0.0005) or a lower clip_norm"
+        "error: loss or gradient was not finite in 3 steps in a row, the last at step 5; the "
+        "parameters were not changed. Try a lower lr (now 0.0005) or a lower clip_norm"
     ]
     assert answer.problems[-1] == "continue with: python -m llmlab resume=new"
     assert "Traceback" not in answer.err
