@@ -66,7 +66,7 @@ def test_flags_and_overrides_are_told_apart():
         (["--experimental-rerun=x"], "pickle"),
         (
             ["prompt=What", "causes", "rain?"],
-            "prompt=What causes rain?: a text with spaces needs quotes: prompt='What causes rain?'",
+            "prompt=What causes rain?: text with spaces needs quotes: prompt='What causes rain?'",
         ),
         (["prompt", "What", "is", "it?"], "prompt What is it?: write prompt='What is it?'"),
     ],
@@ -81,7 +81,7 @@ def test_mistakes_say_how_it_is_written(argv, said):
     ("argv", "said"),
     [
         (["--run", "-m"], "--run --multirun: these exclude each other"),
-        (["-m", "--cfg", "job"], "--multirun --cfg: each asks"),
+        (["-m", "--cfg", "job"], "--multirun --cfg: these exclude"),
         (["--resolve"], "--resolve: only works with --cfg"),
         (["~=1"], "~=1: expected key=value"),
         (["+=1"], "+=1: expected key=value"),
@@ -89,9 +89,9 @@ def test_mistakes_say_how_it_is_written(argv, said):
         (["-cn"], "-cn: needs a value"),
         (["hydra.mode=RUN", "-m", "lr=1"], "-m hydra.mode=RUN"),
         (["hydra.mode=maybe"], "expected RUN or MULTIRUN"),
-        (["hydra.run.dir="], "hydra.run.dir=: no folder"),
-        (["hydra.sweep.dir=null"], "hydra.sweep.dir=null: no folder"),
-        (["resume=a", "hydra.run.dir=b"], "hydra.run.dir=b: resume=a has its folder"),
+        (["hydra.run.dir="], "hydra.run.dir=: needs a folder"),
+        (["hydra.sweep.dir=null"], "hydra.sweep.dir=null: needs a folder"),
+        (["resume=a", "hydra.run.dir=b"], "hydra.run.dir=b: resume=a uses the run"),
     ],
 )
 def test_contradictions_are_refused(argv, said):

@@ -228,5 +228,5 @@ def test_a_batch_too_large_to_look_at_is_kept_all_the_same(tmp_path, monkeypatch
     monkeypatch.setattr("llmlab.train.callbacks.diagnosis.first_bad_layer", full)
     ids = np.array([[1, 2, 3]])
     layer, arrays = kept(tmp_path, Batch(ids, ids, np.ones((1, 3), np.float32)))
-    assert "no memory" in layer
+    assert "not enough memory" in layer
     assert set(arrays) == {"inputs.0", "targets.0", "weights.0"}
