@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from llmlab.checkpoints import load, save
     from llmlab.generate.engine import Engine
     from llmlab.layers import Stack, build_stack
-    from llmlab.measure import Evaluator, memorisation_floor
+    from llmlab.measure import Evaluator, entropy_floor
     from llmlab.network import Network
     from llmlab.optim.adam import Adam
     from llmlab.params import Layout
@@ -34,10 +34,10 @@ __all__ = [
     "Trainer",
     "build_stack",
     "chats",
+    "entropy_floor",
     "fit",
     "lines",
     "load",
-    "memorisation_floor",
     "save",
     "total_steps",
     "train_tokenizer",
@@ -54,10 +54,10 @@ _HOMES = {
     "Trainer": "llmlab.train.trainer",
     "build_stack": "llmlab.layers",
     "chats": "llmlab.text.datasets.chats",
+    "entropy_floor": "llmlab.measure",
     "fit": "llmlab.train.fit",
     "lines": "llmlab.text.datasets.lines",
     "load": "llmlab.checkpoints",
-    "memorisation_floor": "llmlab.measure",
     "save": "llmlab.checkpoints",
     "total_steps": "llmlab.train.fit",
     "train_tokenizer": "llmlab.text",

@@ -1,4 +1,4 @@
-"""Files that are there, whole, after a crash: the only door through which a run writes state.
+"""Files that survive a crash whole: the only way in which a run writes its state.
 
 A file is written beside its target, synced, moved over it in one operation, and then the folder
 is synced. Without that last step a power cut can take the move back: replayed over every crash
@@ -30,7 +30,7 @@ _ADVICE = {
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], None], sync: bool = True) -> int:
-    """Write a file durably under the name `path`, replacing what is there, or change nothing.
+    """Write `path` durably, replacing what is there, or change nothing.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def replace_file(path: Path, write: Callable[[BinaryIO], None], sync: bool = Tru
     write
         Called with the file, open for writing bytes (seekable).
     sync
-        False for a hint that may be lost or torn by a power cut, and then costs no sync.
+        False for a file that a power cut may lose or tear; it then costs no sync.
 
     Returns
     -------
@@ -110,9 +110,9 @@ def make_folder(folder: Path) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what writers left beside their targets that were killed.
+    """Delete what killed writers left beside their targets.
 
-    Only for who alone writes there, as the holder of a run's lock: a writer at work has such a
+    Only for whoever alone writes there, as the holder of a run's lock: a writer at work has such a
     file, too.
     """
     for leftover in folder.glob(f".*.{'[0-9a-f]' * _TAG}{TEMPORARY}"):

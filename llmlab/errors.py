@@ -35,6 +35,10 @@ class TrainingError(LlmlabError):
     exit_code = 1
 
 
+class Diverged(TrainingError):
+    """Loss or gradient stayed without a finite value."""
+
+
 class ConfigError(LlmlabError):
     """A key, a value or a combination of them is wrong.
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from llmlab import kernels as kernel_sets
 from llmlab.params import Arena
+from llmlab.plugin_errors import located
 from llmlab.workspace import Context
 
 Pre = Callable[[str, Any, np.ndarray], np.ndarray | None]
@@ -48,7 +49,8 @@ class Network:
         shape = tokens.shape if tokens.ndim == 2 else (1, len(tokens))
         self.ctx.begin(*shape, **circumstances)
         flat = np.ascontiguousarray(tokens, np.intp).reshape(-1)
-        logits, _ = self.stack.forward(self.params.tree, flat, self.ctx)
+        with located(self.stack):
+            logits, _ = self.stack.forward(self.params.tree, flat, self.ctx)
         return logits if self.ctx.rows is not None else logits.reshape(*tokens.shape, -1)
 
     def walk(self) -> Iterator[tuple[str, Any, dict[str, Any]]]:

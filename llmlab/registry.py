@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from llmlab import schema
 from llmlab.errors import ConfigError, LlmlabError, collected, suggest
 from llmlab.named import OWN, as_mapping, entries
+from llmlab.plugin_errors import located
 from llmlab.schema import Nested
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -129,7 +130,8 @@ class Registry:
             if key in context and key not in arguments:
                 arguments[key] = context[key]
         try:
-            return self._factories[name](**arguments)
+            with located(owner=where):
+                return self._factories[name](**arguments)
         except ConfigError as error:
             own = self.signature(name)
             raise ConfigError([_within(where, own, text) for text in error.problems]) from error

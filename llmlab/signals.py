@@ -46,7 +46,7 @@ class Repeats:
 def interruptible() -> Iterator[None]:
     """While open, stopping signals raise `Interrupted`, as SIGINT does KeyboardInterrupt.
 
-    By default the others would end the process without a word, and without a record of it.
+    By default the others would silently end the process, without a record.
     """
     before: dict[int, Any] = {}
     repeats = Repeats()

@@ -1,4 +1,4 @@
-"""Memory and circumstances of one pass through the layers."""
+"""Memory and context of one pass through the layers."""
 
 from collections.abc import Iterable
 from math import prod
@@ -74,7 +74,7 @@ class Workspace:
 
 
 class Context:
-    """What a layer may know besides its parameters and its input; one for each shard.
+    """Everything a layer may know besides its parameters and its input; one for each shard.
 
     Attributes
     ----------
@@ -200,5 +200,5 @@ class Context:
         return out
 
     def wants(self, out: np.ndarray) -> bool:
-        """Tell whether the gradient `out` is of use; a frozen parameter's isn't."""
+        """Tell whether the gradient `out` is needed; a frozen parameter's isn't."""
         return id(out) not in self.unwanted

@@ -1,4 +1,4 @@
-"""Checkpoints: one self-contained, hashed file, and the folder that always holds a sound one."""
+"""Checkpoints: a self-contained, hashed file, and a folder that always contains a sound one."""
 
 from llmlab.checkpoints.file import Checkpoint, compare, load, peek, save
 from llmlab.checkpoints.folder import CHECKPOINTS, CheckpointFolder

@@ -18,17 +18,17 @@ from llmlab.regular_file import LACKING, open_regular
 
 T = TypeVar("T")
 _SHOWN = 40
-# What the system may refuse although the file is sound: no reason to fall back to an older one.
+# Refusals of the system that say nothing about the file: no reason to use an older one.
 _REFUSALS = LACKING | {
-    errno.EACCES: "make it readable for yourself",
-    errno.EPERM: "make it readable for yourself",
+    errno.EACCES: "give yourself read permission",
+    errno.EPERM: "give yourself read permission",
 }
 _ADVICE = "use another checkpoint of its run, or resume=RUN, which takes the newest sound one"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file held: arrays by name, and `meta`, plain JSON, brought to today's format."""
+    """The content of a file: arrays by name, and `meta`, plain JSON, in today's format."""
 
     arrays: Arrays
     meta: Meta
@@ -56,7 +56,7 @@ def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, 
     Raises
     ------
     ValueError
-        `meta` says what no reader would take; nothing is written.
+        `meta` has a value that no reader would accept; nothing is written.
     TrainingError
         A parameter, or the mean of one, is NaN or infinite; nothing is written.
     ResourceError
@@ -116,7 +116,7 @@ def compare(
     found: Mapping[str, tuple[int, ...]],
     where: str = "the checkpoint",
 ) -> None:
-    """Raise a CheckpointError that lists all names that are missing, extra or misshapen."""
+    """Raise a CheckpointError that lists all missing, extra and misshapen names."""
     rows = []
     for name in sorted(expected.keys() | found.keys()):
         wanted, given = (_shown(shapes.get(name)) for shapes in (expected, found))
@@ -140,20 +140,22 @@ def compare(
 
 
 def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
-    """Open `path` and call `read(file, size)`; tell damage from a refusal of the system."""
+    """Open `path` and call `read(file, size)`; distinguish damage from refusals of the system."""
     try:
         with open_regular(path) as file:
             return read(file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such checkpoint; look into its run") from error
+        raise CheckpointError(
+            f"{path}: there is no such checkpoint; look in the folder of its run"
+        ) from error
     except ResourceError:
         raise
     except form.Damaged as error:
         raise CheckpointError(f"{path}: unusable checkpoint: {error}; {_ADVICE}") from error
-    # Sizes were compared with the file's before, so that it is the machine's memory that ended.
+    # Sizes were compared with the file's before, so it is the machine that lacks memory.
     except MemoryError as error:
         raise ResourceError(
-            f"{path}: no memory to load it; close other programs, or use a larger machine"
+            f"{path}: not enough memory to load it; close other programs, or use a larger machine"
         ) from error
     # zip, JSON and struct have some twenty ways to say "damaged"; their texts would puzzle
     # (NumPy's advises unsafe loading), so they are only chained.
@@ -162,7 +164,7 @@ def _guarded(path: Path, read: Callable[[BinaryIO, int], T]) -> T:
             advice = _REFUSALS[error.errno]
             raise ResourceError(f"{path}: can't be read: {error.strerror}; {advice}") from error
         told = error.strerror if isinstance(error, OSError) else None
-        reason = told or "it is damaged, or no checkpoint"
+        reason = told or "it is damaged, or isn't a checkpoint"
         raise CheckpointError(f"{path}: unusable checkpoint: {reason}; {_ADVICE}") from error
 
 

@@ -1,4 +1,4 @@
-"""A run's checkpoints: a folder that always holds a sound one."""
+"""A run's checkpoints: a folder that always contains a sound one."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from llmlab.checkpoints.file import Arrays, Checkpoint, Meta, load, peek, save
 from llmlab.errors import CheckpointError
 from llmlab.regular_file import read_regular
 
-_MOST = 4096  # bytes of a hint
+_MOST = 4096  # bytes of `latest` or `best`
 log = logging.getLogger("llmlab")
 
 CHECKPOINTS = "checkpoints"  # the name of such a folder in a run's
@@ -38,7 +38,7 @@ class CheckpointFolder:
         self.keep = keep
 
     def save(self, step: int, arrays: Arrays, meta: Meta, best: bool = False) -> Path:
-        """Save durably, then delete what is too old, then point `latest` (and `best`) here.
+        """Save durably, delete what is too old, then point `latest` (and `best`) to this file.
 
         `meta` is stored with "step" and "best_step": the latter is this step if `best`, else
         what `meta` says, else that of the checkpoint before this one.
@@ -62,7 +62,7 @@ class CheckpointFolder:
         return path
 
     def sweep(self) -> None:
-        """Remove what a killed process left, and let `latest` and `best` name files that are here.
+        """Remove what a killed process left, and make `latest` and `best` name existing files.
 
         As with `save`, the caller holds the run's lock.
         """
@@ -72,11 +72,11 @@ class CheckpointFolder:
         known = {step: path for step, path, _ in entries}
         wanted = {"latest": entries[-1][1] if entries else None, "best": known.get(best_step)}
         for name, path in wanted.items():
-            hint = self.folder / name
-            if os.path.lexists(hint) and _named(hint) not in {p.name for p in known.values()}:
-                remove(hint)
+            pointer = self.folder / name
+            if os.path.lexists(pointer) and _named(pointer) not in {p.name for p in known.values()}:
+                remove(pointer)
                 if path is not None:
-                    replace_text(hint, f"{path.name}\n", sync=False)
+                    replace_text(pointer, f"{path.name}\n", sync=False)
 
     def path(self, step: int) -> Path:
         """Return the file that holds `step`."""
@@ -87,7 +87,7 @@ class CheckpointFolder:
         return [(step, path) for step, path, _ in self._entries()]
 
     def load_latest(self) -> Checkpoint | None:
-        """Load the newest that verifies, and warn of each newer one that doesn't.
+        """Load the newest checkpoint that verifies, and warn about each newer one that doesn't.
 
         None if there is no checkpoint at all.
 
@@ -116,7 +116,7 @@ class CheckpointFolder:
         if problems:
             raise CheckpointError(
                 f"{self.folder}: none of its {len(problems)} checkpoints is sound: "
-                f"start anew, or from a copy; the newest: {problems[0]}"
+                f"start again, or from a copy; the newest: {problems[0]}"
             )
         return None
 
@@ -125,8 +125,8 @@ class CheckpointFolder:
         checkpoint = self.load_latest()
         return checkpoint.path if checkpoint else None
 
-    def outcome(self) -> Path | None:
-        """Return what a run hands on: its newest state, or the best if patience ended it."""
+    def result(self) -> Path | None:
+        """Return the result of a training: the newest state, or the best if patience ended it."""
         newest = self.load_latest()
         if newest is None:
             return None
@@ -135,7 +135,7 @@ class CheckpointFolder:
         return (self.best() if ended else None) or newest.path
 
     def best(self) -> Path | None:
-        """Return the best that is here and verifies, by the newest manifest it has; else None."""
+        """Return the best checkpoint that verifies, according to the newest manifest, or None."""
         entries = self._entries()
         paths = {step: path for step, path, _ in entries}
         for step in dict.fromkeys(meta.get("best_step") for _, _, meta in reversed(entries)):
@@ -153,14 +153,14 @@ class CheckpointFolder:
                 meta = peek(path)
                 entries.append((int(meta["step"]), path, meta))
             except (CheckpointError, KeyError, TypeError, ValueError):
-                continue  # load_latest tells of it; here it is neither counted nor deleted
+                continue  # load_latest reports it; here it is neither counted nor deleted
         return sorted(entries, key=lambda entry: (entry[0], entry[1].name))
 
 
-def _named(hint: Path) -> str:
-    """Return the name in a hint; empty if it can't be read."""
+def _named(pointer: Path) -> str:
+    """Return the name in `latest` or `best`; empty if it can't be read."""
     try:
-        return read_regular(hint, _MOST).decode("utf-8", "replace").strip()
+        return read_regular(pointer, _MOST).decode("utf-8", "replace").strip()
     except OSError:
         return ""
 

@@ -113,7 +113,7 @@ def _storable(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _good_name(name: str) -> bool:
-    """Say whether `name` means the same to us, to zip, to a path and to np.load."""
+    """Tell whether `name` means the same to us, to zip, to a path and to np.load."""
     parts = name.split("/")
     return (
         name not in (MANIFEST, SEAL)

@@ -1,4 +1,4 @@
-"""What the meta of a checkpoint may say: one schema, kept for whoever reads one.
+"""The schema of a checkpoint's meta, checked whenever one is read or written.
 
 A seal tells that a file is as it was written, not that llmlab wrote it.
 """
@@ -78,7 +78,7 @@ def check(meta: Mapping[str, Any]) -> None:
 
 
 def require(meta: Mapping[str, Any], keys: tuple[str, ...], where: object, purpose: str) -> None:
-    """Raise a `CheckpointError` that lists what of `keys`, dotted, `meta` lacks."""
+    """Raise a `CheckpointError` that lists the dotted `keys` that `meta` lacks."""
     missing = [key for key in keys if not _has(meta, key)]
     if missing:
         raise CheckpointError(
@@ -97,7 +97,7 @@ def _has(meta: Any, key: str) -> bool:
 
 def _check_values(value: Any, where: str, depth: int) -> None:
     if isinstance(value, float) and not isfinite(value):
-        raise Damaged(f"its meta has {where}={value}, which is no number")
+        raise Damaged(f"its meta has {where}={value}, which isn't a number")
     if not isinstance(value, Mapping | list):
         return
     if depth == 0:

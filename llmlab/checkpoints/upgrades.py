@@ -1,4 +1,4 @@
-"""What makes an older format into the next one (docs/checkpoint-format.md, "Versions")."""
+"""Steps from each older format to the next (docs/checkpoint-format.md, "Versions")."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -30,10 +30,10 @@ LATEST = ("latest", "best")  # a checkpoint that is looked up
 _WORDS = {"checkpoint": LATEST, "resume": ("latest",), "on": ("pretrain", "tune")}
 _INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 _PATH = re.compile(r"checkpoint|resume|on|data\.[\w-]+\.(path|cache)|tokenizer\.path")
-_PATHS = re.compile(r"plugins|tokenizer\.corpus")
-_SPACES = "a text with spaces needs quotes"
+_PATHS = re.compile(r"plugins|tokenizer\.corpus|compare\.runs")
+_SPACES = "text with spaces needs quotes"
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
-_TEXT = re.compile(r"prompt|source|target")
+_TEXT = re.compile(r"prompt|source|target|baseline|(runs|clean)\.where")
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
@@ -58,7 +58,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
         token, text = rest.pop(0), ""
         name = token.split("=")[0]
         if token in FLAGS_WITH_VALUE and not rest:
-            problems.append(f"{token}: needs a value after it")
+            problems.append(f"{token}: needs a value")
         elif token in FLAGS_WITH_VALUE:
             flags += [token, rest.pop(0)]
         elif token in FLAGS or name in FLAGS_WITH_VALUE | FLAGS_WITH_OPTION:
@@ -66,7 +66,9 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
             if token in FLAGS_WITH_OPTION and rest and rest[0] in _INFO:
                 flags.append(rest.pop(0))
         elif token.startswith("--experimental-rerun"):
-            problems.append(f"{token}: it would load a pickle, which can run code; use resume=RUN")
+            problems.append(
+                f"{token}: this would load a pickle, which can run code; use resume=RUN"
+            )
         elif token.startswith("-"):
             problems.append(_misspelt(token.lstrip("-"), rest))
         elif "phase=list" in argv and re.fullmatch(r"\w[\w-]*", token):
@@ -85,26 +87,30 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
 
 
 def _contradictions(flags: Sequence[str], overrides: Sequence[Override]) -> list[str]:
-    """Return what flags and keys of Hydra's own ask for that can't be done together."""
+    """Return the contradictions among Hydra's own flags and keys."""
     names = [_LONG.get(flag, flag).split("=")[0] for flag in flags]
     modes = [name for name in dict.fromkeys(names) if name in _MODES]
     problems = []
     if len(modes) > 1:
-        problems.append(f"{' '.join(modes)}: each asks for something else; leave one")
+        problems.append(f"{' '.join(modes)}: these exclude each other; keep one")
     if "--resolve" in names and "--cfg" not in names:
-        problems.append("--resolve: goes with --cfg job; leave it out")
+        problems.append("--resolve: only works with --cfg job; leave it out")
     given = {override.name: override.value for override in overrides}
     mode = str(given.get("hydra.mode", "MULTIRUN")).upper()
     if mode not in ("RUN", "MULTIRUN"):
         problems.append(f"hydra.mode={mode}: expected RUN or MULTIRUN; -m is shorter")
     elif mode == "RUN" and "--multirun" in names:
-        problems.append("-m hydra.mode=RUN: a sweep, and none; leave one of them out")
+        problems.append("-m hydra.mode=RUN: these contradict each other; leave one of them out")
     resume = given.get("resume")
     for key in FOLDERS:
         if key in given and given[key] in (None, "", "null", "''", '""'):
-            problems.append(f"{key}={given[key] or ''}: no folder; name one, or leave this out")
+            problems.append(
+                f"{key}={given[key] or ''}: needs a folder; name one, or leave this out"
+            )
         elif key in given and resume not in (None, "", "null"):
-            problems.append(f"{key}={given[key]}: resume={resume} has its folder; leave this out")
+            problems.append(
+                f"{key}={given[key]}: resume={resume} uses the run's own folder; leave this out"
+            )
     return problems
 
 
@@ -113,7 +119,7 @@ def _is_free(key: str) -> bool:
 
 
 def _words(rest: list[str]) -> list[str]:
-    """Take from `rest` what stands before the next key or flag."""
+    """Take from `rest` all words before the next key or flag."""
     words = list(takewhile(lambda word: "=" not in word and word[:1] not in ("-", "~"), rest))
     del rest[: len(words)]
     return words
@@ -138,11 +144,13 @@ def is_sweep(flags: Sequence[str], overrides: Sequence[Override]) -> bool:
             return True
         if override.name == "hydra.mode":
             return str(override.value).upper() == "MULTIRUN"
+        if override.name == "seeds" and override.value == "auto":
+            return True
     return not {"-m", "--multirun"}.isdisjoint(flags)
 
 
 def token(override: Override, sweep: bool = False) -> str:
-    """Return what Hydra shall read for `override`.
+    """Return the form of `override` that Hydra should read.
 
     A prompt, `source` and `target` are taken as they stand. So are paths, made absolute, so
     that a run can be resumed from another folder; in a sweep a comma separates paths, and a
@@ -181,7 +189,7 @@ def _is_argument(key: str) -> bool:
 
 
 def quoted(text: str, interpolate: bool = False) -> str:
-    r"""Return `text` in the quotes of Hydra's grammar, so that it comes out as it went in.
+    r"""Return `text` quoted for Hydra's grammar, which then reads it unchanged.
 
     `\` before a quote is doubled, a quote gets one; `${` gets one too, unless `interpolate`.
     """
@@ -225,5 +233,7 @@ def _path(key: str, value: str) -> str:
     if value in _WORDS.get(key, ()) or not value:
         return value
     if key == "plugins" and not value.endswith(".py"):
+        return value
+    if key == "compare.runs":  # an id, or an arm: SWEEP:positions=rope
         return value
     return str(Path(value).expanduser().absolute())

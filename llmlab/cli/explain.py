@@ -5,6 +5,7 @@ import sys
 import traceback
 
 from llmlab.errors import ConfigError, LlmlabError
+from llmlab.plugin_errors import PluginError, described
 
 
 def report(error: BaseException) -> int:
@@ -27,12 +28,16 @@ def explain(error: BaseException) -> tuple[list[str], int]:
         return [f"error: {problem}" for problem in error.problems], error.exit_code
     if isinstance(error, LlmlabError):
         stopped = error.exit_code > 128
+        if isinstance(error, PluginError):
+            return [f"error: {error}{_hint(error)}"], error.exit_code
         return [str(error) if stopped else f"error: {error}"], error.exit_code
     if isinstance(error, MemoryError):
         return ["error: out of memory; lower batch_size or the sizes of the model"], 5
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return [f"error: {where}{error.strerror or error}"], 5
-    reason = " ".join(str(error).split()) or "no message"
-    hint = "" if hasattr(error, "__notes__") else "; LLMLAB_DEBUG=1 shows the traceback"
-    return [f"error: {type(error).__name__}: {reason}{hint}"], 1
+    return [f"error: {described(error)}{_hint(error)}"], 1
+
+
+def _hint(error: BaseException) -> str:
+    return "" if hasattr(error, "__notes__") else "; LLMLAB_DEBUG=1 shows the traceback"

@@ -1,10 +1,10 @@
-"""`--help`, written from the schema and from conf/, so that it can't fall behind."""
+"""`--help`, written from the schema and from conf/, so it is always up to date."""
 
 from pathlib import Path
 from textwrap import dedent, wrap
 from typing import Any
 
-from llmlab.cli.hints import options_of
+from llmlab.cli.hydra_errors import options_of
 from llmlab.cli.places import conf_folder
 
 _TITLES = {
@@ -12,7 +12,7 @@ _TITLES = {
     "checkpoint": "start and continue",
     "threads": "machine",
     "prompt": "using a model",
-    "save_every": "how often, how many",
+    "save_every": "intervals and limits",
 }
 
 _START = """\
@@ -21,33 +21,34 @@ _START = """\
     usage:  python -m llmlab [key=value ...]
             python -m llmlab -m key=a,b [key=c,d ...]     try every combination
 
-    Without arguments: pre-train and tune a small chat model on the data that come along, show
-    its answers before and after, and chat with it. Runs lie in ./runs, a folder each.
+    Without arguments: pre-train and tune a small chat model on the data that ship with llmlab,
+    show its answers before and after, and chat with it. Each run has a folder in ./runs.
 """
 
 _EXAMPLES = """\
     examples
       python -m llmlab experiment=tiny
-          the whole way in a few seconds
+          everything from training to chat, in a few seconds
       python -m llmlab phase=pretrain data.pretrain.path=my.txt epochs=50 lr=1e-3
-          train on a text of your own, a line a sample
+          train on a text of your own, one sample per line
       python -m llmlab phase=generate prompt="How do mountains form?"
           one answer from the latest checkpoint
       python -m llmlab resume=latest
-          continue what was interrupted, exactly
+          continue an interrupted run exactly where it stopped
       python -m llmlab -m lr=1e-3,5e-4 model.num_blocks=1,3
           four runs, and a table of them ranked by loss
 
     more
-      phase=list shows every layer, optimizer, ... that `type:` can name, phase=list layers or
-      phase=list rope a part of it; phase=summary the network.
-      prompt= and paths are taken as they stand: no quotes but the shell's. With -m a comma
-      separates paths, never prompts; a path that holds a comma goes into quotes: "'a,b.npz'".
-      Hydra's own: --cfg job prints the configuration, --info config where it comes from,
-      --config-dir DIR adds YAML files of yours, --hydra-help tells the rest.
+      phase=list shows every layer, optimizer, ... that `type:` can name; phase=list layers and
+      phase=list rope show a part of them. phase=summary shows the network, and phase=check
+      plugins=my_layers.py tests what you have written.
+      prompt= and paths are taken literally and need no quotes but the shell's. With -m, commas
+      separate paths but not prompts; put a path that contains a comma in quotes: "'a,b.npz'".
+      From Hydra: --cfg job prints the configuration, --info config shows where it comes from,
+      --config-dir DIR adds your own YAML files, --hydra-help explains the rest.
       LLMLAB_DEBUG=1 shows tracebacks.
       exit codes: 1 training, 2 configuration, 3 data, 4 checkpoint, 5 environment; stopped by
-      a signal: 130 (Ctrl-C), 143 (SIGTERM), 138 and 140 (SLURM's SIGUSR1 and 2); 141 closed pipe.
+      a signal: 130 (Ctrl-C), 143 (SIGTERM), 138 and 140 (SLURM's SIGUSR1 and 2); 141 a closed pipe.
 """
 
 
@@ -64,23 +65,24 @@ def help_text() -> str:
     lines += [f"  {name:<10} {phase.meaning}" for name, phase in PHASES.items()]
     lines += ["", "keys, with their defaults"]
     for name, (_, key) in keys_of(Config).items():
-        if key.group or name == "stages":
+        if key.group or name in ("stages", "callbacks"):
             continue
         if name in _TITLES:
             lines.append(f"  {_TITLES[name]}")
         default = _stages_default(conf, name) or _shown(defaults.get(name))
         lines.append(_line(f"{name}={default}", key.meaning))
+    lines.append(_line("callbacks.bar=null", keys_of(Config)["callbacks"][1].meaning))
     lines.append("  stages of phase=full")
-    lines.append(_line("stages.tune.lr=1e-4", "lr, epochs, steps of one stage: pretrain or tune"))
+    lines.append(_line("stages.tune.lr=1e-4", "lr, epochs or steps of one stage, pretrain or tune"))
     preset = _yaml(conf / "model" / "rustgpt.yaml")
     lines.append("  the network")
     for name, (_, key) in keys_of(Model).items():
         if name not in ("name", "stack") and not key.optional:
             lines.append(_line(f"model.{name}={_shown(preset.get(name))}", key.meaning))
-    lines.append(_line("model.stack.NAME.eps=1e-6", "any argument of any layer, by its name:"))
+    lines.append(_line("model.stack.NAME.eps=1e-6", "any argument of any layer, by name:"))
     lines.append(_line("model.stack.blocks.layers.attention.layer.window=64", ""))
-    lines.append(_line("model.stack.NAME=null", "without this layer; docs/layers.md tells more"))
-    lines += ["", "groups: files in conf/, chosen by name; each has keys of its own"]
+    lines.append(_line("model.stack.NAME=null", "removes this layer; see docs/layers.md"))
+    lines += ["", "groups: files in conf/, chosen by name; each has its own keys"]
     lines += _groups(conf, defaults)
     return "\n".join([*lines, "", dedent(_EXAMPLES)]).rstrip()
 
@@ -94,7 +96,7 @@ def _groups(conf: Path, defaults: dict[str, Any]) -> list[str]:
         if group == "phase" or group.startswith("override"):
             continue
         options = ", ".join(options_of(conf / group))
-        lines.append(_line(f"{group}={_shown(chosen)}", f"of: {options}"))
+        lines.append(_line(f"{group}={_shown(chosen)}", f"one of: {options}"))
     return lines
 
 
@@ -117,6 +119,8 @@ def _line(key: str, meaning: str) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, dict) and value:
+        return "{...}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

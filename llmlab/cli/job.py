@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,12 @@ from llmlab.cli.explain import explain, report
 from llmlab.cli.standard_streams import forgiving
 from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
-from llmlab.errors import LlmlabError, ResourceError, Stopped
+from llmlab.errors import Diverged, LlmlabError, ResourceError, Stopped
 from llmlab.phases import Phase, arguments_of, find
-from llmlab.report.sweep import FIGURES
-from llmlab.runs.lookup import SWEEP_RECORD, resolve_checkpoint
-from llmlab.runs.overrides import Override
+from llmlab.plugin_errors import PluginError, located
+from llmlab.runs.lookup import resolve_checkpoint
+from llmlab.runs.overrides import STUDY_KEYS, Override
+from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.shell import near
 from llmlab.runs.start import AnothersFolder, Kind, Start, start_of_job
 from llmlab.runs.sweep import Jobs, read_result, write_result, write_sweep
@@ -49,7 +51,7 @@ def run_job(composed: Any, typed: Sequence[str], start: Start | None) -> int:
 
 
 def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[str, Any]) -> float:
-    """Run one job of a sweep and return its loss; NaN if it failed, which stops no other.
+    """Run one job of a sweep and return its loss; NaN if it failed, which doesn't stop the others.
 
     The result is left in the job's folder, where a job that has one isn't run again. A folder
     that belongs to another job stays as it is: the refusal gets a folder of its own.
@@ -63,33 +65,39 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
     if not (jobs.folder / SWEEP_RECORD).exists():
         write_sweep(jobs.folder, record)
     before = read_result(folder)
-    result: dict[str, Any] = {"status": "finished", "overrides": _shown(tokens), "task": tokens}
+    result: dict[str, Any] = {"status": "finished", "overrides": shown(tokens), "task": tokens}
+    began = time.monotonic() - (before or {}).get("seconds", 0.0)
     try:
         start = start_of_job(folder, tokens, jobs.former)
         if before and before["status"] == "finished" and before["overrides"] == result["overrides"]:
-            log.info("%s: finished before", folder.name)
+            log.info("%s: already finished", folder.name)
             return _loss(before)
         done = _execute(composed, typed, start, in_sweep=True)
         if before and before["status"] == "finished" and not done.begun:
             return _loss(before)  # what was asked for now was never trained
-        result |= {name: _finite(done.figures.get(name)) for name in FIGURES}
+        result |= {"seed": done.seed, "seconds": round(time.monotonic() - began, 3)}
+        result |= {name: value for name, value in done.figures.items() if _is_scalar(value)}
     except (Stopped, KeyboardInterrupt) as error:
+        result["seconds"] = round(time.monotonic() - began, 3)
         _stopped(folder, result, jobs.folder, error)
         return math.nan
     except Exception as error:
         report(error)
         lines, code = explain(error)
         message = "; ".join(lines).replace("error: ", "")
-        result |= {"status": "failed", "error": message, "exit_code": code}
+        status = "diverged" if isinstance(error, Diverged) else "failed"
+        result |= {"status": status, "error": message, "exit_code": code}
         if isinstance(error, AnothersFolder):
             folder = jobs.folder / jobs.name(tokens)
     write_sweep(jobs.folder, record)
     write_result(folder, result)
+    if jobs.plan is not None and len(jobs.plan.names) > 1:
+        print(jobs.plan.progress(jobs.folder), flush=True)
     return _loss(result)
 
 
 def _stopped(folder: Path, result: dict[str, Any], sweep: Path, error: BaseException) -> None:
-    """Leave the result of a job that a signal ended; the sweep ends with it in this process."""
+    """Write the result of a job that a signal ended; in this process the sweep ends with it."""
     from llmlab.signals import orphaned
 
     code = getattr(error, "exit_code", 130)
@@ -102,9 +110,10 @@ def _stopped(folder: Path, result: dict[str, Any], sweep: Path, error: BaseExcep
 
 @dataclass(frozen=True)
 class Done:
-    """What a phase returned, and whether its run did anything this time."""
+    """The results of a phase, and whether its run did anything this time."""
 
     figures: dict[str, Any]
+    seed: int
     begun: bool = True
 
 
@@ -114,7 +123,7 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
         config = load(composed, typed_keys(_tokens("task")), start.stored_config())
         phase = find(config.phase)
         arguments = arguments_of(phase, config)
-        if phase.wants_checkpoint and config.checkpoint is None:
+        if phase.wants_checkpoint and config.checkpoint is None and phase.function is not None:
             config = replace(config, checkpoint=str(resolve_checkpoint("latest")))
         # A run that is there keeps the kernels that `auto` meant.
         kept = start.recorded("kernels") if phase.trains and config.kernels == "auto" else None
@@ -126,7 +135,8 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
     if in_sweep:
         config = replace(config, chat=False)
     if not phase.trains:
-        return Done(phase.load()(config, None, **arguments) or {})
+        with located():
+            return Done(phase.load()(config, None, **arguments) or {}, config.seed)
     return _train(config, phase, arguments, start, typed, in_sweep)
 
 
@@ -153,7 +163,8 @@ def _train(
     )
     with opened as run, interruptible(), forgiving():
         try:
-            results = phase.load()(config, run, **arguments) or {}
+            with located():
+                results = phase.load()(config, run, **arguments) or {}
             run.finish("finished", **{key: _finite(value) for key, value in results.items()})
         except MemoryError as error:
             refusal = ResourceError(_out_of_memory(run.folder))
@@ -166,14 +177,15 @@ def _train(
         print(f"run: {near(run.folder)}", flush=True)
     if after := phase.load_after():
         after(config, results)
-    return Done(results, run.begun)
+    return Done(results, config.seed, run.begun)
 
 
 def _advise(error: BaseException, run: Any) -> None:
-    """Add to an error where its traceback lies, and how the run goes on."""
+    """Add notes to an error: where its traceback is, and how to continue the run."""
     if run.refused(error) or isinstance(error, BrokenPipeError):
         return
-    if not isinstance(error, LlmlabError | KeyboardInterrupt):
+    told = isinstance(error, LlmlabError | KeyboardInterrupt)
+    if not told or isinstance(error, PluginError):
         error.add_note(f"the traceback is in {near(run.folder / 'log')}")
     if "resume=" not in str(error):
         error.add_note(f"continue with: {run.resume_command}")
@@ -196,12 +208,12 @@ def output_folder() -> Path:
 
 
 def literal(settings: Any, key: str) -> str:
-    """Return a text as it stands: `${...}` in a folder's name is no reference."""
+    """Return a text literally: `${...}` in a folder's name isn't a reference."""
     return str(settings._get_node(key)._value())
 
 
 def config_dir() -> str | None:
-    """Return the folder that `--config-dir` named, for who continues this elsewhere."""
+    """Return the folder that `--config-dir` named, for a later resume."""
     for source in HydraConfig.get().runtime.config_sources:
         if source.provider == "command-line":
             return literal(source, "path")
@@ -225,14 +237,22 @@ def _discard(folder: Path) -> None:
             return
 
 
-def _shown(tokens: list[str]) -> dict[str, str]:
+def shown(tokens: Sequence[str]) -> dict[str, str]:
+    """Return overrides as a job's result has them: without what is asked of the whole sweep."""
     parts = [Override.of(text) for text in tokens]
-    return {part.name: str(part.value).strip("'") for part in parts if part.name != "launcher"}
+    others = ("launcher", *STUDY_KEYS)
+    own = [part for part in parts if part.name.split(".")[0] not in others]
+    return {part.name: str(part.value).strip("'") for part in own}
 
 
 def _finite(value: Any) -> Any:
     """Return None for numbers that JSON doesn't have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_scalar(value: Any) -> bool:
+    """Tell whether a result is kept of a job: text, or a number that JSON has."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _loss(result: dict[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""`resume=` and `checkpoint=` before Hydra starts: names become paths, runs their overrides."""
+"""`resume=` and `checkpoint=` before Hydra starts: turn names into paths, runs into overrides."""
 
 import re
 import sys
@@ -69,7 +69,7 @@ def _tokens(overrides: list[Override], sweep: bool) -> list[str]:
         overrides = [*overrides, Override("", "checkpoint", "latest")]
     elif checkpoint is not None and checkpoint.value in LATEST and len(training) > 1:
         raise ConfigError(
-            f"checkpoint={checkpoint.value} with phase={phase}: no job of a sweep starts from "
+            f"checkpoint={checkpoint.value} with phase={phase}: a job of a sweep can't start from "
             "another's checkpoint; phase=full does both stages"
         )
     return [
@@ -105,19 +105,19 @@ def _resumed(value: str, flags: list[str], given: list[Override], sweep: bool) -
         return _sweep(start, flags, given)
     if phase in PHASES and not PHASES[phase].trains:
         raise ConfigError(
-            f"resume={value}: goes on with a training, and phase={phase} is none; "
+            f"resume={value}: continues a training, and phase={phase} isn't one; "
             f"leave resume= out{', or use checkpoint=' if PHASES[phase].wants_checkpoint else ''}"
         )
     if sweep and start.kind is not Kind.NEW:
         raise ConfigError(
-            f"resume={value}: that is one run; leave -m out"
+            f"resume={value}: this is one run; leave -m out"
             if start.kind is Kind.CONTINUED
             else f"resume={value}: a sweep can't continue one state; use checkpoint="
         )
     makers = {Kind.CONTINUED: _continued, Kind.BRANCHED: _branched}
     if start.kind in makers:
         return makers[start.kind](start, flags, given)
-    print(f"resume={start.folder}: no run there yet, so one begins", file=sys.stderr)
+    print(f"resume={start.folder}: no run there yet, so a new one begins", file=sys.stderr)
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     tokens = [*_tokens(given, sweep), _path(key, start.folder)]
     if not sweep:
@@ -134,7 +134,7 @@ def _continued(start: "Start", flags: list[str], given: list[Override]) -> Comma
 
 
 def _branched(start: "Start", flags: list[str], given: list[Override]) -> CommandLine:
-    """Begin a new run from the very state that an older or a moved checkpoint holds.
+    """Begin a new run from exactly the state in an older or moved checkpoint.
 
     What decides the numbers comes from the checkpoint; the rest, such as the paths of data,
     from the run that it lies in, if there is one.
@@ -150,7 +150,7 @@ def _branched(start: "Start", flags: list[str], given: list[Override]) -> Comman
             "phase=tune checkpoint=FILE trains it"
         )
     if stage not in TRAINING:
-        raise CheckpointError(f"{start.origin}: of a stage '{stage}' that llmlab doesn't know")
+        raise CheckpointError(f"{start.origin}: of an unknown stage '{stage}'")
     record = start.record or {"overrides": []}
     kept = [text for text in record["overrides"] if not _in_checkpoint(Override.of(text).name)]
     given = [override for override in given if override.name != "phase"]
@@ -174,7 +174,7 @@ def _sweep(start: "Start", flags: list[str], given: list[Override]) -> CommandLi
 
 
 def _in_checkpoint(name: str) -> bool:
-    """Tell whether a checkpoint says better than its run's overrides what this key is."""
+    """Tell whether the checkpoint, not the overrides of its run, decides this key."""
     from llmlab.config import kept_keys
     from llmlab.config.stored import PATH_KEYS
 
@@ -186,7 +186,7 @@ def _in_checkpoint(name: str) -> bool:
 
 
 def _merged(record: Mapping[str, Any], given: list[Override], sweep: bool = False) -> list[str]:
-    """Return a record's overrides without the keys that are given anew, then those."""
+    """Return a record's overrides without the keys that are given again, followed by those."""
     new = {override.name for override in given}
     if not new.isdisjoint(_LENGTHS):
         new |= _LENGTHS
@@ -199,7 +199,7 @@ def _merged(record: Mapping[str, Any], given: list[Override], sweep: bool = Fals
 
 
 def _with_own_yaml(flags: list[str], record: Mapping[str, Any]) -> list[str]:
-    """Return the flags with the folder of the user's YAML files, unless one is given anew."""
+    """Return the flags with the folder of the user's YAML files, unless another is given."""
     folder = record.get("config_dir")
     given = {flag.partition("=")[0] for flag in flags} & {"--config-dir", "-cd"}
     return flags if given or not folder else [*flags, "--config-dir", str(folder)]

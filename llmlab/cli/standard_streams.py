@@ -1,4 +1,4 @@
-"""Standard input, output and errors: closed, full, or of an encoding that lacks letters."""
+"""Standard input, output and error that may be closed, full or of a limited encoding."""
 
 import contextlib
 import io
@@ -81,7 +81,7 @@ def _raw(stream: Any) -> _Lenient | None:
 
 @contextlib.contextmanager
 def forgiving() -> Iterator[None]:
-    """While open, let standard output be full or without a reader."""
+    """While open, tolerate a standard output that is full or has no reader."""
     raw = _raw(sys.stdout)
     if raw is not None:
         raw.forgiving = True
@@ -93,7 +93,7 @@ def forgiving() -> Iterator[None]:
 
 
 def close_streams() -> OSError | None:
-    """Write what is left, and return why something could not be written."""
+    """Write what is left; return the reason if something couldn't be written."""
     failure = None
     for stream in (sys.stderr, sys.stdout):
         raw = _raw(stream)

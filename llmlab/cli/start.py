@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,13 @@ from llmlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmlab.config import Config
+    from llmlab.runs.sweep import Jobs
 
 Task = Callable[[Any], Any]
 
 
 def _survive_python_314() -> None:
-    """Let Hydra 1.3 start: argparse now checks help texts, and some of Hydra's are objects."""
+    """Let Hydra 1.3 start: argparse now checks help texts, and some of Hydra's aren't text."""
     check = getattr(argparse.ArgumentParser, "_check_help", None)
     if check is None or getattr(check, "lenient", False):
         return
@@ -48,26 +49,35 @@ def register_resolvers() -> None:
 def start(command: CommandLine) -> int:
     """Let Hydra compose the configuration and run the job or the jobs; return the exit code."""
     _survive_python_314()
-    from llmlab.cli.hints import hint
-    from llmlab.cli.sweep import SWEEP_RECORD, discard, finish, sweep_folder, sweeping
+    from llmlab.cli.hydra_errors import translated
+    from llmlab.cli.sweep import discard, finish, sweep_folder, sweeping
+    from llmlab.cli.sweeper import sweeper_of
     from llmlab.cli.user_yaml import check_stored, guarded
+    from llmlab.runs.record import SWEEP_RECORD
 
     register_resolvers()
     check_stored(command.tokens, command.typed)
     folder = sweep_folder(command.tokens) if command.sweep else None
     codes: list[int] = []
-    tokens, task = _single(command, codes) if folder is None else _jobs(command, folder)
+    sweeper: Any = nullcontext()
+    if folder is None:
+        tokens, task = _single(command, codes)
+    else:
+        jobs, record = _jobs(command, folder)
+        sweeper = sweeper_of(jobs, record)
+        tokens, task = list(jobs.tokens), _task(command, jobs, record)
     decorate = hydra_main()
     argv = [*command.flags, *tokens]
-    with _as_program(argv), _logging_restored(), _mode(command), guarded(), sweeping(folder):
+    quiet, mode = _logging_restored(), _mode(command)
+    with _as_program(argv), quiet, mode, guarded(), sweeping(folder), sweeper:
         try:
             decorate(task)()
         except Exception as error:
             discard(folder)
-            raise hint(error, tokens) from error
+            raise translated(error, tokens) from error
         if folder is not None and not (folder / SWEEP_RECORD).exists():
             discard(folder)
-            raise ConfigError(f"{' '.join(command.typed)}: a sweep without a job; name values")
+            raise ConfigError(f"{' '.join(command.typed)}: a sweep without jobs; give values")
         if folder is not None:
             return finish(folder)
     return codes[0] if codes else 0
@@ -91,26 +101,33 @@ def _single(command: CommandLine, codes: list[int]) -> tuple[list[str], Task]:
     return command.tokens, task
 
 
-def _jobs(command: CommandLine, folder: Path) -> tuple[list[str], Task]:
-    """Return the tokens and the task of a sweep; Hydra asks for the folder of each job."""
+def _jobs(command: CommandLine, folder: Path) -> tuple["Jobs", dict[str, Any]]:
+    """Return the jobs of a sweep, and what sweep.json is to say; Hydra asks for their folders."""
     from omegaconf import OmegaConf
 
     from llmlab.cli.arguments import quoted
     from llmlab.cli.sweep import varying
-    from llmlab.runs.lookup import SWEEP_RECORD
     from llmlab.runs.overrides import Override
-    from llmlab.runs.sweep import Jobs, read_sweep
+    from llmlab.runs.results import read_question
+    from llmlab.runs.sweep import Jobs
 
-    before = read_sweep(folder) if (folder / SWEEP_RECORD).is_file() else {}
+    before = read_question(folder)
     former = before.get("changed", {}) if command.changed is None else command.changed
     tokens = [text for text in command.tokens if Override.of(text).name != "hydra.sweep.dir"]
-    keys = sorted({*varying(tokens), *before.get("varying", ())})
-    jobs = Jobs(folder, tokens, keys, former)
+    seeds = {"seed"} if "seeds=auto" in tokens else set()
+    keys = sorted({*varying(tokens), *before.get("varying", ()), *seeds})
     tokens.append(f"hydra.sweep.dir={quoted(str(folder))}")
-    record = {"overrides": tokens, "varying": keys, "changed": former}
+    jobs = Jobs(folder, tokens, keys, former)
 
     def name(overrides: Any) -> str:
         return jobs.name([str(text) for text in OmegaConf.to_container(overrides, resolve=False)])
+
+    OmegaConf.register_new_resolver("job_folder", name, replace=True)
+    return jobs, {"overrides": tokens, "varying": keys, "changed": former}
+
+
+def _task(command: CommandLine, jobs: "Jobs", record: dict[str, Any]) -> Task:
+    """Return what Hydra calls for each job of a sweep."""
 
     def task(cfg: Any) -> float:
         # Imported here, since a launcher may send this function to another process.
@@ -118,8 +135,7 @@ def _jobs(command: CommandLine, folder: Path) -> tuple[list[str], Task]:
 
         return run_sweep_job(cfg, command.typed, jobs, {**record, "config_dir": config_dir()})
 
-    OmegaConf.register_new_resolver("job_folder", name, replace=True)
-    return tokens, task
+    return task
 
 
 def compose(*argv: str) -> "Config":
@@ -135,7 +151,7 @@ def compose(*argv: str) -> "Config":
     from hydra import initialize_config_dir
 
     from llmlab.cli.arguments import typed_keys
-    from llmlab.cli.hints import hint
+    from llmlab.cli.hydra_errors import translated
     from llmlab.cli.resume import prepare
     from llmlab.cli.user_yaml import guarded
     from llmlab.config import load
@@ -146,13 +162,13 @@ def compose(*argv: str) -> "Config":
         with guarded(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
             composed = compose_with_hydra("config", overrides=tokens)
     except Exception as error:
-        raise hint(error, tokens) from error
+        raise translated(error, tokens) from error
     return load(composed, typed_keys(tokens))
 
 
 @contextmanager
 def _as_program(argv: list[str]) -> Iterator[None]:
-    """Give Hydra, which reads them itself, the arguments and the wish for whole errors."""
+    """Give Hydra, which reads `sys.argv` itself, the arguments; ask it for complete errors."""
     before = sys.argv
     sys.argv = [*(before[:1] or ["llmlab"]), *argv]
     full = os.environ.get("HYDRA_FULL_ERROR")
@@ -169,7 +185,7 @@ def _as_program(argv: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _mode(command: CommandLine) -> Iterator[None]:
-    """Tell Hydra whether it is to sweep, for which it would compose everything once more.
+    """Tell Hydra whether to sweep; to find out, it would compose everything once more.
 
     None means as the flags say; a launcher sweeps without a flag.
     """
@@ -188,9 +204,9 @@ def _mode(command: CommandLine) -> Iterator[None]:
 
 @contextmanager
 def _logging_restored() -> Iterator[None]:
-    """Undo what Hydra does to the root logger, for programs that call `main` and go on.
+    """Undo what Hydra does to the root logger, for programs that continue after `main`.
 
-    Meanwhile a message that can't be written is left out; logging's own way is a traceback.
+    Meanwhile a message that can't be written is left out; logging would print a traceback.
     """
     root = logging.getLogger()
     handlers, level, complaining = root.handlers[:], root.level, logging.raiseExceptions

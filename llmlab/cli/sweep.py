@@ -1,4 +1,4 @@
-"""A sweep as Hydra runs it: where it goes, what its keys are, how a signal ends it."""
+"""A sweep as Hydra runs it: its folder, the keys that vary, and how a signal ends it."""
 
 import logging
 import signal
@@ -10,11 +10,11 @@ from types import FrameType
 from typing import Any
 
 from llmlab.errors import ConfigError
-from llmlab.report.sweep import read_rows, table, write_csv
-from llmlab.runs.lookup import SWEEP_RECORD
 from llmlab.runs.overrides import Override
+from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.shell import near, shell_command
 from llmlab.signals import Repeats
+from llmlab.study.arms import FINISHED
 
 log = logging.getLogger("llmlab")
 
@@ -29,7 +29,7 @@ class SweepInterrupted(KeyboardInterrupt):
 
 
 def sweep_folder(tokens: Sequence[str]) -> Path:
-    """Return where a sweep goes: `hydra.sweep.dir` if it is given, else a new folder in runs/.
+    """Return the folder of a sweep: `hydra.sweep.dir` if given, else a new one in runs/.
 
     Resolvers in it, such as `${now:...}`, are resolved once, here.
 
@@ -100,7 +100,7 @@ def sweeping(folder: Path | None) -> Iterator[None]:
 
 
 def discard(folder: Path | None) -> None:
-    """Remove the folder of a sweep that Hydra refused before any job."""
+    """Remove the folder of a sweep that Hydra refused before its first job."""
     if folder is None or (folder / SWEEP_RECORD).exists():
         return
     (folder / "multirun.yaml").unlink(missing_ok=True)
@@ -112,14 +112,25 @@ def discard(folder: Path | None) -> None:
 
 
 def finish(folder: Path) -> int:
-    """Write results.csv, print the table, and return the sweep's exit code.
+    """Write a sweep's tables, print its arms and the verdict, and return the exit code.
 
     It is 1 if some jobs failed, and that of all if each failed for the same kind of reason.
     """
+    from llmlab.report.page import HOW, can_draw, write_page
+    from llmlab.report.study import read_study
+    from llmlab.report.study_tables import lines, write_tables
+
     (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's copy of what was asked for
-    rows = read_rows(folder)
-    write_csv(folder / "results.csv", rows)
-    print("\n".join(table(rows)))
+    study = read_study(folder)
+    write_tables(folder, study)
+    print("\n".join(lines(study, study.question.study.get("jobs", False))))
     print(f"sweep: {near(folder)}")
-    codes = [row.get("exit_code", 1) for row in rows if row["status"] != "finished"]
-    return codes[0] if len(codes) == len(rows) and len(set(codes)) == 1 else int(bool(codes))
+    if can_draw():
+        from llmlab.report.study_page import study_page
+
+        print(f"report: {near(write_page(folder, study_page(folder, study)))}")
+    else:
+        print(HOW)
+    jobs = study.sweep.jobs
+    codes = [job.exit_code for job in jobs if job.status != FINISHED]
+    return codes[0] if len(codes) == len(jobs) and len(set(codes)) == 1 else int(bool(codes))

@@ -1,4 +1,4 @@
-"""YAML of the user's: what is read of it, how much, and what it may say."""
+"""The user's own YAML: limits on its size and nesting, and the keys that it may set."""
 
 import io
 import os
@@ -32,7 +32,7 @@ ALLOWED = ("run.dir", "sweep.dir", "sweep.subdir", "launcher", "mode", "verbose"
 
 
 class TooManyReferences(ConfigError):
-    """Interpolations that stand for more than a configuration can hold."""
+    """The interpolations expand to more than a configuration can hold."""
 
     def __init__(self, problem: str):
         # OmegaConf makes it anew with lines of its own, one of which is the whole key.
@@ -42,7 +42,7 @@ class TooManyReferences(ConfigError):
 
 
 class _Files(FileConfigSource):
-    """Files of YAML, of which those of the user's are looked at before they are parsed."""
+    """YAML files; the user's own are checked before they are parsed."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Return what the file holds."""
@@ -64,9 +64,13 @@ class _Files(FileConfigSource):
         return ConfigResult(self.provider, f"file://{self.path}", config, header)
 
 
+# A launcher's workers get this registry, and register Hydra's own class once more: by its name.
+_Files.__name__ = FileConfigSource.__name__
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
-    """While open, let Hydra take no more from the user's files than this module allows."""
+    """While open, let Hydra accept only what this module allows from the user's files."""
     Plugins.instance()  # registers Hydra's own sources
     sources = SourcesRegistry.instance().types
     files, load = sources["file"], ConfigLoaderImpl._load_single_config
@@ -136,7 +140,7 @@ class _References:
             if self._depth:
                 raise InterpolationResolutionError("too many references")
             raise TooManyReferences(
-                f"{parse_tree.getText().removesuffix('<EOF>')[:60]}: its references stand for "
+                f"{parse_tree.getText().removesuffix('<EOF>')[:60]}: its references expand to "
                 f"more than {MOST_REFERENCES:,} values or {LONGEST_TEXT:,} characters; write the "
                 "value itself"
             )
@@ -164,7 +168,7 @@ def read_yaml(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is no UTF-8; save it as UTF-8") from error
+        raise ConfigError(f"{path}: byte {error.start} isn't UTF-8; save it as UTF-8") from error
     return text
 
 
@@ -174,8 +178,8 @@ def check_hydra(config: Any, where: str) -> None:
     refused = [key for key in _leaves(own) if not key.startswith(ALLOWED)]
     if refused:
         raise ConfigError(
-            f"{where}: hydra.{refused[0]}: not taken from a file, since it could run or overwrite "
-            f"something; there, hydra may set {', '.join(ALLOWED)}"
+            f"{where}: hydra.{refused[0]}: can't be set in a file, since it could run or overwrite "
+            f"something; a file may set {', '.join(ALLOWED)}"
         )
 
 
@@ -185,7 +189,7 @@ def check_stored(tokens: Sequence[str], typed: Sequence[str]) -> None:
     for name in (Override.of(text).name for text in tokens):
         key = name.removeprefix("hydra.").removeprefix("hydra/")
         if name.startswith("hydra") and name not in own and not key.startswith(ALLOWED):
-            raise ConfigError(f"{name}: not taken from the record of a run; type it again")
+            raise ConfigError(f"{name}: isn't taken from the record of a run; type it again")
 
 
 def _leaves(value: Any, where: str = "") -> Iterator[str]:
@@ -197,7 +201,7 @@ def _leaves(value: Any, where: str = "") -> Iterator[str]:
 
 
 def _check_size(path: Path, text: str) -> None:
-    """Refuse nesting, and aliases, that would take all memory before a value is looked at."""
+    """Refuse nesting and aliases that would exhaust memory before any value is checked."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -219,5 +223,5 @@ def _check_size(path: Path, text: str) -> None:
 
     if count(yaml.compose(text, Loader=yaml.SafeLoader)) > MOST_VALUES:
         raise ConfigError(
-            f"{path}: its aliases stand for more than {MOST_VALUES:,} values; write a smaller file"
+            f"{path}: its aliases expand to more than {MOST_VALUES:,} values; write a smaller file"
         )

@@ -1,4 +1,4 @@
-"""What several keys say together, and whose fault it is."""
+"""Checks that involve several keys, and whether the user or the checkpoint is at fault."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ from llmlab.errors import CheckpointError, ConfigError, LlmlabError
 
 
 def check_patience(values: Mapping[str, Any], problems: list[str]) -> None:
-    """Refuse `patience` where no stage that is to run keeps text back for validation."""
+    """Refuse `patience` where no stage of the run keeps text back for validation."""
     phase, patience = values.get("phase"), values.get("patience")
     running = STAGES if phase == "full" else [name for name in STAGES if name == phase]
     data = values["data"] if isinstance(values.get("data"), Mapping) else {}
@@ -18,18 +18,18 @@ def check_patience(values: Mapping[str, Any], problems: list[str]) -> None:
     without = [name for name, spec in specs.items() if spec.get("val_fraction") == 0]
     if patience is not None and running and len(without) == len(running):
         problems.append(
-            f"patience={patience}: counts validations, and there are none; set "
+            f"patience={patience}: needs validations, and there are none; set "
             f"data.{running[0]}.val_fraction=0.1"
         )
 
 
 def check_threads(values: Mapping[str, Any], problems: list[str]) -> None:
-    """Refuse more threads than a batch has lines for, where there is training."""
+    """Refuse more threads than a batch has samples, in phases that train."""
     threads, lines = values.get("threads"), values.get("batch_size")
     training = values.get("phase") in ("full", *STAGES)
     if training and isinstance(threads, int) and isinstance(lines, int) and threads > lines:
         problems.append(
-            f"threads={threads}: more than batch_size={lines}, whose lines they share; "
+            f"threads={threads}: more than batch_size={lines}, the samples that they share; "
             f"nearest: {lines}, or auto"
         )
 
@@ -37,7 +37,7 @@ def check_threads(values: Mapping[str, Any], problems: list[str]) -> None:
 def refusal(
     problems: list[str], typed: Collection[str], stored: Mapping[str, Any] | None
 ) -> LlmlabError:
-    """Return the error for `problems`: the checkpoint's, if they are in what only it says."""
+    """Return the error for `problems`: a CheckpointError if only the checkpoint states them."""
     keys = {re.split("[:=]", problem)[0] for problem in problems}
     said = {f".{key}." for key in keys if key.split(".")[0] in (stored or {})}
     composed = {part for part in said if part.split(".")[-2] in PATH_KEYS}

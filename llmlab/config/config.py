@@ -5,12 +5,17 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 from llmlab.config.across import check_patience, check_threads, refusal
-from llmlab.config.model import MANY, Model, Stage
+from llmlab.config.lengths import check_budget, check_lengths, check_stages
+from llmlab.config.model import MANY, Model
 from llmlab.config.network import POSITIONS, check_network, refuse_former_names
 from llmlab.config.plugins import import_plugins
-from llmlab.config.specs import STAGES, check_specs
+from llmlab.config.specs import check_specs
 from llmlab.config.stored import overlay, without_paths
+from llmlab.config.study import Baseline, Direction, MetricName, Seeds, StudySpec, check_study
 from llmlab.config.values import Key, check_fields, keys_of, plain
+
+# Free text, which is meant as it stands.
+LITERAL = {"prompt", "checkpoint", "resume", "source", "target", "on", "baseline"}
 
 
 @dataclass(frozen=True)
@@ -27,32 +32,33 @@ class Config:
     """
 
     phase: Annotated[str, Key("what to do", group=True)]
-    lr: Annotated[float | None, Key("learning rate; null: the phase's own", kept=True, above=0)]
+    lr: Annotated[float | None, Key("learning rate; null: the phase's default", kept=True, above=0)]
     epochs: Annotated[
-        int | None, Key("passes over the data; null: the phase's own", kept=True, low=1, high=MANY)
+        int | None,
+        Key("passes over the data; null: the phase's default", kept=True, low=1, high=MANY),
     ]
     steps: Annotated[int | None, Key("updates, instead of epochs", kept=True, low=1, high=MANY)]
-    batch_size: Annotated[int, Key("lines in a batch", kept=True, low=1, high=1_000_000)]
-    accumulate: Annotated[int, Key("batches in an update", kept=True, low=1, high=1_000_000)]
+    batch_size: Annotated[int, Key("samples per batch", kept=True, low=1, high=1_000_000)]
+    accumulate: Annotated[int, Key("batches per update", kept=True, low=1, high=1_000_000)]
     clip_norm: Annotated[
-        float | None, Key("largest norm of the whole gradient; null: off", kept=True, above=0)
+        float | None, Key("largest norm of the gradient; null: no clipping", kept=True, above=0)
     ]
     label_smoothing: Annotated[
-        float, Key("share of each target given to all tokens alike", kept=True, low=0, below=1)
+        float, Key("share of each target spread over all tokens", kept=True, low=0, below=1)
     ]
     ema: Annotated[
         float | None,
-        Key("decay of a running mean of the weights, to use and save", kept=True, above=0, below=1),
+        Key("decay of the running mean of the weights to use", kept=True, above=0, below=1),
     ]
     patience: Annotated[
-        int | None, Key("validations without a new best that end a run", kept=True, low=1)
+        int | None, Key("validations without improvement that end a run", kept=True, low=1)
     ]
-    seed: Annotated[int, Key("where all randomness comes from", kept=True, low=0, high=2**63 - 1)]
+    seed: Annotated[int, Key("seed of all random numbers", kept=True, low=0, high=2**63 - 1)]
     checkpoint: Annotated[
         str | None, Key("start from these weights: a file, a run, latest or best")
     ]
     resume: Annotated[str | None, Key("continue: a run, a sweep, a checkpoint file, or latest")]
-    allow_changed_data: Annotated[bool, Key("resume although the data have changed")]
+    allow_changed_data: Annotated[bool, Key("resume even if the data have changed")]
     threads: Annotated[
         int | str, Key("threads for training, or auto", low=1, high=4_096, choices=("auto",))
     ]
@@ -61,33 +67,34 @@ class Config:
     ]
     dtype: Annotated[str, Key("float32 or float64", kept=True, choices=("float32", "float64"))]
     plugins: Annotated[list[str], Key("your own modules to import first: my_layers.py or [a,b]")]
-    prompt: Annotated[str | None, Key("the text of generate and score; the question of full")]
-    template: Annotated[Any, Key("how a chat is written as text; none: as it is", kept=True)]
+    prompt: Annotated[str | None, Key("text for generate and score; question for full")]
+    template: Annotated[Any, Key("how a chat is written as text; none: unchanged", kept=True)]
     max_new_tokens: Annotated[
-        int | None, Key("longest answer; null: until the model is full", low=0)
+        int | None, Key("most tokens in an answer; null: until the context is full", low=0)
     ]
-    chat: Annotated[bool, Key("whether full opens the chat at its end")]
+    chat: Annotated[bool, Key("whether full ends with a chat")]
     source: Annotated[str | None, Key("the folder that import reads")]
-    target: Annotated[str | None, Key("what export writes; import: a file of its own, too")]
+    target: Annotated[str | None, Key("what export writes; for import, an extra copy")]
     on: Annotated[
-        str | None, Key("the text of evaluate: pretrain, tune or a file; of profile: a stage")
+        str | None, Key("text for evaluate: pretrain, tune or a file; for profile: a stage")
     ]
     save_every: Annotated[int | None, Key("steps between checkpoints; null: ten in a run", low=1)]
     eval_every: Annotated[
-        int | None, Key("steps between validations; null: an epoch, or a tenth", kept=True, low=1)
+        int | None, Key("steps between validations; null: an epoch or a tenth", kept=True, low=1)
     ]
     log_every: Annotated[int, Key("steps between rows of metrics", low=1)]
-    keep: Annotated[int, Key("how many of the last checkpoints to keep", low=2, high=1_000_000)]
+    keep: Annotated[int, Key("how many recent checkpoints to keep", low=2, high=1_000_000)]
     max_bad_steps: Annotated[
-        int, Key("non-finite steps in a row that stop a run", kept=True, low=1)
+        int, Key("consecutive non-finite steps that stop a run", kept=True, low=1)
     ]
-    callbacks: Annotated[
-        dict[str, Any], Key("what watches a training, by name: one of your own, or null for none")
-    ]
+    seeds: Seeds
+    metric: MetricName
+    direction: Direction
+    baseline: Baseline
+    study: StudySpec
+    callbacks: Annotated[dict[str, Any], Key("what watches a training, by name; null removes one")]
     stages: Annotated[dict[str, Any], Key("lr, epochs and steps of each stage, for full")]
-    positions: Annotated[
-        str, Key("how the network knows places; preset: as the model says", choices=POSITIONS)
-    ]
+    positions: Annotated[str, Key("kind of positions; preset: the model's own", choices=POSITIONS)]
     model: Annotated[dict[str, Any], Key("the network", group=True, kept=True)]
     adapter: Annotated[
         Any, Key("what is trained beside a network that stays as it is; null: all of it", kept=True)
@@ -99,6 +106,9 @@ class Config:
         dict[str, Any], Key("what to train on: data.pretrain and data.tune", group=True)
     ]
     sampler: Annotated[dict[str, Any], Key("how the next token is chosen", group=True)]
+    budget: Annotated[
+        dict[str, Any], Key("what each training may spend, in place of epochs", True, True)
+    ]
     tracker: Annotated[dict[str, Any], Key("where metrics go besides the run's folder", group=True)]
     arguments: dict[str, Any] = field(default_factory=dict)
     typed: frozenset[str] = field(default=frozenset())
@@ -120,7 +130,7 @@ class Config:
         """Return the configuration of one stage of `full`, with lr, epochs and steps of its own.
 
         A typed `stages.X.lr` beats a top-level `lr`, which beats the stage's own. `epochs` and
-        `steps` go together: who states one of them, states both.
+        `steps` go together: a stage that sets one of them overrides both.
         """
         if self.phase == stage:
             return replace(self, stages={})
@@ -138,8 +148,8 @@ class Config:
     def reproducible(self) -> dict[str, Any]:
         """Return what decides the numbers, for a checkpoint.
 
-        No path, name, prompt or machine in it: the same experiment gives the same bytes,
-        wherever it runs. Of `data`, the stage's own part is kept.
+        It contains no path, name, prompt or machine: the same experiment gives the same bytes
+        wherever it runs. Of `data`, only the stage's own part is kept.
         """
         values = {n: getattr(self, n) for n, (_, key) in keys_of(Config).items() if key.kept}
         values["phase"] = self.phase
@@ -153,7 +163,7 @@ def kept_keys() -> list[str]:
 
 
 def check_stored(stored: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the values of a checkpoint's configuration that it does have."""
+    """Return what is wrong with the values that a checkpoint's configuration does have."""
     problems: list[str] = []
     check_fields(Config, stored, "", problems)
     check_fields(Model, stored.get("model", {}), "model", problems)
@@ -181,7 +191,7 @@ def load(
         With every problem found, each naming its key.
     """
     problems: list[str] = []
-    literal = {"prompt", "checkpoint", "resume", "source", "target", "on"} & set(typed)
+    literal = LITERAL & set(typed)
     values = plain(composed, problems, literal)
     if stored is not None:
         foreign = keys_of(Config).keys() - kept_keys()  # where to write, what to import
@@ -194,13 +204,14 @@ def load(
     values = check_fields(Config, values, "", problems)
     refuse_former_names(values.get("model"), typed, problems)
     model = check_fields(Model, values.get("model"), "model", problems)
-    stages = _check_stages(values, problems)
-    _check_lengths(values, stages, typed, problems)
+    stages = check_stages(values, problems)
+    check_budget(values, stages, typed, problems)
+    check_lengths(values, stages, typed, problems)
     if values.get("plugins") and "plugins" not in typed:
         problems.append("plugins: only taken from the command line, since it runs code")
     elif isinstance(values.get("plugins"), list):
         problems += import_plugins(values["plugins"])
-    values |= {"model": model, "stages": stages}
+    values |= {"model": model, "stages": stages, "study": check_study(values, problems)}
     check_specs(values, typed, problems)
     check_network(values, typed, stored is not None, problems)
     check_patience(values, problems)
@@ -208,47 +219,6 @@ def load(
     if problems:
         raise refusal(list(dict.fromkeys(problems)), typed, stored)
     return Config(**values, arguments=dict(arguments), typed=frozenset(typed))
-
-
-def _check_stages(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    stages = values.get("stages") or {}
-    if not isinstance(stages, Mapping):
-        return {}  # check_fields has said so
-    unknown = [name for name in stages if name not in STAGES]
-    problems += [f"stages.{name}: unknown stage; known: {', '.join(STAGES)}" for name in unknown]
-    checked = {
-        name: check_fields(Stage, value, f"stages.{name}", problems)
-        for name, value in stages.items()
-        if name in STAGES
-    }
-    if values.get("phase") == "full":
-        problems += [f"stages.{name}: missing" for name in STAGES if name not in checked]
-    return checked
-
-
-def _check_lengths(
-    values: dict[str, Any], stages: dict[str, Any], typed: Collection[str], problems: list[str]
-) -> None:
-    """Let a typed `steps` replace `epochs`, or the reverse; refuse both or none."""
-    told = {problem.split(":")[0].split("=")[0] for problem in problems}
-    for where, group in (("", values), *((f"stages.{name}.", s) for name, s in stages.items())):
-        given = [key for key in ("epochs", "steps") if group.get(key) is not None]
-        if told & {f"{where}{key}" for key in ("epochs", "steps", "lr")}:
-            continue  # what follows from a wrong value is no problem of its own
-        if len(given) == 2:
-            kept = [key for key in given if f"{where}{key}" in typed]
-            if len(kept) == 1:
-                group["epochs" if kept == ["steps"] else "steps"] = None
-            else:
-                problems.append(
-                    f"{where}epochs={group['epochs']} and {where}steps={group['steps']}: "
-                    "one of them says how long to train; set the other to null"
-                )
-        needed = bool(where) or values.get("phase") in STAGES
-        if not given and needed:
-            problems.append(f"{where}epochs: null, and so is {where}steps; set one of them")
-        if needed and group.get("lr", 1) is None:
-            problems.append(f"{where}lr: null; the phase {group.get('phase')} needs a number")
 
 
 def _copied(value: Any) -> Any:

@@ -16,12 +16,12 @@ class Model:
     embedding_dim: Annotated[int, Key("width of the vectors between layers", low=1, high=65_536)]
     hidden_dim: Annotated[int, Key("width inside the feed-forward layers", low=1, high=1_048_576)]
     max_seq_len: Annotated[
-        int, Key("most tokens that the model can look at", low=1, high=1_048_576)
+        int, Key("longest sequence that the model can process", low=1, high=1_048_576)
     ]
     num_blocks: Annotated[int, Key("transformer blocks", low=1, high=1_000)]
     num_heads: Annotated[int, Key("attention heads", low=1, high=1_024)]
     num_kv_heads: Annotated[
-        int | None, Key("key and value heads; null: as num_heads", low=1, high=1_024)
+        int | None, Key("key and value heads; null: num_heads", low=1, high=1_024)
     ]
     dropout: Annotated[float, Key("share of activations dropped in training", low=0, below=1)]
     bias: Annotated[bool, Key("whether maps and norms have biases", optional=True)]

@@ -31,8 +31,8 @@ def check_network(
     if choice != "preset" and (continued or values.get("checkpoint") is not None):
         if "positions" in typed:
             problems.append(
-                f"positions={choice}: a checkpoint's network has its own, and parameters for "
-                "them; leave it out, or train without a checkpoint"
+                f"positions={choice}: the checkpoint's network has its own positions, and their "
+                "parameters; leave this key out, or train without a checkpoint"
             )
         choice = "preset"
     if _wrong(problems):
@@ -53,14 +53,14 @@ def check_network(
 
 
 def refuse_former_names(model: Any, typed: Collection[str], problems: list[str]) -> None:
-    """Say where layers are now that presets once kept under a name beside the stack."""
+    """Refuse keys of layers that presets used to keep beside the stack; name the new keys."""
     for name in ("attention", "feed_forward"):
         if isinstance(model, dict) and name in model:
             del model[name]
             old = f"model.{name}"
             for key in sorted(key for key in typed if touched(old, [key])) or [old]:
                 new = key.replace(old, f"model.stack.blocks.layers.{name}.layer", 1)
-                problems.append(f"{key}: a layer is changed where it stands: {new}")
+                problems.append(f"{key}: layers are changed in the stack: {new}")
 
 
 def _wrong(problems: Sequence[str]) -> bool:
@@ -117,18 +117,18 @@ def positions_in(stack: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, st
 
 
 def _warn_of_two_kinds(stack: Mapping[str, Any]) -> None:
-    """Say if tokens are told their places twice, which is most often one removed too few."""
+    """Warn if tokens get their positions twice, usually because one kind wasn't removed."""
     added, inside = positions_in(stack)
     found = [*added.items(), *list(inside.items())[: bool(added)]]
     if len(found) > 1:
         log.warning(
-            "two kinds of positions at once: %s; positions=learned, rope, ... leaves one",
+            "two kinds of positions at once: %s; positions=learned, rope, ... keeps only one",
             " and ".join(f"{where} ({kind})" for where, kind in found),
         )
 
 
 class _Positions:
-    """Put one kind of positions in the place of a network's own; what was typed stays."""
+    """Replace a network's positions with one kind; keys that were typed stay."""
 
     def __init__(self, choice: str, typed: Collection[str]):
         self.choice, self.typed = choice, typed
@@ -181,7 +181,7 @@ class _Positions:
         return result
 
     def _told(self, value: Any, where: str) -> Any:
-        """Return what an attention is told of positions."""
+        """Return the argument `positions` of an attention."""
         now = {"type": None} if value is None else as_mapping(value)
         if where in self.typed or f"{where}.type" in self.typed or now.get("type") == self.inside:
             return value

@@ -1,4 +1,4 @@
-"""The parts of a configuration that registries know: `type` and its arguments."""
+"""The parts of a configuration that registries build: `type` and its arguments."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -63,7 +63,7 @@ def check_specs(values: dict[str, Any], typed: Collection[str], problems: list[s
 
 
 def _callbacks(parts: Any, registry: Registry, reader: "Reader") -> Any:
-    """Check callbacks by name; without those that write there would be no run."""
+    """Check callbacks by name; a run needs those that write."""
     count = len(reader.problems)
     found = reader.read_named(parts, registry, "callbacks")
     if len(reader.problems) == count:
@@ -92,15 +92,15 @@ def _tokenizer(spec: Any, registry: Registry, reader: "Reader") -> Any:
 
 
 class Reader:
-    """From specs as they were composed to specs as they are kept.
+    """Convert specs as they were composed to specs as they are kept.
 
     Parameters
     ----------
     typed
-        The keys of the command line. If a spec's `type` is among them, arguments that aren't,
-        and that the type doesn't take, were meant for another one and are left out.
+        The keys of the command line. If a spec's `type` is among them, arguments that this type
+        doesn't take, and that weren't typed, belonged to another type and are left out.
     problems
-        Gets a line for each value of a wrong type and each place that can't be.
+        Gets a line for each value of a wrong type and each impossible position.
     """
 
     def __init__(self, typed: Collection[str], problems: list[str]):
@@ -115,7 +115,7 @@ class Reader:
         return result
 
     def read(self, spec: Any, registry: Registry, where: str) -> Any:
-        """Return the spec with its arguments, and those of specs inside, of their hints' types."""
+        """Return the spec with all arguments, nested ones too, of their annotated types."""
         name = spec.get("type") if isinstance(spec, Mapping) else None
         if registry.factory(name) is None:
             return dict(spec) if isinstance(spec, Mapping) else spec
@@ -141,7 +141,7 @@ class Reader:
         return result
 
     def read_named(self, parts: Any, registry: Registry, where: str) -> dict[str, Any]:
-        """Return a mapping by name, its order resolved and stated."""
+        """Return a mapping by name with its order resolved and stored."""
         try:
             found = placed(parts, where, registry.kind)
             return ordered({n: self._entry(s, registry, f"{where}.{n}") for n, s in found.items()})
@@ -150,7 +150,7 @@ class Reader:
             return dict(parts)
 
     def _entry(self, spec: Any, registry: Registry, where: str) -> Any:
-        """Return an entry; in `each` stays what differs there."""
+        """Return an entry; its `each` keeps only what differs."""
         if not isinstance(spec, Mapping):
             return spec
         count = len(self.problems)
@@ -174,9 +174,9 @@ class Reader:
 
 
 def stated(over: Any, whole: Any) -> Any:
-    """Return of `whole`, a spec that `over` was laid on, what `over` says.
+    """Return the part of `whole`, a spec that `over` was merged into, that `over` states.
 
-    Of parts by name the order is kept, too, and that one isn't there.
+    For parts by name, the order and removals are kept, too.
     """
     if not isinstance(over, Mapping) or not isinstance(whole, Mapping):
         return whole

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# A checkpoint holds no paths, nor what a machine has room for: these arguments of its parts are
-# always the composed ones, whatever a file says that something else has written.
+# A checkpoint decides neither paths nor how much room a machine has: these arguments are always
+# the composed ones, even if a file from elsewhere states them.
 PATH_KEYS = frozenset({"path", "paths", "file", "files", "corpus", "cache", "cache_gb"})
 
 
@@ -16,12 +16,12 @@ def without_paths(value: Any) -> Any:
 
 
 def stored_config(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration in a checkpoint's meta without paths, which it has no say in."""
+    """Return the configuration in a checkpoint's meta without paths, which it doesn't decide."""
     return without_paths(meta["config"])
 
 
 def overlay(composed: Any, stored: Any, typed: Collection[str], where: str = "") -> Any:
-    """Return `composed` with what `stored` says, except for paths and for what was typed.
+    """Return `composed` updated with `stored`, except for paths and what was typed.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ _CONTAINERS = {list: "a list", dict: "a mapping", type(None): "null"}
 
 @dataclass(frozen=True)
 class Key:
-    """What a schema says of a key besides its type.
+    """What a schema says about a key besides its type.
 
     Attributes
     ----------
@@ -27,13 +27,13 @@ class Key:
     group
         Whether it is chosen among files of conf/.
     kept
-        Whether it decides the numbers, so that a checkpoint keeps it.
+        Whether it affects the numbers; a checkpoint keeps such keys.
     low, high, above, below
         The range of numbers: low ≤ x ≤ high, above < x < below.
     choices
-        What a text may be.
+        The texts that are allowed.
     optional
-        Whether a file may leave it out; then it isn't there.
+        Whether a file may leave it out; then there is no such key.
     """
 
     meaning: str
@@ -59,7 +59,7 @@ def keys_of(schema: type) -> dict[str, tuple[Any, Key]]:
 
 
 class Unfit(ValueError):
-    """A value isn't of the type that its key wants; the text says what is expected."""
+    """A value doesn't fit the type of its key; the text says what is expected."""
 
 
 def plain(node: Any, problems: list[str], literal: Collection[str] = (), where: str = "") -> Any:
@@ -72,7 +72,7 @@ def plain(node: Any, problems: list[str], literal: Collection[str] = (), where: 
     problems
         Gets a line for each value that is missing or whose interpolation leads nowhere.
     literal
-        Top-level keys whose text is meant as it stands: there, `???` isn't "missing".
+        Top-level keys whose text is taken literally: there, `???` doesn't mean "missing".
     where
         The key of `node`.
     """

@@ -70,7 +70,7 @@ class Engine:
             pass
         return replies
 
-    def stream(self, prompt: Sequence[int], **options: Any) -> Generator[int, None, Reply]:
+    def stream_ids(self, prompt: Sequence[int], **options: Any) -> Generator[int, None, Reply]:
         """Yield the tokens of the first reply to one prompt as they come, and return the reply.
 
         Takes the options of `generate`. A search knows no token before it is at its end.

@@ -1,4 +1,4 @@
-"""Causal self-attention: the maps, and what is done to queries and keys between them."""
+"""Causal self-attention: its maps, and what happens to queries and keys between them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -189,7 +189,7 @@ class Attention(Layer):
         return maps
 
     def heads(self, cache: AttentionCache, p: Tree, ctx: Context) -> np.ndarray:
-        """Return each head's share of the output, (B, T, H, C); their sum is it without bias."""
+        """Return each head's share of the output, (B, T, H, C); their sum lacks only the bias."""
         n, c, d = len(cache.heads), self.embedding_dim, self.head_dim
         shares = np.zeros((n, self.num_heads, c), ctx.dtype)
         alone = np.zeros((n, c), ctx.dtype)

@@ -20,9 +20,9 @@ Tree = dict[str, Any]  # parameters or gradients, nested as the layers are
 class Layer(ABC):
     """A description of a function with learned arrays; it holds no arrays itself.
 
-    Contract (tested for every registered layer): `forward` and `backward` write to nothing
-    that they are given except `g`, and what they return is fresh. So one layer can be used by
-    several threads at once, and all that backward needs is in `cache`.
+    Contract (tested for every registered layer): `forward` and `backward` write to none of
+    their arguments except `g`, and return fresh arrays. So several threads can use one layer at
+    once, and everything that `backward` needs is in `cache`.
 
     Rows between layers are (B·T, C); `ctx.batch` and `ctx.time` tell B and T.
     """

@@ -18,7 +18,7 @@ class TokenEmbedding(Layer):
         self.init = initialisation(init)
 
     def params(self):
-        """Return the table; weight decay may shrink it, but it is no matrix of a product."""
+        """Return the table; weight decay may shrink it, but it isn't the matrix of a product."""
         return {"weight": Param((self.vocab_size, self.embedding_dim), self.init, "decayed")}
 
     def forward(self, p, x, ctx):
@@ -82,6 +82,6 @@ class LearnedPositions(Layer):
 
 
 def _check_range(what: str, low: int, high: int, size: int) -> None:
-    """Raise a ValueError for what is no row of the table: `take` would clip it unseen."""
+    """Raise a ValueError for an index outside the table, which `take` would silently clip."""
     if low < 0 or high >= size:
         raise ValueError(f"{what} {low if low < 0 else high}: must be 0 to {size - 1}")

@@ -46,13 +46,13 @@ class MixtureOfExperts(Layer):
     """y = Σ gate_e · expert_e(x) over the `top_k` experts of the largest softmax(x @ router).
 
     Each expert is a (gated) feed-forward layer (Shazeer et al. 2017, arXiv:1701.06538; as in
-    Mixtral, arXiv:2401.04088). So that no expert is left alone, the loss gets
+    Mixtral, arXiv:2401.04088). To keep all experts in use, the loss is raised by
 
         balance · E · Σ_e f_e · P_e
 
     with f_e the share of a sample's choices that fell on e, and P_e the mean of its probabilities
-    over the sample; at its least, all experts alike, it is `balance` (Fedus et al. 2021,
-    arXiv:2101.03961, but sample by sample, so that it doesn't depend on how a batch is divided
+    over the sample. With all experts used equally this has its minimum, `balance` (Fedus et al.
+    2021, arXiv:2101.03961, but sample by sample, so it doesn't depend on how a batch is divided
     or packed).
 
     Parameters
@@ -60,7 +60,7 @@ class MixtureOfExperts(Layer):
     num_experts, top_k
         E, and how many of them a token uses.
     balance
-        Weight of that loss, elsewhere the auxiliary or load-balancing loss; 0 for none.
+        Weight of this auxiliary (load-balancing) loss; 0 for none.
     normalize
         Whether the gates of the chosen experts are made to sum to 1.
     gated, activation, bias, linear

@@ -1,4 +1,4 @@
-"""First values of parameters, registered by name: `init: he`, `init: {type: normal, std: 0.02}`."""
+"""Initial values of parameters, by name: `init: he`, `init: {type: normal, std: 0.02}`."""
 
 from math import sqrt
 from typing import Annotated

@@ -2,7 +2,7 @@
 
 from llmlab.measure.baselines import Baseline, baselines
 from llmlab.measure.compression import compressed_bits
-from llmlab.measure.floors import memorisation_floor
+from llmlab.measure.entropy import entropy_floor
 from llmlab.measure.intervals import wilson
 from llmlab.measure.losses import Evaluator, Losses
 from llmlab.measure.ngrams import ngram_losses
@@ -13,7 +13,7 @@ __all__ = [
     "Losses",
     "baselines",
     "compressed_bits",
-    "memorisation_floor",
+    "entropy_floor",
     "ngram_losses",
     "wilson",
 ]

@@ -1,4 +1,4 @@
-"""What a user can ask for; each phase is a function `run(config, run, **its own arguments)`."""
+"""What a user can run; each phase is a function `run(config, run, **its own arguments)`."""
 
 import importlib
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Phase:
         return self.function or importlib.import_module(self.module).run
 
     def load_after(self) -> Callable[[Any, dict[str, Any]], None] | None:
-        """Return what the module does when its run is over and on record, if anything."""
+        """Return the function to call after the run is over and on record, if there is one."""
         return getattr(importlib.import_module(self.module), "after", None)
 
 
@@ -55,27 +55,31 @@ PHASES: dict[str, Phase] = {
     "chat": Phase("llmlab.phases.chat", "talk with a checkpoint", wants_checkpoint=True),
     "generate": Phase("llmlab.phases.generate", "answer prompt= once", wants_checkpoint=True),
     "score": Phase(
-        "llmlab.phases.score", "how probable each token of prompt= is", wants_checkpoint=True
+        "llmlab.phases.score", "the probability of each token of prompt=", wants_checkpoint=True
     ),
     "evaluate": Phase(
         "llmlab.phases.evaluate", "measure loss, perplexity and recall", wants_checkpoint=True
     ),
     "verify": Phase(
         "llmlab.phases.verify",
-        "check the files of checkpoint=, a run's or a sweep's",
+        "check the files of checkpoint=, a run or a sweep",
         wants_checkpoint=True,
     ),
-    "list": Phase("llmlab.phases.list", "everything registered, with arguments and defaults"),
+    "compare": Phase("llmlab.phases.compare", "compare runs, sweeps or arms: compare.runs=[A,B]"),
+    "runs": Phase("llmlab.phases.runs", "list runs and sweeps, or those of runs.where="),
+    "clean": Phase(
+        "llmlab.phases.clean", "list runs that can be deleted; clean.remove=true deletes them"
+    ),
+    "list": Phase("llmlab.phases.list", "all layers, optimizers, ... with arguments and defaults"),
+    "check": Phase("llmlab.phases.check", "test what plugins= register against its contract"),
     "summary": Phase(
         "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"
     ),
     "profile": Phase("llmlab.phases.profile", "where the time of a training step goes"),
-    "import": Phase(
-        "llmlab.phases.import_", "read a Hugging Face folder, source=, as a checkpoint", trains=True
-    ),
+    "import": Phase("llmlab.phases.import_", "import the Hugging Face folder source=", trains=True),
     "export": Phase(
         "llmlab.phases.export",
-        "write a checkpoint for Hugging Face, target=",
+        "export checkpoint= for Hugging Face, to target=",
         wants_checkpoint=True,
     ),
 }
@@ -102,7 +106,7 @@ def register(
 
 
 def arguments_of(phase: Phase, config: "Config") -> dict[str, Any]:
-    """Return what the phase alone takes, checked and of the types that its signature says."""
+    """Return the phase's own arguments, checked and of the types in its signature."""
     from llmlab.config.specs import Reader
     from llmlab.registry import Registry
 

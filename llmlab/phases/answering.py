@@ -56,7 +56,7 @@ class Answerer:
         self.use(config.sampler)
 
     def use(self, spec: Any) -> None:
-        """Choose tokens as `spec`, the keys of `sampler`, says."""
+        """Choose tokens with the sampler that `spec` describes."""
         spec = _with_ids(spec, self.tokenizer)
         config = replace(self.config, sampler=spec)
         self.sampler = build.new_sampler(config, self.tokenizer.vocab_size)
@@ -69,7 +69,7 @@ class Answerer:
         return max(1, longest - room)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids that the answer continues; say what of `text` was lost.
+        """Return the ids that the answer continues; warn about whatever of `text` is lost.
 
         Raises
         ------
@@ -78,18 +78,18 @@ class Answerer:
         """
         text = clean(text)
         self.check(text)
-        return self.fit(self.template.encode_prompt(self.tokenizer, text))
+        return self.truncated(self.template.encode_prompt(self.tokenizer, text))
 
     def check(self, text: str) -> None:
-        """Refuse an empty prompt, and say which of its words are unknown."""
+        """Refuse an empty prompt, and warn about words that are unknown."""
         if not text.strip():
             raise ConfigError("prompt: empty; give some text, as in prompt='What causes rain?'")
         unknown = self.tokenizer.unknown_words(text)
         if unknown:
             log.warning("not in the model's vocabulary: %s", self.tokenizer.listed(unknown))
 
-    def fit(self, ids: list[int]) -> list[int]:
-        """Return the last ids, if there are too many."""
+    def truncated(self, ids: list[int]) -> list[int]:
+        """Return as many of the last ids as leave room for an answer."""
         keep = self.longest_prompt
         if not ids:
             raise ConfigError("prompt: holds no token; give some text")
@@ -109,12 +109,12 @@ class Answerer:
         """Return one answer's ids to each prompt of ids, in one batch."""
         return self._generate(prompts)[:: self.sampler.num_samples]
 
-    def stream(self, ids: Sequence[int], number: int = 0) -> Generator[str, None, Answer]:
+    def stream_text(self, ids: Sequence[int], number: int = 0) -> Generator[str, None, Answer]:
         """Yield the answer to a prompt of ids in pieces, as it comes, and return it.
 
-        `number` tells the draws of one answer from those of another.
+        `number` chooses the stream of random numbers, so answers differ.
         """
-        tokens = self._engine.stream(
+        tokens = self._engine.stream_ids(
             ids,
             max_new_tokens=self._limit,
             stop_ids=self._stop_ids,
@@ -155,7 +155,7 @@ class Answerer:
         return [stream(self._seed, "sampling", first + row) for row in range(prompts * each)]
 
     def _until(self) -> Any:
-        """Return what tells the engine that a stop text was said, or None."""
+        """Return a function that tells the engine whether a stop text has come, or None."""
         stop = self.sampler.stop
         if not stop:
             return None

@@ -1,4 +1,4 @@
-"""What a training that goes on must have in common with the state that it goes on from."""
+"""What a continued training must have in common with the state that it continues from."""
 
 import logging
 from typing import Any
@@ -7,7 +7,7 @@ from llmlab import build
 from llmlab.checkpoints import Checkpoint, compare
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError
-from llmlab.train.fit import Progress, progress_of
+from llmlab.train.progress import Progress, progress_of
 from llmlab.train.trainer import Trainer
 
 log = logging.getLogger("llmlab")
@@ -25,8 +25,8 @@ def continued(config: Config, state: Checkpoint, hashes: dict[str, str]) -> Prog
     """
     if state.meta["stage"] != config.phase:
         raise ConfigError(
-            f"{state.path}: a state of phase {state.meta['stage']}, to be continued as phase "
-            f"{config.phase}; use checkpoint= to start from its weights"
+            f"{state.path}: a state of phase {state.meta['stage']}, which can't be continued as "
+            f"phase {config.phase}; use checkpoint= to start from its weights"
         )
     then = state.meta["hashes"]
     changed = [name for name in hashes if hashes[name] != then.get(name)]
@@ -34,7 +34,7 @@ def continued(config: Config, state: Checkpoint, hashes: dict[str, str]) -> Prog
         typed = _changed(config, state, ("seed", "data"))
         if "data" in changed and typed:  # the same file, divided otherwise
             raise CheckpointError(
-                f"{state.path}: {'; '.join(typed)}: that decides which text is trained on. Leave "
+                f"{state.path}: {'; '.join(typed)}: this decides which text is trained on. Leave "
                 "it out, or use checkpoint= to start from its weights"
             )
         table = "; ".join(
@@ -49,25 +49,25 @@ def continued(config: Config, state: Checkpoint, hashes: dict[str, str]) -> Prog
 
 
 def refuse_another_order(config: Config, state: Checkpoint, progress: Progress) -> None:
-    """Refuse what would deal the rest of an epoch out anew: lines would be missed or repeated."""
+    """Refuse what would reshuffle the rest of an epoch: samples would be missed or repeated."""
     keys = ("batch_size", "seed") if config.allow_changed_data else ("batch_size", "seed", "data")
     changed = _changed(config, state, keys)
     if progress.index and changed:
         raise CheckpointError(
             f"{state.path}: in the middle of an epoch, whose order would change: "
-            f"{'; '.join(changed)}. Leave that out, or use checkpoint= to start from its weights"
+            f"{'; '.join(changed)}. Leave this out, or use checkpoint= to start from its weights"
         )
 
 
 def tell_finished(config: Config, state: Checkpoint, progress: Progress) -> None:
-    """Say that there is nothing to do, and that what was asked for otherwise has no effect."""
+    """Say that there is nothing to do, and that changed keys have no effect."""
     lengths = ("epochs", "steps", "patience")
     kept = tuple(key for key in state.meta["config"] if key not in lengths)
     changed = _changed(config, state, kept)
     without = ""
     if changed:
-        without = f"; {'; '.join(changed)}: only more steps would use that, as with epochs=N"
-    log.info("%s: finished, %d steps are done%s", config.phase, progress.step, without)
+        without = f"; {'; '.join(changed)}: this would only affect further steps, as with epochs=N"
+    log.info("%s: already finished, after %d steps%s", config.phase, progress.step, without)
 
 
 def restore(trainer: Trainer, state: Checkpoint) -> None:
@@ -79,7 +79,7 @@ def restore(trainer: Trainer, state: Checkpoint) -> None:
 
 
 def _changed(config: Config, state: Checkpoint, keys: tuple[str, ...]) -> list[str]:
-    """Return a line for each of `keys`, or of what is in them, that isn't what it was."""
+    """Return a line for each of `keys`, or each key inside them, that has changed."""
     then, now = (
         build.flat({key: kept[key] for key in keys if key in kept})
         for kept in (state.meta["config"], config.reproducible())

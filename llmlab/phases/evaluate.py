@@ -1,4 +1,4 @@
-"""Phase `evaluate`: how well a checkpoint does on text, beside what is possible there."""
+"""Phase `evaluate`: how well a checkpoint does on a text, and what is possible there."""
 
 import logging
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from llmlab.checkpoints import Checkpoint, load, require
 from llmlab.config import Config
 from llmlab.config.stored import PATH_KEYS, stored_config
 from llmlab.errors import CheckpointError, DataError
-from llmlab.measure import Baseline, Evaluator, Losses, baselines, memorisation_floor, wilson
+from llmlab.measure import Baseline, Evaluator, Losses, baselines, entropy_floor, wilson
 from llmlab.phases.answering import Answerer
+from llmlab.phases.outcome import target_text
 from llmlab.report.tables import figure, nats, share
 from llmlab.runs.record import read_config
 from llmlab.text import Dataset, Windows
@@ -46,7 +47,7 @@ class Measured:
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
-    """Print loss, perplexity, accuracy, and what to compare them with; the recall of chats.
+    """Print loss, perplexity, accuracy and what to compare them with; for chats, the recall.
 
     Text with a part for validation is measured there; all other text as a whole.
     """
@@ -59,14 +60,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     losses = Evaluator(model.network(config.kernels)).measure(
         dataset.batches(config.batch_size, config.seed, 0), lengths
     )
-    results: dict[str, Any] = {
-        "loss": losses.loss,
-        "loss_error": losses.loss_error if isfinite(losses.loss_error) else None,
-        "perplexity": losses.perplexity,
-        "accuracy": losses.accuracy,
-        "bits_per_byte": losses.bits_per_byte,
-        "tokens": round(losses.tokens),
-    }
+    results = _figures(losses, dataset, model, checkpoint)
     kind = "windows" if isinstance(dataset, Windows) else "samples"
     lines = [
         f"checkpoint   {checkpoint.path}",
@@ -77,10 +71,10 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     if losses.bits_per_byte is not None:
         lines.append(f"bits         {nats(losses.bits_per_byte)} per byte of text")
     if not isinstance(dataset, Windows):
-        floor = memorisation_floor(dataset.samples())
+        floor = entropy_floor(dataset.samples())
         results |= {"floor": floor, "excess": losses.loss - floor}
         lines += [
-            f"floor        {nats(floor)} nats per token, what equal beginnings leave open",
+            f"floor        {nats(floor)} nats per token, the entropy that equal beginnings leave",
             f"excess       {nats(losses.loss - floor)} nats per token",
         ]
     lines.append(
@@ -107,8 +101,25 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     return results
 
 
+def _figures(
+    losses: Losses, dataset: Dataset, model: build.Model, checkpoint: Checkpoint
+) -> dict[str, Any]:
+    """Return what was measured, of which checkpoint, and on which text."""
+    return {
+        "loss": losses.loss,
+        "loss_error": losses.loss_error if isfinite(losses.loss_error) else None,
+        "perplexity": losses.perplexity,
+        "accuracy": losses.accuracy,
+        "bits_per_byte": losses.bits_per_byte,
+        "tokens": round(losses.tokens),
+        "checkpoint": str(checkpoint.path),
+        "tokenizer_sha256": model.tokenizer.sha256(),
+        "measured_sha256": target_text(dataset, model.tokenizer).sha256,
+    }
+
+
 def recall(answerer: Answerer, dataset: Dataset) -> tuple[int, int]:
-    """Return how many answers come exactly as in the data, and how many there are.
+    """Return how many answers are exactly those of the data, and how many there are.
 
     Each is asked for after the true turns before it, and has to end where it ends there.
     """
@@ -151,17 +162,17 @@ def _data(config: Config, model: build.Model, checkpoint: Checkpoint) -> Measure
 def _trained_on(
     config: Config, model: build.Model, checkpoint: Checkpoint, stage: str
 ) -> Dataset | str:
-    """Return the text that a checkpoint was trained on, or why it can't be had."""
+    """Return the text that a checkpoint was trained on, or the reason why it isn't available."""
     hashed = checkpoint.meta["hashes"].get("data")
     if hashed is None:
         return "the checkpoint was trained elsewhere"
     if not config.is_typed(f"data.{stage}.path") and _told(checkpoint.path, stage) is None:
-        return f"what the checkpoint was trained on isn't known; name it: data.{stage}.path=FILE"
+        return f"the text that it was trained on isn't known; name it: data.{stage}.path=FILE"
     spec = _spec(config, checkpoint, stage)
     try:
         whole = build.new_dataset(spec, f"data.{stage}", model)
     except DataError as error:
-        return f"what the checkpoint was trained on can't be read: {error}"
+        return f"the text that it was trained on can't be read: {error}"
     seed = config.seed if config.is_typed("seed") else checkpoint.meta["config"]["seed"]
     training, _ = whole.split(whole.val_fraction, seed)
     if training.sha256 != hashed:
@@ -201,7 +212,7 @@ def _told(checkpoint: Path, stage: str) -> dict[str, Any] | None:
 def _compare(
     model: build.Model, losses: Losses, text: Windows, training: Windows
 ) -> tuple[list[Baseline], list[str]]:
-    """Return what simple methods reach, and a table of all with the model first."""
+    """Return the results of simple methods, and a table of all with the model first."""
     tokenizer = model.tokenizer
     seen = _ids(training, max(0, training.length - TRAINING_TOKENS), training.length)
     ids = _ids(text, 0, min(text.length, TEXT_TOKENS))

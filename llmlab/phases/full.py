@@ -1,4 +1,4 @@
-"""Phase `full`: pre-train, tune, show the answers before and after; then chat."""
+"""Phase `full`: pre-train, tune, show answers before and after, then chat."""
 
 import sys
 from dataclasses import replace
@@ -20,7 +20,7 @@ BEFORE = 12  # tokens of noise that an untrained model may show
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
-    """Run both stages in subfolders of the run, each from where it stands.
+    """Run both stages in subfolders of the run, each from its newest state.
 
     Pre-training begins with the weights of `checkpoint`, if one is given.
     """
@@ -41,7 +41,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
 
 
 def after(config: Config, results: dict[str, Any]) -> None:
-    """Chat with what was trained, at a terminal; however that is left, the run is finished."""
+    """Chat with the trained model at a terminal; the run stays finished however the chat ends."""
     if config.chat and sys.stdin.isatty():
         chat.run(replace(config, checkpoint=results["checkpoint"]))
 

@@ -19,7 +19,7 @@ from llmlab.params import Layout
 from llmlab.phases.training import checkpoint_meta
 from llmlab.runs import CHECKPOINTS, Run
 from llmlab.text import TEMPLATES
-from llmlab.train.fit import Progress
+from llmlab.train.progress import Progress
 
 log = logging.getLogger("llmlab")
 

@@ -20,7 +20,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
 
 
 def lines(words: Sequence[str] = ()) -> list[str]:
-    """Return the listing, or the part of it that `words` name.
+    """Return the whole listing, or the part that `words` name.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def lines(words: Sequence[str] = ()) -> list[str]:
     for word in words:
         if not any(word.lower() in name for name in known):
             raise ConfigError(
-                f"phase=list {word}: nothing is called so{suggest(word, known)}; kinds: "
+                f"phase=list {word}: nothing has this name{suggest(word, known)}; kinds: "
                 f"{', '.join(sections)}"
             )
     found: list[str] = []

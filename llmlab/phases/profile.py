@@ -1,4 +1,4 @@
-"""Phase `profile`: where a training step's time goes, layer by layer and kernel by kernel."""
+"""Phase `profile`: where the time of a training step goes, by layer and by kernel."""
 
 from itertools import count, islice
 from time import perf_counter

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +14,17 @@ from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.measure.losses import Evaluator
 from llmlab.network import Network
+from llmlab.phases.budget import steps_of
 from llmlab.phases.continuing import continued, refuse_another_order, restore, tell_finished
+from llmlab.phases.outcome import training_results
 from llmlab.report.loss import Report, summarise, write_report
 from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
+from llmlab.runs.sweep import duration
 from llmlab.signals import Signals
 from llmlab.text import Dataset
 from llmlab.train.callbacks import CALLBACKS
 from llmlab.train.callbacks.metrics import MetricsFile
-from llmlab.train.fit import Callback, Progress, fit, total_steps
+from llmlab.train.fit import Callback, Progress, fit
 from llmlab.train.trackers import Tracker
 from llmlab.train.trainer import Trainer
 
@@ -31,7 +35,7 @@ WATCHING = ("eval_every", "log_every", "save_every", "keep", "patience", "max_ba
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
-    """Train one stage in the run's folder; a folder that holds a state is continued."""
+    """Train one stage in the run's folder; a state in it is continued."""
     begin = None if config.checkpoint is None else Path(config.checkpoint)
     return train_stage(config, run, run.folder, begin)
 
@@ -51,17 +55,16 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     hashes = {"data": data.training.sha256, "tokenizer": model.tokenizer.sha256()}
     progress = Progress() if state is None else continued(config, state, hashes)
     progress.patience = config.patience
-    steps = total_steps(
-        data.training,
-        batch_size=config.batch_size,
-        accumulate=config.accumulate,
-        epochs=config.epochs,
-        steps=config.steps,
-    )
+    steps = steps_of(config, run, model, data.training)
+
+    def results(report: Report, checkpoint: Path) -> dict[str, Any]:
+        args = (hashes["data"], data.validation, progress, report, checkpoint)
+        return training_results(config, model, *args)
+
     if state is not None and (progress.step >= steps or progress.is_stale):
         tell_finished(config, state, progress)
-        ended = CheckpointFolder(folder / CHECKPOINTS).outcome() or state.path
-        return _results(summarise(folder), progress, ended)
+        ended = CheckpointFolder(folder / CHECKPOINTS).result() or state.path
+        return results(summarise(folder), ended)
     if config.patience is not None and data.validation is None:
         log.warning("patience=%d: %s", config.patience, f"data.{config.phase} has no validation")
     if state is not None:
@@ -71,16 +74,16 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
     trainer = _trainer(config, model, state, steps, threads)
     with Signals() as signals, trainer:
         stage = Stage(config, run, folder, model, data, hashes, trainer, signals, steps)
-        stage.fit(progress, state if start.kind is Kind.CONTINUED else None)
-    # As `outcome` has it, but what was just written isn't read again.
+        stage.train(progress, state if start.kind is Kind.CONTINUED else None)
+    # As `result` has it, but what was just written isn't read again.
     checkpoints = CheckpointFolder(folder / CHECKPOINTS)
     best = checkpoints.best() if progress.is_stale else None
     report = write_report(folder, config.phase)
-    return _results(report, progress, best or checkpoints.path(progress.step))
+    return results(report, best or checkpoints.path(progress.step))
 
 
 class Data(NamedTuple):
-    """What a stage trains on, and what it is measured on, if anything."""
+    """The training data of a stage, and its validation data if there are any."""
 
     training: Dataset
     validation: Dataset | None
@@ -115,7 +118,7 @@ def _trainer(
 
 @dataclass(frozen=True)
 class Stage:
-    """A training that is about to begin: all that could refuse it has been asked."""
+    """A training that is about to begin; everything that could be wrong has been checked."""
 
     config: Config
     run: Run
@@ -127,8 +130,8 @@ class Stage:
     signals: Signals
     steps: int
 
-    def fit(self, progress: Progress, own: Checkpoint | None) -> None:
-        """Train from `progress` on; `own` is the state of this folder that it comes from."""
+    def train(self, progress: Progress, own: Checkpoint | None) -> None:
+        """Train from `progress`; `own` is the state in this folder that it comes from."""
         config = self.config
         tracker = build.new_tracker(config, self.folder, self.run.folder.name)
         known = self.run.record.get("hashes", {})
@@ -139,6 +142,7 @@ class Stage:
         )
         offset = own.meta["metrics_offset"] if own else 0
         metrics = MetricsFile(self.folder / "metrics.jsonl", offset)
+        self.announce(progress)
         fit(
             self.trainer,
             self.data.training,
@@ -152,8 +156,24 @@ class Stage:
             callbacks=self.callbacks(metrics, tracker),
         )
 
+    def announce(self, progress: Progress) -> None:
+        """Say before the first step how much there is to do, and about how long that takes."""
+        data, config, left = self.data.training, self.config, self.steps - progress.step
+        batches = data.batches(config.batch_size, config.seed, progress.epoch, progress.index)
+        group = list(islice(batches, config.accumulate))
+        tokens = sum(batch.tokens for batch in group)
+        if tokens:
+            log.info(
+                "%s: %s step%s, about %s target tokens and %s",
+                config.phase,
+                f"{left:,}",
+                "s" * (left != 1),
+                f"{tokens * left:,.0f}",
+                duration(self.trainer.probe(group) * left),
+            )
+
     def callbacks(self, metrics: MetricsFile, tracker: Tracker) -> dict[str, Callback]:
-        """Return what watches, by name and in order."""
+        """Return the callbacks by name, in order."""
         config, validation = self.config, self.data.validation
         batches = self.data.training.num_batches(config.batch_size)
         built = CALLBACKS.build_named(
@@ -209,7 +229,7 @@ def stage_data(config: Config, model: build.Model, stage: str) -> tuple[Dataset,
 
 
 def checkpoint_meta(config: Config, model: build.Model, hashes: dict[str, str]) -> dict[str, Any]:
-    """Return what every checkpoint of a stage says besides its progress."""
+    """Return the meta of every checkpoint of a stage, without the progress."""
     kept = config.reproducible() | {"model": model.spec, "template": model.template_spec}
     kept["adapter"] = model.adapter
     return {
@@ -218,17 +238,3 @@ def checkpoint_meta(config: Config, model: build.Model, hashes: dict[str, str]) 
         "tokenizer": model.tokenizer.to_dict(),
         "hashes": hashes,
     }
-
-
-def _results(report: Report, progress: Progress, outcome: Path) -> dict[str, Any]:
-    """Return the stage's figures."""
-    results: dict[str, Any] = {
-        "loss": report.loss,
-        "steps": progress.step,
-        "tokens": progress.tokens,
-        "skipped": progress.skipped,
-        "checkpoint": str(outcome),
-    }
-    if progress.best is not None:
-        results |= {"val_loss": progress.best, "best_step": progress.best_step}
-    return results

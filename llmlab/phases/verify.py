@@ -1,4 +1,4 @@
-"""Phase `verify`: read every file that a run can be continued from, and say which are sound."""
+"""Phase `verify`: read every file that a run is continued from, and report which are sound."""
 
 import json
 import os
@@ -25,7 +25,7 @@ _EXPECTED = "name a checkpoint, a run, a sweep, a folder that holds some, latest
 
 @dataclass(frozen=True)
 class Finding:
-    """What there is to say of one file; a NOTE is of one that nothing depends on."""
+    """The finding about one file; a NOTE is about one that nothing depends on."""
 
     state: str
     path: Path
@@ -54,7 +54,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     found = list(check(path))
     checked = [each for each in found if each.state != NOTE]
     if not checked:
-        raise CheckpointError(f"checkpoint={named}: nothing of a run in {path}; {_EXPECTED}")
+        raise CheckpointError(f"checkpoint={named}: no files of a run in {path}; {_EXPECTED}")
     base = path if path.is_dir() else path.parent
     width = max(len(str(each.path.relative_to(base))) for each in found)
     for each in found:
@@ -64,14 +64,14 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     if bad:
         more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
         raise CheckpointError(
-            f"{bad[0].path}: {bad[0].text}{more}; restore it from a copy, or go on without it: "
+            f"{bad[0].path}: {bad[0].text}{more}; restore it from a copy, or continue without it: "
             "resume=RUN takes the newest sound checkpoint"
         )
     return {"files": len(checked), "damaged": 0}
 
 
 def check(path: Path) -> Iterator[Finding]:
-    """Yield what there is to say of a file, or of all files below a folder, in order."""
+    """Yield the findings about a file, or about all files below a folder, in order."""
     if path.is_dir():
         for name, _, _ in sorted(os.walk(path)):
             yield from _folder(Path(name))
@@ -95,11 +95,13 @@ def _folder(folder: Path) -> Iterator[Finding]:
             yield finding
     for path in sorted(folder.glob(f".*{TEMPORARY}")):
         yield Finding(NOTE, path, "left by a process that was killed; the next save removes it")
-    for hint in (folder / "latest", folder / "best"):
-        if folder.name == CHECKPOINTS and hint.is_file():
-            target = hint.read_text(encoding="utf-8", errors="replace").strip()
+    for pointer in (folder / "latest", folder / "best"):
+        if folder.name == CHECKPOINTS and pointer.is_file():
+            target = pointer.read_text(encoding="utf-8", errors="replace").strip()
             if not target or not (folder / target).is_file():
-                yield Finding(NOTE, hint, f"names {target!r}, which isn't here; only a hint")
+                yield Finding(
+                    NOTE, pointer, f"names {target!r}, which isn't here; nothing depends on it"
+                )
 
 
 def _judged(path: Path, kind: Callable[[Path], str]) -> Finding:
@@ -140,7 +142,7 @@ def _result(path: Path) -> str:
 
 
 def _metrics(path: Path) -> str:
-    """Check the rows up to the newest checkpoint: a resume keeps these, and cuts the rest."""
+    """Check the rows up to the newest checkpoint: a resume keeps these and cuts the rest."""
     with open_regular(path) as file:
         data, offset = file.read(), _offset(path.parent)
     if len(data) < offset:
@@ -160,7 +162,7 @@ def _metrics(path: Path) -> str:
 
 
 def _offset(stage: Path) -> int:
-    """Return how much of the metrics the newest checkpoint relies on."""
+    """Return how many bytes of the metrics the newest checkpoint relies on."""
     offsets = [0]
     for path in (stage / CHECKPOINTS).glob("step-*.npz"):
         try:

@@ -1,4 +1,4 @@
-"""Runs: how they begin and go on, their folders, and what they leave."""
+"""Runs: how they begin and continue, their folders, and what they leave behind."""
 
 from llmlab.runs.lookup import (
     CHECKPOINTS,

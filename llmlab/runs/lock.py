@@ -32,13 +32,15 @@ class RunLock:
             raise refused(path, error) from error
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(self._handle).st_nlink == 0:  # its run was refused and removed meanwhile
+            if (
+                os.fstat(self._handle).st_nlink == 0
+            ):  # its run was refused and removed in the meantime
                 raise BlockingIOError
         except BlockingIOError as error:
             holder = os.pread(self._handle, 200, 0).decode(errors="replace").strip()
             self._close()
             raise ResourceError(
-                f"{path.parent}: {holder or 'another process'} is at work in this run; "
+                f"{path.parent}: {holder or 'another process'} is working on this run; "
                 "wait until it ends, or stop it"
             ) from error
         except OSError as error:
@@ -46,7 +48,7 @@ class RunLock:
             raise ResourceError(
                 f"{path}: can't be locked: {error.strerror}; put runs on a file system with locks"
             ) from error
-        # Only words for the next one who asks: the lock holds without them, on a full disk, too.
+        # Only information for whoever asks next: the lock holds without it, even on a full disk.
         with contextlib.suppress(OSError):
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)

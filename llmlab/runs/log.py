@@ -17,7 +17,7 @@ _PREEMPTED = {128 + getattr(signal, name) for name in PREEMPTING if hasattr(sign
 
 
 class LogFile(logging.FileHandler):
-    """A run's log; on a full disk it stays incomplete, without a word: what failed to save has one.
+    """A run's log; on a full disk it is silently incomplete, since what can't be saved says so.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class LogFile(logging.FileHandler):
             self.emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Leave the line out; logging's own way is a traceback on the terminal."""
+        """Leave the line out; logging itself would print a traceback."""
 
     def close(self) -> None:
         """Close, even if what is left can't be written."""
@@ -77,7 +77,7 @@ def status_of(error: BaseException) -> str:
 
 
 def warn_of_bits(what: str, then: Any, now: Any) -> None:
-    """Warn that a continued run isn't on what it began on."""
+    """Warn that a run is continued with something else than it began with."""
     log.warning(
-        "%s was %s and is %s: the last bits may differ from an unbroken run", what, then, now
+        "%s was %s and is %s: the last bits may differ from an uninterrupted run", what, then, now
     )

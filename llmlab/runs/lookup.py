@@ -8,15 +8,16 @@ from typing import Any
 
 from llmlab.checkpoints import CHECKPOINTS, CheckpointFolder, peek
 from llmlab.errors import CheckpointError, suggest
-from llmlab.runs.record import RECORD, read_record
+from llmlab.runs.record import RECORD, SWEEP_RECORD, read_record
+from llmlab.runs.results import best_job
+from llmlab.runs.shell import near
 
 log = logging.getLogger("llmlab")
 
 TRAINING = ("full", "pretrain", "tune")
 _MODELS = (*TRAINING, "import")  # whose runs hold a model
-SWEEP_RECORD = "sweep.json"
 _STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
-_DEPTH = 4  # runs/sweeps/<sweep>/<job>, and one for who arranges them otherwise
+_DEPTH = 4  # runs/sweeps/<sweep>/<job>, and one more for other arrangements
 _START = "python -m llmlab starts one"
 
 
@@ -34,12 +35,12 @@ def latest_run(root: Path | str = "runs", phases: Iterable[str] = TRAINING) -> P
 
 
 def latest_checkpoint(root: Path | str = "runs") -> Path:
-    """Return what the newest training run, or import, with a sound checkpoint hands on."""
+    """Return the result of the newest training run or import that has a sound checkpoint."""
     for folder in _newest_first(Path(root), _MODELS):
         found = newest_of(folder)
         if found is not None:
             return found
-        log.warning("%s: the newest run has no checkpoint; looking at the one before", folder)
+        log.warning("%s: the newest run has no checkpoint; trying the one before it", folder)
     raise CheckpointError(
         f"{Path(root).absolute()}: no training run with a checkpoint here yet; {_START}"
     )
@@ -47,11 +48,15 @@ def latest_checkpoint(root: Path | str = "runs") -> Path:
 
 def newest_of(run: Path) -> Path | None:
     """Return what a run hands on, or has so far: for `full`, the last stage with a checkpoint."""
-    for stage in (*(run / name for name in _STAGES), run):
-        found = CheckpointFolder(stage / CHECKPOINTS).outcome()
+    for stage in _stages(run):
+        found = CheckpointFolder(stage / CHECKPOINTS).result()
         if found is not None:
             return found
     return None
+
+
+def _stages(run: Path) -> list[Path]:
+    return [*(run / name for name in _STAGES), run]
 
 
 def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
@@ -60,20 +65,22 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
     Parameters
     ----------
     value
-        "latest", or "best" of the same folder; a file; the folder of a run, of a stage or of
-        checkpoints, or `latest` or `best` in the latter; a run's id.
+        "latest"; "best" of the newest run or sweep; a file; the folder of a run, of a stage or of
+        checkpoints, or `latest` or `best` in the latter; that of a sweep, for its best job; an id.
     root
         Where "latest" and "best" look.
 
     Raises
     ------
     CheckpointError
-        There is no such thing; a file that is there isn't opened.
+        There is no such thing. A file that exists isn't opened.
     """
     if str(value) == "latest":
         return latest_checkpoint(root).absolute()
     if str(value) == "best":
-        return _best(latest_checkpoint(root).absolute().parent, value)
+        newest = latest_checkpoint(root).absolute().parent
+        sweep = next((f for f in newest.parents if (f / SWEEP_RECORD).is_file()), None)
+        return _of_sweep(sweep) if sweep else _best(newest, value)
     path = named(value, root)
     if path.parent.name == CHECKPOINTS and path.name == "best":
         return _best(path.parent, value)
@@ -86,7 +93,9 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
         )
     if not path.is_dir():
         return path
-    found = newest_of(path) or CheckpointFolder(path).outcome()
+    if (path / SWEEP_RECORD).is_file():
+        return _of_sweep(path)
+    found = newest_of(path) or CheckpointFolder(path).result()
     if found is None:
         raise CheckpointError(
             f"checkpoint={value}: {path} holds no checkpoint; name a run's folder or a file "
@@ -95,13 +104,26 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
     return found
 
 
+def _of_sweep(folder: Path) -> Path:
+    """Return the checkpoint of a sweep's job of rank 1: its best, or its last without any."""
+    job, why = best_job(folder)
+    best = [CheckpointFolder(stage / CHECKPOINTS).best() for stage in _stages(job)]
+    found = next((each for each in best if each is not None), None) or newest_of(job)
+    if found is None:
+        raise CheckpointError(f"{job}: the best job of its sweep, and it has no checkpoint")
+    log.warning("%s: taken of %s (%s)", near(found), near(folder), why)
+    return found
+
+
 def _best(folder: Path, value: str | Path) -> Path:
     found = CheckpointFolder(folder).best()
     if found is None:
         raise CheckpointError(
-            f"checkpoint={value}: {folder} has no best, for want of a validation; take the latest, "
-            f"or train with data.{_stage(folder)}.val_fraction=0.1"
+            f"checkpoint={value}: {folder} has no best, since nothing was validated; use the "
+            f"latest, or train with data.{_stage(folder)}.val_fraction=0.1"
         )
+    if str(value) == "best":
+        log.warning("%s: taken as the best of the newest run", near(found))
     return found
 
 
@@ -121,37 +143,37 @@ def named(value: str | Path, root: Path | str = "runs") -> Path:
     found = [folder for folder in _started(root) if folder.name == str(value)]
     if found[1:]:
         raise CheckpointError(
-            f"{value}: the name of {len(found)} folders, {found[0]} and {found[1]} among them; "
-            "name the path"
+            f"{value}: the name of {len(found)} folders, such as {found[0]} and {found[1]}; "
+            "give the path"
         )
     return found[0] if found else path
 
 
 def meant(value: str | Path, root: Path | str = "runs") -> str:
-    """Return a hint at the word or the id that `value` nearly is, for a message."""
+    """Return `` (did you mean ...?)`` for the word or the id nearest to `value`, if any is."""
     if len(Path(value).parts) != 1:
         return ""
     return suggest(str(value), ["latest", "best", *(each.name for each in _started(root))])
 
 
 def _stage(folder: Path) -> str:
-    """Return the stage that the checkpoints of a folder are of."""
+    """Return the stage whose checkpoints a folder holds."""
     steps = CheckpointFolder(folder).steps()
     return "tune" if steps and peek(steps[-1][1]).get("stage") == "tune" else "pretrain"
 
 
 def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the folder and the record of each run below `root`, in no order."""
+    """Yield the folder and the record of each run below `root`, in no particular order."""
     for folder in _started(root):
         if (folder / RECORD).is_file():
             try:
                 yield folder, read_record(folder)
             except CheckpointError as error:
-                log.warning("passed over: %s", error)
+                log.warning("skipped: %s", error)
 
 
 def _started(root: Path | str) -> Iterator[Path]:
-    """Yield the folder of each run and each sweep below `root`, in no order."""
+    """Yield the folder of each run and each sweep below `root`, in no particular order."""
     root = Path(root).absolute()
     for here, folders, files in os.walk(root):
         folder = Path(here)

@@ -1,4 +1,4 @@
-"""Overrides of the command line, compared as values: 1e-3, 0.001 and 1.0e-3 are one."""
+"""Overrides of the command line, compared as values: 1e-3, 0.001 and 1.0e-3 are equal."""
 
 import json
 import re
@@ -10,9 +10,12 @@ import yaml
 
 _KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s~+][^=\s]*)(=(?P<value>.*))?", re.DOTALL)
 _QUOTED = re.compile(r"'(.*)'|\"(.*)\"", re.DOTALL)
+_COLON = re.compile(r"([{,]\s*[\w.-]+):(?=\S)")  # Hydra writes mappings without a space
 _WORDS = {"true": True, "false": False, "null": None}
-# Which machine did the work, and which run goes on, make no other experiment.
-_ELSEWHERE = ("resume", "launcher")
+# What is asked of the jobs of a sweep together, and of none of them alone.
+STUDY_KEYS = ("seeds", "metric", "direction", "baseline", "study")
+# Nor do these make another experiment: which machine did the work, and which run goes on.
+_ELSEWHERE = ("resume", "launcher", *STUDY_KEYS)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def value_of(text: str) -> Any:
         return _unescaped(quoted[1] if quoted[1] is not None else quoted[2])
     if text[:1] in "[{" and text[-1:] in "]}":
         try:
-            return _plain(yaml.safe_load(text))
+            return _plain(yaml.safe_load(_COLON.sub(r"\1: ", text)))
         except yaml.YAMLError:
             return text
     return _scalar(text)
@@ -60,7 +63,7 @@ def value_of(text: str) -> Any:
 def identity(
     tokens: Iterable[str], former: Mapping[str, str | None] | None = None
 ) -> dict[str, str]:
-    """Return what makes one job another: each key with its value, written in one way, sorted.
+    """Return what identifies a job: each key with its value in a canonical form, sorted.
 
     Parameters
     ----------
@@ -74,7 +77,7 @@ def identity(
     counted = {name: former.get(name, text) for name, text in named.items()}
     found: dict[str, str] = {}
     for name, text in counted.items():
-        if text is not None and name not in _ELSEWHERE and not name.startswith("hydra"):
+        if text is not None and name.split(".")[0] not in (*_ELSEWHERE, "hydra"):
             value = Override.of(text).value
             found[name] = "~" if value is None else json.dumps(value_of(value), sort_keys=True)
     return dict(sorted(found.items()))
@@ -110,5 +113,5 @@ def _plain(value: Any) -> Any:
 
 
 def _unescaped(text: str) -> str:
-    """Take back what quoting did to quotes, and to the backslashes before them."""
+    """Undo the escaping of quotes and of the backslashes before them."""
     return re.sub(r"(\\+)(?=['\"]|\$\{|$)", lambda found: found[1][: len(found[1]) // 2], text)

@@ -115,7 +115,7 @@ def cpu_model() -> str:
 
 
 def bits_may_differ(recorded: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return what decides about the last bits and isn't as it was: {what: (then, now)}.
+    """Return what affects the last bits and has changed: {what: (then, now)}.
 
     The threads of the BLAS aren't looked at, since training sets them itself; nor is numba where
     its kernels weren't used.

@@ -1,4 +1,4 @@
-"""run.json: what a run was started with, and on what."""
+"""run.json: how a run was started, and on which machine and versions."""
 
 import contextlib
 import json
@@ -18,13 +18,13 @@ from llmlab.errors import CheckpointError, ResourceError
 from llmlab.runs.overrides import value_of
 from llmlab.runs.provenance import bits_may_differ, provenance
 
-RECORD = "run.json"
+RECORD, SWEEP_RECORD = "run.json", "sweep.json"
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # what `new_id` returns
 _ADVICE = "name the folder of a run, or start a new one"
 
 
 def new_id() -> str:
-    """Return a name for a run: the time, and four random hex digits for two in one second."""
+    """Return a name for a run: the time, and four random hex digits to tell runs of one second."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
@@ -67,7 +67,7 @@ def restarted(
     argv: Sequence[str],
     config_dir: str | None,
 ) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
-    """Return the record of a run that goes on, and what changed that the last bits hang on.
+    """Return the record of a continued run, and the changes that may affect the last bits.
 
     The overrides become those of this start, so that the next one begins from them.
     """
@@ -101,7 +101,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
-    """Return a record that says how something was started; raise CheckpointError if it doesn't."""
+    """Return a record of how something was started; raise CheckpointError if it is damaged."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if all(isinstance(text, str) for text in record["overrides"]):
@@ -126,7 +126,7 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def point_at(latest: Path, folder: Path) -> str | None:
-    """Let the hint `latest` name `folder`, if that lies beside it; return what it said before."""
+    """Let the file `latest` name `folder`, if that is beside it; return what it named before."""
     if not folder.is_relative_to(latest.parent):
         return None
     before = latest.read_text(encoding="utf-8", errors="replace") if latest.is_file() else ""
@@ -135,7 +135,7 @@ def point_at(latest: Path, folder: Path) -> str | None:
 
 
 def remove(folder: Path, root: Path, latest_before: str | None) -> None:
-    """Delete what a run that never began has left; the lock last, since it is still held.
+    """Delete the files of a run that never began; the lock last, since it is still held.
 
     Other files stay, and so do the folders that hold them. `latest_before` is from `point_at`.
     """
@@ -176,7 +176,7 @@ def _next_order(root: Path) -> int:
 
 
 def without_resume(overrides: Sequence[str]) -> list[str]:
-    """Leave out which run goes on: the next start names it itself."""
+    """Return the overrides without `resume=`, which the next start adds itself."""
     return [text for text in overrides if not text.startswith("resume=")]
 
 

@@ -32,7 +32,7 @@ _REFUSALS = (ConfigError, DataError, CheckpointError, ResourceError)
 
 
 class Run:
-    """A run that this process is at work in; use `create` or `open`, and then `with`.
+    """A run that this process works on; use `create` or `open`, and then `with`.
 
     Leaving the `with` records how it ended (finished, stopped, preempted, failed) unless `finish`
     has, closes the log and unlocks. A start that never came to `begin` leaves no trace: if it was
@@ -118,7 +118,7 @@ class Run:
         with RunLock(folder / "lock").held() as lock:
             if (folder / RECORD).exists():
                 raise ConfigError(
-                    f"{folder}: there is a run in it already; continue it with resume={folder}, "
+                    f"{folder}: already contains a run; continue it with resume={folder}, "
                     "or choose another folder"
                 )
             root = Path(root).absolute()
@@ -143,7 +143,7 @@ class Run:
         config: Mapping[str, Any] | None = None,
         show_progress: bool = True,
     ) -> "Run":
-        """Go on with a run; how it is started this time is recorded under "restarts".
+        """Continue a run; how it is started this time is recorded under "restarts".
 
         Parameters
         ----------
@@ -173,7 +173,7 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        """What a user types to continue, from the current folder."""
+        """The command that continues the run, from the current folder."""
         return shell_command(f"resume={near(self.folder)}")
 
     def stage_folder(self, name: str) -> Path:
@@ -181,9 +181,9 @@ class Run:
         return make_folder(self.folder / name)
 
     def begin(self, **values: Any) -> None:
-        """Say that this start does something, and set entries of run.json.
+        """Note that this start does something, and set entries of run.json.
 
-        Now what it was asked for is recorded, and changed threads and kernels are warned of.
+        From now on its configuration is on record; warn if threads or kernels have changed.
         """
         if not self.begun and self._config is not None:
             write_config(self.folder, self._config)
@@ -199,7 +199,7 @@ class Run:
         """Record how the run ended: status, time, duration of this start, results."""
         self._ended = True
         if self._before is not None and not self.begun:
-            self.record = self._before  # what this start was asked for was never done
+            self.record = self._before  # this start had no effect
             if self.record["status"] == "finished":
                 return
         seconds = round(time.monotonic() - self._started, 3)
@@ -207,7 +207,7 @@ class Run:
         self._write(status=status, ended=now(), seconds=seconds, results=results)
 
     def refused(self, error: BaseException) -> bool:
-        """Return whether `error` says that this start never began, for a reason of the user's."""
+        """Tell whether `error` is the user's and came before this start had any effect."""
         return not self.begun and isinstance(error, _REFUSALS)
 
     def _write(self, **values: Any) -> None:
@@ -215,7 +215,7 @@ class Run:
         write_record(self.folder, self.record)
 
     def close(self) -> None:
-        """Close the log and unlock; a second time does nothing."""
+        """Close the log and unlock; closing twice is harmless."""
         log.removeHandler(self._handler)
         log.setLevel(self._level)
         self._handler.close()

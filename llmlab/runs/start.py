@@ -1,4 +1,4 @@
-"""Where a run begins: whether it is new, goes on, or branches from a checkpoint.
+"""Where a run begins: whether it is new, continued, or branches from a checkpoint.
 
 Everything that starts asks here: a single run before its configuration is composed, a job of a
 sweep, and each stage of a run once its folder is known.
@@ -13,9 +13,9 @@ from typing import Any
 
 from llmlab.checkpoints import RESUMED, Checkpoint, CheckpointFolder, load, peek, require
 from llmlab.errors import ConfigError
-from llmlab.runs.lookup import CHECKPOINTS, SWEEP_RECORD, latest_run, meant, named
+from llmlab.runs.lookup import CHECKPOINTS, latest_run, meant, named
 from llmlab.runs.overrides import differences, identity
-from llmlab.runs.record import ID, RECORD, origin_of, read_config, read_record
+from llmlab.runs.record import ID, RECORD, SWEEP_RECORD, origin_of, read_config, read_record
 from llmlab.runs.run import Run
 from llmlab.runs.sweep import owner, read_sweep
 
@@ -24,7 +24,7 @@ _LEFTOVERS = {"log", "lock", "config.yaml", "multirun.yaml"}
 
 
 class AnothersFolder(ConfigError):
-    """A job was given the folder of a job of other overrides."""
+    """A job was given the folder of a job with other overrides."""
 
 
 class Kind(StrEnum):
@@ -63,24 +63,24 @@ class Start:
     state: Checkpoint | None = None
 
     def stored_config(self) -> Mapping[str, Any] | None:
-        """Return the configuration of the checkpoint that a branched run has its numbers from."""
+        """Return the configuration of the checkpoint that a run branched from."""
         if self.origin is None:
             return None
         # The other run's file may be gone by now.
         own = CheckpointFolder(self.folder / CHECKPOINTS).steps() if self.folder else []
         file = own[-1][1] if own else self.origin
         meta = peek(file)
-        require(meta, ("config",), file, "going on")
+        require(meta, ("config",), file, "continuing")
         return meta["config"]
 
     def recorded(self, key: str) -> Any:
-        """Return what config.yaml of a continued run says of `key`; None if it is a new one."""
+        """Return the value of `key` in the config.yaml of a continued run; None for a new one."""
         if self.kind is not Kind.CONTINUED or self.folder is None:
             return None
         return (read_config(self.folder) or {}).get(key)
 
     def open(self, *, phase: str, hydra_overrides: Sequence[str], parent: Any, **given: Any) -> Run:
-        """Begin the run in its folder, or go on with it; see `Run.create` and `Run.open`."""
+        """Begin the run in its folder, or continue it; see `Run.create` and `Run.open`."""
         assert self.folder is not None
         if self.kind is Kind.CONTINUED:
             return Run.open(self.folder, **given)
@@ -127,27 +127,27 @@ def start_of_job(
     Raises
     ------
     AnothersFolder
-        It belongs to a job of other overrides.
+        It belongs to a job with other overrides.
     """
     theirs = owner(folder, former or {})
     changed = [] if theirs is None else differences(theirs, identity(tokens, former))
     if changed:
         raise AnothersFolder(
-            f"{folder}: belongs to a job of other overrides ({'; '.join(changed)}); give each job "
-            "a folder of its own: leave hydra.sweep.subdir out, or let it name the keys that vary"
+            f"{folder}: belongs to a job with other overrides ({'; '.join(changed)}); give each "
+            "job its own folder: leave hydra.sweep.subdir out, or let it name the keys that vary"
         )
     return _of_run(folder) if (folder / RECORD).is_file() else Start(Kind.NEW, folder)
 
 
 def start_of_stage(run: Run, folder: Path, keep: int = 2) -> Start:
-    """Return how a stage of a run begins whose files lie in `folder`, with its state.
+    """Return how the stage of a run whose files are in `folder` begins, with its state.
 
-    A damaged checkpoint is warned of, and the one before it taken.
+    A damaged checkpoint causes a warning, and the one before it is used.
 
     Raises
     ------
     CheckpointError
-        No checkpoint of the folder is sound, or the one to go on from is no run's.
+        No checkpoint of the folder is sound, or the one to continue from isn't a run's.
     """
     origin = origin_of(run.record)
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep)
@@ -172,7 +172,7 @@ def _latest() -> Path:
 
 
 def _from_file(file: Path) -> Start:
-    """Go on with the run whose newest state a checkpoint is; else branch from it."""
+    """Continue the run if this checkpoint is its newest state; else branch from it."""
     run = _run_that_ends_with(file)
     if run is not None:
         return _of_run(run)
@@ -195,26 +195,26 @@ def _run_that_ends_with(file: Path) -> Path | None:
 
 
 def _free(path: Path, sweep: bool) -> Path:
-    """Return a folder in which nothing is; refuse one that somebody else uses."""
+    """Return a folder for a new run; refuse one that holds something else."""
     # Nearly `latest`, but a new folder may well be called `test`.
     word = get_close_matches(path.name, ["latest", "best"], 1, 0.83)
     if not path.exists() and (word or ID.fullmatch(path.name)):
         raise ConfigError(
             f"resume={path.name}: no such run{'' if word else meant(path.name)}; resume=latest "
-            "goes on from the newest state, checkpoint=best starts something new from the best"
+            "continues from the newest state, checkpoint=best starts something new from the best"
         )
     held = [item.name for item in path.iterdir()] if path.is_dir() else []
     foreign = [name for name in held if name not in _LEFTOVERS and not name.startswith(".")]
     if foreign and not sweep:
         raise ConfigError(
-            f"resume={path}: neither a run nor a sweep, but it holds {foreign[0]}; "
-            "name a run's folder, or one that is empty or not there yet"
+            f"resume={path}: neither a run nor a sweep, but it contains {foreign[0]}; "
+            "name a run's folder, or one that is empty or doesn't exist yet"
         )
     return path
 
 
 def _refuse_another_phase(value: str, start: Start, phase: str | None) -> None:
-    """Refuse to do something else in the folder of what is there."""
+    """Refuse to run another phase in a folder that has one."""
     if phase is None or start.kind is Kind.NEW:
         return
     if start.kind is Kind.BRANCHED and start.origin is not None:
@@ -227,12 +227,12 @@ def _refuse_another_phase(value: str, start: Start, phase: str | None) -> None:
     if phase != own:
         weights = f", or start from its weights: phase={phase} checkpoint={value}"
         raise ConfigError(
-            f"phase={phase} resume={value}: that is {what} of phase {own}, and goes on as such; "
+            f"phase={phase} resume={value}: that is {what} of phase {own}, and continues as one; "
             f"leave phase= out{'' if start.kind is Kind.SWEEP else weights}"
         )
 
 
 def _whole(state: Checkpoint) -> Checkpoint:
     """Return the state of a run, which may come from a file that something else has written."""
-    require(state.meta, RESUMED, state.path, "going on")
+    require(state.meta, RESUMED, state.path, "continuing")
     return state

@@ -3,22 +3,66 @@
 import hashlib
 import json
 import re
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmlab.atomic_write import make_folder, replace_text
 from llmlab.errors import CheckpointError
-from llmlab.runs.lookup import SWEEP_RECORD
 from llmlab.runs.overrides import Override, identity, value_of
-from llmlab.runs.record import RECORD, read_overrides, read_record
+from llmlab.runs.record import RECORD, SWEEP_RECORD, read_overrides, read_record
 
 RESULT = "result.json"
 _DIGITS, _SLUG = 6, 60
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How many jobs there are to be.
+
+    Attributes
+    ----------
+    names
+        Of the folders of all of them.
+    total
+        How many of them are to run, or with `open_end` at most: a study may end before.
+    ended
+        How many had ended when this start began, at the time `began`.
+    """
+
+    names: Sequence[str]
+    total: int
+    ended: int
+    began: float
+    open_end: bool = False
+
+    def progress(self, folder: Path) -> str:
+        """Return how many jobs have ended, and how long the others may take."""
+        ended = sum((folder / name / RESULT).is_file() for name in self.names)
+        most = " at most" if self.open_end else ""
+        line = f"{ended} of{most} {self.total} job{'s' * (self.total != 1)}"
+        here, left = ended - self.ended, self.total - ended
+        if here <= 0 or left <= 0:
+            return line
+        return f"{line}, about {duration((time.time() - self.began) / here * left)} left{most}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Jobs:
     """The jobs of a sweep and their folders.
+
+    Attributes
+    ----------
+    plan
+        What is to be done, once that is known.
 
     Parameters
     ----------
@@ -41,6 +85,8 @@ class Jobs:
         former: Mapping[str, str | None] | None = None,
     ):
         self.folder, self.former = folder, dict(former or {})
+        self.plan: Plan | None = None
+        self.tokens = tokens
         self._fixed = {Override.of(text).name for text in tokens} - set(varying)
         known = _recorded(folder, self.former)
         self._known = {json.dumps(found): job.name for job, found in known}
@@ -48,6 +94,10 @@ class Jobs:
     def identity(self, tokens: Sequence[str]) -> dict[str, str]:
         """Return what makes one job another; keys changed for all count as before."""
         return identity(tokens, self.former)
+
+    def is_known(self, tokens: Sequence[str]) -> bool:
+        """Tell whether the job had a folder when this start began."""
+        return json.dumps(self.identity(tokens)) in self._known
 
     def name(self, tokens: Sequence[str]) -> str:
         """Return the name of a job's folder: the one that it has, else its keys that vary.

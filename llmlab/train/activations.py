@@ -12,9 +12,9 @@ from llmlab.workspace import Context, Workspace
 
 
 class ShapeArray(np.ndarray):
-    """An array whose items are one and the same number; nothing is computed or written.
+    """An array whose items are all the same number; nothing is computed or written.
 
-    So a layer's own code runs on arrays of any size, in no time and without memory.
+    So a layer's own code runs on arrays of any size at once and without memory.
     """
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:

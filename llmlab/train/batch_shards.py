@@ -11,6 +11,7 @@ from llmlab.layers import Layer
 from llmlab.optim import Optimizer
 from llmlab.optim.base import span
 from llmlab.params import Arena
+from llmlab.plugin_errors import located
 from llmlab.streams import stream
 from llmlab.workspace import Context
 
@@ -138,7 +139,8 @@ class Shard:
                 weights=weights,
                 loss_scale=scale,
             )
-            logits, cache = self.stack.forward(self.params.tree, batch.inputs.reshape(-1), ctx)
+            with located(self.stack):
+                logits, cache = self.stack.forward(self.params.tree, batch.inputs.reshape(-1), ctx)
             last = logits.shape[1] - 1
             if targets.max(initial=0) > last:  # a kernel would write beyond its row
                 raise ValueError(f"target {targets.max()}: must be 0 to {last}")
@@ -147,7 +149,8 @@ class Shard:
                 part += self.kernels.smooth_labels(
                     ctx, logits, targets, weights, scale, self.label_smoothing, dlogits
                 )
-            self.stack.backward(self.params.tree, own.tree, dlogits, cache, ctx)
+            with located(self.stack):
+                self.stack.backward(self.params.tree, own.tree, dlogits, cache, ctx)
             loss += part + ctx.extra_loss()
         if ctx.fresh:
             raise TrainingError(_unwritten(own, ctx.fresh))
@@ -186,7 +189,7 @@ class Shard:
 
 
 def _unwritten(grads: Arena, fresh: set[int]) -> str:
-    """Say which gradients nobody wrote, and how a layer does."""
+    """Return a message that names the gradients that nobody wrote, and how to write them."""
     names = ", ".join(name for name, view in grads.items() if id(view) in fresh)
     return (
         f"{names}: backward wrote no gradient; a layer adds to ctx.gradient(g['weight']), not to "

@@ -9,8 +9,8 @@ from llmlab.params import Arena
 class WeightAverage:
     """mean = d · mean + (1 − d) · weights after each update (Polyak and Juditsky 1992).
 
-    d is `decay`, but at first (1 + t) / (10 + t) at update t, so that the mean soon forgets the
-    first values. All that it remembers is `arena`.
+    d is `decay`, but at first (1 + t) / (10 + t) at update t, so the mean soon forgets the
+    initial values. Its whole state is `arena`.
     """
 
     def __init__(self, params: Arena, decay: float):

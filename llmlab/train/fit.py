@@ -3,68 +3,18 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from math import ceil, isfinite
 from typing import Any, Protocol
 
 import numpy as np
 
 from llmlab.batch import Batch
-from llmlab.errors import TrainingError
+from llmlab.errors import Diverged, TrainingError
 from llmlab.registry import Registry
+from llmlab.train.progress import Progress
 from llmlab.train.trainer import StepResult, Trainer
 
 log = logging.getLogger("llmlab")
-
-
-@dataclass
-class Progress:
-    """Where a training run stands; all of it is in a checkpoint.
-
-    Attributes
-    ----------
-    step
-        Steps done.
-    updates
-        Steps that changed the parameters: the others were skipped.
-    epoch, index
-        Epochs finished, and batches taken of the one that goes on.
-    tokens
-        Target tokens trained on.
-    skipped, bad
-        Skipped steps, all and the last in a row.
-    best, best_step
-        Lowest validation loss and its step; None without validation.
-    stale, patience
-        Validations since the best, and how many of them end the run; None: no number.
-    """
-
-    step: int = 0
-    updates: int = 0
-    epoch: int = 0
-    index: int = 0
-    tokens: int = 0
-    skipped: int = 0
-    bad: int = 0
-    best: float | None = None
-    best_step: int | None = None
-    stale: int = 0
-    patience: int | None = None
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether the validation loss hasn't fallen for so long that the run is over."""
-        return self.patience is not None and self.stale >= self.patience
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
-
-
-def progress_of(meta: dict[str, Any]) -> Progress:
-    """Return the progress that a checkpoint's meta holds."""
-    fields = {key: meta[key] for key in Progress().to_dict() if key in meta}
-    return Progress(**fields | meta["cursor"])
 
 
 class Batches(Protocol):
@@ -90,22 +40,22 @@ CALLBACKS = Registry(
 
 
 class Callback:
-    """Something that watches a run; every method may stay as it is.
+    """Something that watches a run; override the methods that you need.
 
-    One that is registered is chosen in YAML, under `callbacks`; what its signature names of
-    what `CALLBACKS` is supplied with, it gets. A factory may return None: nothing to watch.
+    Registered callbacks are chosen in YAML, under `callbacks`; those arguments in their
+    signature that `CALLBACKS` supplies are given to them. A factory may return None: no callback.
     """
 
     registry = CALLBACKS
 
     def on_start(self, progress: Progress) -> None:
-        """Be told that training starts or goes on."""
+        """Do something when training starts or continues."""
 
     def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
-        """Be told of a step; `row` is its metrics, to which earlier callbacks may have added."""
+        """Do something after a step; `row` has its metrics and those of earlier callbacks."""
 
     def on_end(self, progress: Progress) -> None:
-        """Be told that training ended, also by an error, a stop, or a start that failed."""
+        """Do something at the end, also after an error, a stop or a failed start."""
 
 
 def total_steps(
@@ -157,9 +107,9 @@ def fit(
                     if len(row) != size:
                         _check_added(row, size, name, told)
                 if progress.bad >= max(1, max_bad_steps):
-                    raise TrainingError(
+                    raise Diverged(
                         f"loss or gradient was not finite in {max_bad_steps} steps in a row, the "
-                        f"last at step {progress.step}; nothing of them reached the parameters. "
+                        f"last at step {progress.step}; the parameters were not changed. "
                         f"Try a lower lr (now {result.lr:g}) or a lower clip_norm"
                     )
                 if progress.step >= steps or progress.is_stale:
@@ -180,7 +130,7 @@ def _named(callbacks: Sequence[Callback] | Mapping[str, Callback]) -> Mapping[st
 
 
 def _check_added(row: dict[str, Any], size: int, name: str, told: set[tuple[str, str]]) -> None:
-    """Make what a callback has added to a row fit for JSON, or say what can't be."""
+    """Make the values that a callback has added to a row fit for JSON, or refuse them."""
     for key in list(row)[size:]:
         value = row[key] = row[key].item() if isinstance(row[key], np.generic) else row[key]
         if isinstance(value, float) and not isfinite(value):
@@ -197,7 +147,7 @@ def _check_added(row: dict[str, Any], size: int, name: str, told: set[tuple[str,
 
 @contextmanager
 def _watched(callbacks: Sequence[Callback], progress: Progress) -> Iterator[None]:
-    """Tell of start and end: whatever fails, all hear of the end, and the first error is raised."""
+    """Call start and end of all callbacks, even if some fail; raise the first error."""
     try:
         for callback in callbacks:
             callback.on_start(progress)
@@ -211,7 +161,7 @@ def _watched(callbacks: Sequence[Callback], progress: Progress) -> Iterator[None
 
 
 def _end(callbacks: Sequence[Callback], progress: Progress) -> list[Exception]:
-    """Tell all of the end, and return the errors of those that failed."""
+    """Call the end of all callbacks, and return the errors of those that failed."""
     errors = []
     for callback in callbacks:
         try:
@@ -240,6 +190,12 @@ def _count(p: Progress, trainer: Trainer, result: StepResult, taken: int, count:
     p.index += taken
     if p.index >= count:
         p.epoch, p.index = p.epoch + 1, 0
+    if not result.skipped:
+        epoch = p.epoch + (p.index > 0)
+        if epoch != p.loss_epoch:
+            p.loss_epoch, p.loss_sum, p.loss_tokens = epoch, 0.0, 0
+        p.loss_sum += result.loss * round(result.tokens)
+        p.loss_tokens += round(result.tokens)
 
 
 def _row(stage: str, progress: Progress, result: StepResult) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How much memory a training step needs, before any of it is taken."""
+"""How much memory a training step needs, before any of it is allocated."""
 
 import os
 from collections.abc import Iterator
@@ -45,10 +45,9 @@ def training_memory(
 ) -> Memory:
     """Return what a step on (batch, time) tokens needs; nothing is allocated.
 
-    Activations are all that the workspace holds at once; 0 if a layer doesn't say. `threads`
-    shards share the rows of the batch, and each has gradients of its own; all but one are
-    processes. With `average` a
-    running mean of the parameters counts as the optimizer's.
+    Activations are what the workspace holds at most; 0 if a layer can't be measured. `threads`
+    shards share the rows of the batch, and each has its own gradients; all but one are processes.
+    With `average`, a running mean of the parameters counts as the optimizer's.
 
     Raises
     ------
@@ -68,7 +67,7 @@ def training_memory(
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that this process could still take, or None if the system doesn't tell.
+    """Return the bytes that this process could still allocate; None if the system doesn't tell.
 
     What the machine has available, or a control group of the process (a container, a job of a
     cluster) if that allows less. `root` is where the system's own files are.
@@ -78,7 +77,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def _machine(root: Path) -> Iterator[int]:
-    """Yield what the machine has available, if it says so."""
+    """Yield the memory that the machine reports as available."""
     with suppress(OSError, ValueError, AttributeError):
         for line in (root / "proc/meminfo").read_text("ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -111,7 +110,7 @@ def _groups(root: Path) -> Iterator[int]:
 
 
 def _cached(group: Path) -> int:
-    """Return the bytes of files that a group holds: they count as used, and give way."""
+    """Return the bytes of cached files in a group, which count as used but can be freed."""
     words = (group / "memory.stat").read_text().split()
     stat = dict(zip(words[::2], words[1::2], strict=True))
     names = ("active_file", "inactive_file")

@@ -1,4 +1,4 @@
-"""Clocks round layers and kernels: where the time of a training step goes."""
+"""Clocks around layers and kernels: where the time of a training step goes."""
 
 from collections import defaultdict
 from collections.abc import Iterator

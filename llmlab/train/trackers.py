@@ -19,12 +19,12 @@ class Tracker(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Write what is left and close; called also after an error."""
+        """Write what is left and close; also called after an error."""
 
 
 @TRACKERS.register("none")
 class NoTracker(Tracker):
-    """Nowhere else: metrics.jsonl is always written."""
+    """No tracker; metrics.jsonl is always written."""
 
     def log(self, step, values):
         """Do nothing."""

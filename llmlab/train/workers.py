@@ -1,4 +1,4 @@
-"""Who does the shards' work: this process alone, or others beside it."""
+"""Who does the shards' work: this process alone, or others, too."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -31,7 +31,7 @@ class Workers(Protocol):
         ...
 
     def close(self) -> None:
-        """End what was started for them."""
+        """End all processes that were started."""
         ...
 
 
@@ -48,4 +48,4 @@ class Alone:
         return self.shard.gradients(shares[0], scale, step)
 
     def close(self) -> None:
-        """Have nothing to end."""
+        """Do nothing."""

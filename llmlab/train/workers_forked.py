@@ -1,8 +1,8 @@
 """Workers that are forked from this process.
 
 They share parameters, gradients and moments through anonymous memory; only
-commands and token ids go through a pipe. Threads would share them for free, but hand the
-interpreter's lock to and fro; on small models processes win.
+commands and token ids go through a pipe. Threads would share them for free, but compete for
+the interpreter's lock; on small models processes win.
 """
 
 import contextlib
@@ -13,17 +13,17 @@ import struct
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from llmlab.batch import Batch
 from llmlab.errors import LlmlabError, ResourceError, TrainingError
+from llmlab.plugin_errors import PluginError, described, plugin_error
 from llmlab.train.batch_shards import Shard, ShardBatch
+from llmlab.train.share_stream import read_share, write_share
 
 GRADIENTS, REDUCE, NORM, UPDATE = range(4)
-OK, FAILED, REFUSED, NO_MEMORY = range(4)
+OK, FAILED, REFUSED, NO_MEMORY, OF_PLUGIN = range(5)
 _HEAD = struct.Struct("<iqddq")  # command, step, two reals, number of batches
 _REPLY = struct.Struct("<idq")  # status, value, length of a text
 _IGNORED = tuple(
@@ -31,7 +31,6 @@ _IGNORED = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 )
-_FIELDS = tuple(field.name for field in fields(Batch))
 
 
 def can_fork() -> bool:
@@ -145,7 +144,7 @@ class _Worker:
         try:
             self._out.write(_HEAD.pack(command, step, *reals, len(share)))
             for part in share:
-                _write(self._out, part)
+                write_share(self._out, part)
             self._out.flush()
         except OSError as error:
             raise TrainingError(f"a worker process ended unexpectedly: {error}") from error
@@ -160,8 +159,10 @@ class _Worker:
         text = self._in.read(length).decode(errors="replace")
         if status == REFUSED:
             raise TrainingError(text)
-        if status == FAILED:
-            raise RuntimeError(f"in a worker process:\n{text}")
+        if status in (FAILED, OF_PLUGIN):
+            line, _, trace = text.partition("\n")
+            cause = RuntimeError(f"in a worker process:\n{trace}")
+            raise (PluginError if status == OF_PLUGIN else RuntimeError)(line) from cause
         return value
 
     def close(self) -> None:
@@ -192,6 +193,8 @@ def _serve(make: Callable[[int], Shard], rank: int, source: int, sink: int) -> N
         ):
             _loop(make(rank), reader, writer)
         status = 0
+    except BrokenPipeError:
+        pass  # the parent has failed and listens no more
     except BaseException:
         traceback.print_exc()
     finally:
@@ -201,7 +204,7 @@ def _serve(make: Callable[[int], Shard], rank: int, source: int, sink: int) -> N
 def _loop(shard: Shard, reader: BinaryIO, writer: BinaryIO) -> None:
     while len(head := reader.read(_HEAD.size)) == _HEAD.size:
         command, step, x, y, count = _HEAD.unpack(head)
-        share = [_read(reader) for _ in range(count)]
+        share = [read_share(reader) for _ in range(count)]
         value, status, text = 0.0, OK, b""
         try:
             if command == GRADIENTS:
@@ -214,36 +217,17 @@ def _loop(shard: Shard, reader: BinaryIO, writer: BinaryIO) -> None:
                 shard.update(x, step, y)
         except MemoryError:
             status = NO_MEMORY
-        except LlmlabError as error:
-            status, text = REFUSED, str(error).encode()
-        except Exception:
-            status, text = FAILED, traceback.format_exc().encode()
+        except Exception as error:
+            status, text = _told(error)
         writer.write(_REPLY.pack(status, value, len(text)) + text)
         writer.flush()
 
 
-def _write(sink: BinaryIO, share: ShardBatch) -> None:
-    arrays = share.batch.arrays()
-    sink.write(struct.pack("<qq", *share.batch.inputs.shape))
-    for array in (share.rows, *map(arrays.get, _FIELDS)):
-        if array is None:
-            sink.write(struct.pack("<2sq", b"--", 0))
-        else:
-            sink.write(struct.pack("<2sq", array.dtype.str[1:].encode(), array.size))
-            sink.write(array.tobytes())
-
-
-def _read(source: BinaryIO) -> ShardBatch:
-    shape = struct.unpack("<qq", source.read(16))
-    rows, *arrays = (_read_array(source) for _ in range(1 + len(_FIELDS)))
-    assert rows is not None
-    given = zip(_FIELDS, arrays, strict=True)
-    return ShardBatch(Batch(**{n: a.reshape(shape) for n, a in given if a is not None}), rows)
-
-
-def _read_array(source: BinaryIO) -> np.ndarray | None:
-    kind, size = struct.unpack("<2sq", source.read(10))
-    if kind == b"--":
-        return None
-    dtype = np.dtype(kind.decode())
-    return np.frombuffer(source.read(size * dtype.itemsize), dtype)
+def _told(error: Exception) -> tuple[int, bytes]:
+    """Return the status and the text of an error: a line, and the traceback unless it says all."""
+    found = error if isinstance(error, PluginError) else plugin_error(error)
+    if isinstance(error, LlmlabError) and found is None:
+        return REFUSED, str(error).encode()
+    line = str(found) if found else f"in a worker process: {described(error)}"
+    text = f"{line}\n{''.join(traceback.format_exception(error))}"
+    return OF_PLUGIN if found else FAILED, text.encode(errors="replace")

@@ -57,17 +57,17 @@ def test_a_new_best_frees_the_old_one(tmp_path):
 @pytest.mark.parametrize(("stale", "patience", "handed_on"), [(1, 2, 3), (2, 2, 1), (5, None, 3)])
 def test_a_run_that_patience_ended_hands_on_its_best(tmp_path, stale, patience, handed_on):
     checkpoints = fill(tmp_path, 1, 2, best=(1,))
-    assert CheckpointFolder(tmp_path / "none").outcome() is None
+    assert CheckpointFolder(tmp_path / "none").result() is None
     state = {"stale": stale, "patience": patience}
     checkpoints.save(3, {"params/w": np.zeros(2, "f4")}, state)
-    assert checkpoints.outcome() == checkpoints.path(handed_on)
+    assert checkpoints.result() == checkpoints.path(handed_on)
     assert checkpoints.latest() == checkpoints.path(3)  # which is what is continued
 
 
 def test_without_a_count_of_stale_validations_there_were_none(tmp_path):
     checkpoints = fill(tmp_path, 1, 2, best=(1,))
     checkpoints.save(3, {"params/w": np.zeros(2, "f4")}, {"patience": 1})
-    assert checkpoints.outcome() == checkpoints.path(3)
+    assert checkpoints.result() == checkpoints.path(3)
 
 
 def test_keep_counts(tmp_path):
@@ -105,10 +105,13 @@ def test_a_damaged_newest_falls_back_and_says_so(tmp_path, caplog, at):
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [
-        (MemoryError(), "no memory to load it; close other programs"),
+        (MemoryError(), "not enough memory to load it; close other programs"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
         (OSError(errno.EMFILE, "Too many open files"), "Too many open files; raise the limit"),
-        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied; make it readable"),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            "Permission denied; give yourself read",
+        ),
     ],
 )
 def test_what_the_system_refuses_is_no_damage_to_fall_back_from(

@@ -80,9 +80,9 @@ def test_mistakes_say_how_it_is_written(argv, said):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--run", "-m"], "--run --multirun: each asks for something else"),
+        (["--run", "-m"], "--run --multirun: these exclude each other"),
         (["-m", "--cfg", "job"], "--multirun --cfg: each asks"),
-        (["--resolve"], "--resolve: goes with --cfg"),
+        (["--resolve"], "--resolve: only works with --cfg"),
         (["~=1"], "~=1: expected key=value"),
         (["+=1"], "+=1: expected key=value"),
         (["lr=1", "--config-dir"], "--config-dir: needs a value"),

@@ -257,7 +257,7 @@ CASES = [
         "alias-bomb",
         ["--config-dir", "mine", "experiment=odd"],
         2,
-        ["odd.yaml: its aliases stand for"],
+        ["odd.yaml: its aliases expand to"],
         own_yaml(BOMB),
     ),
     Case(
@@ -467,7 +467,7 @@ CASES = [
         ["Input/output error; what was saved before is intact: check the disk"],
         failing_sync,
     ),
-    Case(44, "two-at-work", MORE, 5, ["is at work in this run"], somebody_at_work),
+    Case(44, "two-at-work", MORE, 5, ["is working on this run"], somebody_at_work),
     Case(
         47,
         "no-memory",

@@ -64,14 +64,14 @@ def test_hydras_own_flags_work(lab):
         (1, ["num_heads=3"], "(did you mean 'model.num_heads'?)"),
         (1, ["lr 5e-4"], "expected key=value"),
         (1, ["pretrain"], "pretrain: write phase=pretrain"),
-        (0, ["resume=lastest"], "resume=lastest: no such run; resume=latest goes on"),
-        (0, ["resume=best"], "resume=best: no such run; resume=latest goes on"),
+        (0, ["resume=lastest"], "resume=lastest: no such run; resume=latest continues"),
+        (0, ["resume=best"], "resume=best: no such run; resume=latest continues"),
         (2, ["+model.x=1"], "model.x=1: unknown key"),
         (9, ["phase=tuen"], "phase=tuen: unknown phase (did you mean 'tune'?); known: chat,"),
         (9, ["experiment=tinny"], "experiment=tinny: unknown experiment (did you mean 'tiny'?)"),
         (10, ["lr=${nothing}"], "lr: Interpolation key 'nothing' not found"),
         (0, ["lr=1e-3,2e-3"], "lr=1e-3,2e-3: several values; add -m"),
-        (0, ["lr=[1,2"], "lr=[1,2: Hydra can't read this value"),
+        (0, ["lr=[1,2"], "lr=[1,2: Hydra can't parse this value"),
         (
             0,
             ["model.stack.9.x=1"],
@@ -137,7 +137,7 @@ def test_an_alias_bomb_is_refused_before_it_goes_off(lab):
     for flags in (["--config-dir", "mine"], ["--config-dir=mine"], ["-cd", "mine"]):
         answer = lab(*flags, "experiment=bomb")
         assert answer.code == 2
-        assert "bomb.yaml: its aliases stand for" in answer.err
+        assert "bomb.yaml: its aliases expand to" in answer.err
     path.write_text("# @package _global_\ndata: &a {pretrain: {shuffle: false}}\nstages: {}\n")
     assert lab("--config-dir", "mine", "experiment=bomb").code == 0
 
@@ -155,7 +155,7 @@ def test_a_key_that_is_there_is_not_called_unknown(lab):
     answer = lab("~lr=abc")
     assert answer.code == 2
     assert answer.lines == [
-        "error: lr: it isn't what is to be taken out, or is there already; write lr=VALUE"
+        "error: lr: can't be removed like this, or exists already; write lr=VALUE"
     ]
 
 
@@ -169,7 +169,7 @@ def test_a_group_that_is_given_a_number_is_named(lab):
 def test_a_sweep_without_a_job_is_refused(lab):
     answer = lab("-m", "seed=glob(*)", "phase=tune")
     assert answer.code == 2
-    assert "error: -m seed=glob(*) phase=tune: a sweep without a job; name values" in answer.lines
+    assert "error: -m seed=glob(*) phase=tune: a sweep without jobs; give values" in answer.lines
     assert not list(lab.folder.glob("runs/sweeps/*"))
 
 

@@ -66,11 +66,11 @@ def test_the_recipe_is_complete():
         "my_conf/model/my_model.yaml",
         "my_conf/optimizer/my_momentum.yaml",
     }
-    assert len(commands()) == 5
+    assert len(commands()) == 6
 
 
 def test_a_layer_from_outside_trains_answers_and_is_missed(folder, monkeypatch, capsys):
-    train, generate, *_ = commands()
+    _, train, generate, *_ = commands()
     code, _, err = lab(capsys, *train, "steps=3")
     assert code == 0, err
     (run,) = run_folders(folder)
@@ -115,7 +115,7 @@ def test_it_takes_anothers_place_without_a_file_and_from_another_folder(
 
 @pytest.mark.slow
 def test_an_optimizer_from_outside_trains(folder, capsys):
-    train = commands()[2]
+    train = commands()[3]
     code, _, err = lab(capsys, *train, "steps=3", "experiment=tiny")
     assert code == 0, err
     (run,) = run_folders(folder)
@@ -129,7 +129,7 @@ def test_an_optimizer_from_outside_trains(folder, capsys):
 
 
 def test_a_callback_from_outside_writes_into_the_rows(folder, capsys):
-    watch = commands()[3]
+    watch = commands()[4]
     code, _, err = lab(capsys, *watch, "experiment=tiny", "steps=6")
     assert code == 0, err
     (run,) = run_folders(folder)
@@ -159,7 +159,7 @@ def test_callbacks_that_cannot_be_are_named(folder, capsys, argv, said):
 
 
 def test_a_phase_from_outside_has_arguments_of_its_own(folder, monkeypatch, capsys):
-    ask = commands()[4]
+    ask = commands()[5]
     assert lab(capsys, "experiment=tiny", "phase=tune", "steps=1")[0] == 0
     code, out, err = lab(capsys, *ask)
     assert code == 0, err
@@ -187,6 +187,130 @@ def test_a_plugin_that_is_not_there_is_one_line(folder, capsys):
     assert (code, len(err.splitlines())) == (2, 1), err
     assert "nothing_of_that_name" in err
     assert not (folder / "runs").exists()
+
+
+def test_the_recipe_is_checked_before_a_run(folder, monkeypatch, capsys):
+    code, out, err = lab(capsys, *commands()[0])
+    assert (code, err) == (0, ""), err
+    assert out.startswith("layer my_scale\n") and out.count("fine") == 13
+    assert not (folder / "runs").exists()
+    breaks(folder / "my_layers.py", '"nc,nc->c", dy, cache', '"nc,nc->c", dy, dy')
+    new_process(monkeypatch)
+    code, out, err = lab(capsys, *commands()[0])
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "  gradients        gradient of layer.weight: off by" in out
+
+
+def breaks(path, old, new):
+    """Replace something in a plug-in; return the number of the line."""
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    return text.split(old)[0].count("\n") + 1
+
+
+TRAIN = ("phase=pretrain", "experiment=tiny", "steps=2")
+SCALE = "model.stack.scale={type: my_scale, after: tokens}"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ('np.multiply(x, p["weight"], out=y)', "y.nothing", "AttributeError: 'numpy.ndarray'"),
+        ("gradient += np.einsum", "gradient += 1 / 0; np.einsum", "ZeroDivisionError: division"),
+    ],
+)
+def test_an_error_in_a_layer_is_one_line_with_its_name(folder, capfd, threads, old, new, error):
+    line = breaks(folder / "my_layers.py", old, new)
+    code = main(["plugins=my_layers.py", *TRAIN, SCALE, f"threads={threads}"])
+    err = capfd.readouterr().err
+    (told,) = [each for each in err.splitlines() if each.startswith("error: ")]
+    assert code == 1
+    assert told.startswith(f"error: layer scale: my_layers.py:{line}: {error}")
+    assert "Traceback" not in err
+    (run,) = run_folders(folder)
+    assert f"the traceback is in {run.relative_to(folder) / 'log'}" in err
+    assert "Traceback" in (run / "log").read_text()
+    assert f"my_layers.py:{line}" in json.loads((run / "run.json").read_text())["results"]["error"]
+
+
+def test_an_error_in_a_worker_alone_comes_out_of_it(folder, capfd, monkeypatch):
+    path = folder / "my_layers.py"
+    breaks(path, "import numpy as np", "import os\n\nimport numpy as np\n\nPARENT = os.getpid()")
+    raising = "if os.getpid() != PARENT:\n            raise KeyError('worker')\n        "
+    line = breaks(path, "y = ctx.empty(x.shape)", f"{raising}y = ctx.empty(x.shape)") + 1
+    inside = "model.stack.blocks.layers.attention.norm.type=my_scale"
+    code = main(["plugins=my_layers.py", *TRAIN, inside, "threads=2"])
+    err = capfd.readouterr().err
+    assert code == 1 and "Traceback" not in err
+    place = f"my_layers.py:{line}: KeyError: 'worker'"
+    assert f"error: layer blocks.0.attention.norm: {place}\n" in err
+    (run,) = run_folders(folder)
+    assert "in a worker process:\nTraceback" in (run / "log").read_text()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_in_an_optimizer_is_one_line(folder, capfd, threads):
+    line = breaks(folder / "my_optimizers.py", "v *= self.beta", "v *= self.bet")
+    words = ("--config-dir", "my_conf", "plugins=my_optimizers.py", "optimizer=my_momentum")
+    code = main([*words, *TRAIN, f"threads={threads}"])
+    err = capfd.readouterr().err
+    assert code == 1 and "Traceback" not in err
+    assert f"error: my_optimizers.py:{line}: AttributeError: 'Momentum' object has no" in err
+
+
+def test_an_error_in_a_callback_a_phase_or_a_constructor_is_one_line(folder, monkeypatch, capsys):
+    line = breaks(folder / "my_callbacks.py", "if progress.step %", "if progress.stop %")
+    norm = ("callbacks.norm.type=my_weight_norm", "callbacks.norm.before=metrics")
+    code, _, err = lab(capsys, "plugins=my_callbacks.py", *TRAIN, *norm)
+    assert code == 1
+    assert f"error: my_callbacks.py:{line}: AttributeError: 'Progress' object has no" in err
+    line = breaks(folder / "my_phases.py", "lengths[token]", "lengths[token / 2]")
+    new_process(monkeypatch)
+    assert lab(capsys, *TRAIN)[0] == 0
+    code, _, err = lab(capsys, *commands()[5])
+    assert code == 1 and "Traceback" not in err
+    assert f"error: my_phases.py:{line}: IndexError: only integers" in err.splitlines()[-1]
+    assert "LLMLAB_DEBUG=1 shows the traceback" in err
+    monkeypatch.setenv("LLMLAB_DEBUG", "1")
+    _, _, err = lab(capsys, *commands()[5])
+    assert "Traceback" in err and "IndexError" in err
+    monkeypatch.delenv("LLMLAB_DEBUG")
+    line = breaks(folder / "my_layers.py", "= embedding_dim, init", "= 1 + init, init")
+    code, _, err = lab(capsys, "plugins=my_layers.py", *TRAIN, SCALE)
+    assert code == 1
+    assert f"error: model.stack.scale: my_layers.py:{line}: TypeError: unsupported operand" in err
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("x = 1\nprint(x))\n", "my_wrong.py:2: SyntaxError: unmatched ')'"),
+        ("def f():\n    return 1 / 0\n\nf()\n", "my_wrong.py:2: ZeroDivisionError: division by"),
+        ("import json\njson.loads('{')\n", "my_wrong.py:2: JSONDecodeError: Expecting"),
+        ("\nimport nothing_of_that_name\n", "my_wrong.py:2: ModuleNotFoundError: No module"),
+        ("raise SystemExit(0)\n", "my_wrong.py:1: SystemExit: 0"),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported_is_one_line(folder, capsys, monkeypatch, code, said):
+    (folder / "my_wrong.py").write_text(code)
+    monkeypatch.syspath_prepend(folder)
+    for name in (f"{folder / 'my_wrong.py'}", "my_wrong"):
+        exit_code, _, err = lab(capsys, f"plugins={name}", "phase=list")
+        assert (exit_code, len(err.splitlines())) == (2, 1), err
+        assert "my_wrong" in err and said in err
+
+
+def test_a_package_is_known_as_a_plugin_too(folder, capsys, monkeypatch):
+    (folder / "my_package").mkdir()
+    (folder / "my_package" / "__init__.py").write_text("from my_package import inner\n")
+    (folder / "my_layers.py").rename(folder / "my_package" / "inner.py")
+    line = breaks(folder / "my_package" / "inner.py", "np.multiply(x, p", "np.multiply(x, q")
+    monkeypatch.syspath_prepend(folder)
+    code, _, err = lab(capsys, "plugins=my_package", *TRAIN, SCALE)
+    assert code == 1
+    assert f"error: layer scale: my_package/inner.py:{line}: NameError: name 'q'" in err
 
 
 @pytest.mark.slow

@@ -122,8 +122,8 @@ def test_a_run_starts_where_there_is_none_yet(here):
 @pytest.mark.parametrize(
     ("argv", "error", "said"),
     [
-        (["resume=other"], ConfigError, "neither a run nor a sweep, but it holds thesis.tex"),
-        (["resume=run", "-m", "lr=1,2"], ConfigError, "that is one run; leave -m out"),
+        (["resume=other"], ConfigError, "neither a run nor a sweep, but it contains thesis.tex"),
+        (["resume=run", "-m", "lr=1,2"], ConfigError, "this is one run; leave -m out"),
         (["resume=damaged"], CheckpointError, "damaged"),
         (["resume=no.npz"], CheckpointError, "there is no such checkpoint"),
         (["checkpoint=no.npz"], CheckpointError, "there is no"),
@@ -316,7 +316,7 @@ def test_an_id_is_enough(here):
         (["phase=chat", "checkpoint=bets"], "did you mean 'best'"),
         (["checkpoint=20260101-000000-abce"], "did you mean '20260101-000000-abcd'"),
         (["resume=20260101-000000-abce"], "no such run .did you mean '20260101-000000-abcd'"),
-        (["resume=lastest"], "resume=latest goes on"),
+        (["resume=lastest"], "resume=latest continues"),
     ],
 )
 def test_near_misses_are_told(here, argv, said):
@@ -336,7 +336,7 @@ def test_near_misses_are_told(here, argv, said):
         (["phase=pretrain", "resume=full"], "that is a run of phase full"),
         (["phase=tune", "resume=run/checkpoints/step-000001.npz"], "a training of phase pretrain"),
         (["phase=evaluate", "resume=new"], "phase=evaluate is none"),
-        (["phase=list", "resume=new"], "phase=list is none; leave resume= out"),
+        (["phase=list", "resume=new"], "phase=list isn't one; leave resume= out"),
     ],
 )
 def test_another_phase_is_refused_and_touches_nothing(lab, argv, said):

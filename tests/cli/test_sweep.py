@@ -48,14 +48,15 @@ def test_a_failing_job_is_a_row_and_the_others_run(lab, quick):
     found = rows(folder)
     assert [row["status"] for row in found] == ["finished"] * 2 + ["failed"] * 2
     assert [row["loss"] for row in found[:2]] == ["0.0005", "0.001"]
-    assert [row["rank"] for row in found] == list("1234")
+    assert [row["rank"] for row in found] == ["1", "2", "", ""]
     assert found[0]["prompt"] == "a, b"
     assert "loss was not finite" in found[2]["error"]
     table = answer.out.splitlines()
-    head = next(index for index, line in enumerate(table) if line.startswith("rank"))
-    assert table[head].split() == ["rank", "loss", "tokens", "steps", "lr", "seed", "status", "job"]
-    assert table[head + 1].split()[:3] == ["1", "0.0005", "10"]
-    assert table[-1] == f"sweep: {folder.relative_to(lab.folder)}"
+    head = next(index for index, line in enumerate(table) if line.startswith("by loss")) + 1
+    assert table[head].split()[:3] == ["lr", "loss", "sd"]
+    assert table[head + 1].split()[:2] == ["0.0005", "0.0005"]
+    assert "lr=0.0005: 1 of 2 failed, so it isn't declared better." in table
+    assert f"sweep: {folder.relative_to(lab.folder)}" in table
     assert "Traceback" not in answer.err
 
 
@@ -167,6 +168,7 @@ def test_names_are_short_and_safe():
         ("chat=False", "chat=false"),
         ("prompt='rain'", "prompt=rain"),
         ("plugins=[a.py,b.py]", "plugins=['a.py', b.py]"),
+        ("optimizer={type:adam,beta1:0.9}", "optimizer={type: adam, beta1: 0.9}"),
         ("optimizer={type: adam, beta1: 9e-1}", "optimizer={beta1: 0.9, type: adam}"),
         (r"prompt='it\'s \${x}'", r"""prompt="it's \${x}\""""),
     ],
@@ -218,7 +220,7 @@ def test_a_folder_of_another_job_is_refused_in_a_row_of_its_own(lab, quick):
         finished, refused = rows(lab.folder / "s")
         assert (finished["job"], finished["status"], finished["lr"]) == ("x", "finished", "0.001")
         assert (refused["status"], refused["lr"], refused["loss"]) == ("failed", "0.1", "")
-        assert "belongs to a job of other overrides (lr was 0.001, is 0.1)" in refused["error"]
+        assert "belongs to a job with other overrides (lr was 0.001, is 0.1)" in refused["error"]
         assert len(lab.calls) == 1
     assert not list(lab.folder.glob("s/lr-*/run.json"))
 

@@ -1,4 +1,4 @@
-"""YAML of the user's: what is read of it, how much, and what it may say."""
+"""The user's own YAML: limits on its size and nesting, and the keys that it may set."""
 
 import os
 
@@ -106,7 +106,7 @@ DEEP = "[" * 900 + "]" * 900
         (f"x: {DEEP}\n", "odd.yaml:2: nested deeper than 50 levels"),
         ("x: " + "{a: " * 900 + "1" + "}" * 900, "nested deeper than 50 levels"),
         ("lr: [1\n", "odd.yaml:"),
-        ("a: &a [*a]\n", "its aliases stand for"),
+        ("a: &a [*a]\n", "its aliases expand to"),
     ],
 )
 def test_files_that_are_no_configuration(own, text, said):
@@ -140,7 +140,7 @@ def laughs(levels, each):
 
 @pytest.mark.parametrize("each", ["xxxxxxxxxx", "''"])
 def test_references_to_references_have_a_limit(own, each):
-    refused(own(laughs(9, each)), "stand for more than", f"{MOST_REFERENCES:,}")
+    refused(own(laughs(9, each)), "expand to more than", f"{MOST_REFERENCES:,}")
 
 
 def test_a_text_of_references_has_a_limit(own):

@@ -122,7 +122,11 @@ def test_to_dict_gives_away_nothing_of_the_configuration():
         ),
         ("model.stack.blocks.layers.attention.norm", None, "norm=null: expected a layer's name"),
         ("model.stack.positions.max_seq_len", 40, "max_seq_len=40: less than the model's, 80"),
-        ("threads", 9, "threads=9: more than batch_size=8, whose lines they share; nearest: 8"),
+        (
+            "threads",
+            9,
+            "threads=9: more than batch_size=8, the samples that they share; nearest: 8",
+        ),
         ("model.stack.blocks.repeat", 2**31, "blocks.repeat=2147483648: must be a whole number"),
         ("model.stack.blocks.repeat", 1001, "must be a whole number from 1 to 1,000"),
         ("model.stack.blocks.layers.attention.repeat", 2**31, "from 1 to 1,000"),
@@ -347,6 +351,5 @@ def test_a_defect_in_a_plugin_is_one_line(tmp_path):
     path = tmp_path / "broken_plugin.py"
     path.write_text("1 / 0")
     assert import_plugins([str(path)]) == [
-        f"plugins={path}: ZeroDivisionError: division by zero; "
-        "expected a .py file or a module's name"
+        f"plugins={path}: {path}:1: ZeroDivisionError: division by zero"
     ]

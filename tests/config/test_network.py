@@ -199,7 +199,7 @@ def test_the_summary_names_the_positions(capsys):
 
 def test_positions_are_refused_with_a_checkpoint():
     plain = plain_of("phase=tune", positions="rope", checkpoint="a.npz")
-    with pytest.raises(ConfigError, match="positions=rope: a checkpoint's network has its own"):
+    with pytest.raises(ConfigError, match="positions=rope: the checkpoint's network has its own"):
         load(plain, ["positions"])
     assert load(plain, []).model == compose("phase=tune").model  # an experiment's, not typed
     stored = compose("phase=tune").reproducible()
@@ -213,7 +213,7 @@ def test_former_names_of_layers_say_where_they_are():
     with pytest.raises(ConfigError) as caught:
         load(plain, ["model.attention.window"])
     assert caught.value.problems == [
-        "model.attention.window: a layer is changed where it stands: "
+        "model.attention.window: layers are changed in the stack: "
         "model.stack.blocks.layers.attention.layer.window"
     ]
 

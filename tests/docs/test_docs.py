@@ -190,6 +190,20 @@ def test_commands_are_found_in_shell_blocks(tmp_path):
     assert shortened(["resume=latest"]) == ["resume=latest"]
 
 
+def test_the_preset_of_the_readme_is_what_it_says(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ((_, code),) = [block for block in FENCE.findall(text) if block[0] == "yaml"]
+    (tmp_path / "my_conf" / "model").mkdir(parents=True)
+    (tmp_path / "my_conf" / "model" / "my_model.yaml").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--config-dir", "my_conf", "model=my_model", "phase=summary"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    parameters = {row[0]: row[4] for row in rows if row[0].startswith(("waves", "blocks"))}
+    assert "positions" not in [row[0] for row in rows]
+    assert parameters["waves"] == "0"
+    assert parameters["blocks.1.feed_forward"] != parameters["blocks.2.feed_forward"]
+
+
 NEEDED = {"generate": "prompt", "score": "prompt", "import": "source", "export": "target"}
 
 
@@ -208,7 +222,7 @@ def written(page):
 @pages
 def test_every_command_that_is_written_can_be_typed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("llmlab.runs.resolve_checkpoint", lambda value: tmp_path / "x.npz")
+    monkeypatch.setattr("llmlab.runs.lookup.resolve_checkpoint", lambda value: tmp_path / "x.npz")
     for argv in written(page):
         flags, overrides = split(argv)
         keys = {override.name: override.value for override in overrides}

@@ -230,9 +230,14 @@ def test_the_page_does_what_it_says(hf, tmp_path, monkeypatch, capsys):
         "phase=generate",
         "phase=tune",
         "phase=export",
+        "phase=pretrain",
+        "phase=export",
+        "phase=import",
+        "phase=tune",
     ]
     for argv in found:
-        short = [word.replace("epochs=3", "steps=2") for word in argv]
+        short = [word for word in argv if not word.startswith("epochs=")]
+        short += ["steps=2"] if argv[0] in ("phase=pretrain", "phase=tune") else []
         assert main([*short, "threads=1"]) == 0
     (code,) = [text for kind, text in FENCE.findall(page.read_text("utf-8")) if kind == "python"]
     capsys.readouterr()

@@ -112,7 +112,7 @@ def test_it_ends_where_the_context_is_full(engine):
 
 def test_stream_gives_the_best_reply(engine):
     options = {"sampler": beam(num_samples=2), "max_new_tokens": LIMIT}
-    assert list(engine.stream([1, 2], **options)) == engine.generate([[1, 2]], **options)[0].ids
+    assert list(engine.stream_ids([1, 2], **options)) == engine.generate([[1, 2]], **options)[0].ids
 
 
 def test_no_ngram_twice(engine):

@@ -132,12 +132,12 @@ def test_limits():
 def test_stream_gives_what_generate_gives():
     engine = Engine(Network(*make(), CONTEXT))
     ids = engine.generate([[3, 1]])[0].ids
-    assert list(engine.stream([3, 1])) == ids
-    assert list(engine.stream([3, 1], max_new_tokens=3)) == ids[:3]
-    assert list(engine.stream([3, 1], stop_ids=[ids[2]])) == ids[: ids.index(ids[2])]
+    assert list(engine.stream_ids([3, 1])) == ids
+    assert list(engine.stream_ids([3, 1], max_new_tokens=3)) == ids[:3]
+    assert list(engine.stream_ids([3, 1], stop_ids=[ids[2]])) == ids[: ids.index(ids[2])]
     # Each stream has its cache: two at a time, and a generation between them.
     other = engine.generate([[5, 9, 2]])[0].ids
-    one, two = engine.stream([3, 1]), engine.stream([5, 9, 2])
+    one, two = engine.stream_ids([3, 1]), engine.stream_ids([5, 9, 2])
     mixed = [], []
     for _ in range(5):
         mixed[0].append(next(one))

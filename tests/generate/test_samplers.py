@@ -225,7 +225,7 @@ def test_the_same_seed_gives_the_same_reply(engine):
         engine.generate([[1, 2]], sampler=drawn, rngs=rngs(row))[0].ids for row in (0, 0, 1)
     )
     assert first == again != other
-    assert list(engine.stream([1, 2], sampler=drawn, rngs=rngs(0))) == first
+    assert list(engine.stream_ids([1, 2], sampler=drawn, rngs=rngs(0))) == first
 
 
 def test_drawing_without_generators_is_refused(engine):
@@ -251,7 +251,7 @@ def test_until_ends_a_reply(engine):
 
 
 def test_stream_returns_the_reply(engine):
-    streamed = engine.stream([3], max_new_tokens=4)
+    streamed = engine.stream_ids([3], max_new_tokens=4)
     ids = []
     while True:
         try:

@@ -16,11 +16,11 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A new room belongs on a floor before it is built.
 FLOORS = {
     **dict.fromkeys(("errors", "registry", "streams", "params", "workspace", "kernels"), 0),
-    **dict.fromkeys(("batch", "network", "named", "schema"), 0),
+    **dict.fromkeys(("batch", "network", "named", "plugin_errors", "schema"), 0),
     **dict.fromkeys(("atomic_write", "regular_file", "signals"), 0),
     **dict.fromkeys(("layers", "optim", "text", "checkpoints"), 1),
-    **dict.fromkeys(("train", "generate", "measure", "exchange"), 2),
-    **dict.fromkeys(("config", "build", "runs", "report"), 3),
+    **dict.fromkeys(("train", "generate", "measure", "exchange", "study"), 2),
+    **dict.fromkeys(("config", "build", "contract", "runs", "report"), 3),
     "phases": 4,
     **dict.fromkeys(("cli", "__main__"), 5),
 }
@@ -39,6 +39,9 @@ LIBRARIES = {  # third-party imports, and where each may be
     "jinja2": ("text",),
     "safetensors": ("exchange",),
     "prompt_toolkit": ("phases",),
+    "scipy": ("study",),
+    "altair": ("report",),
+    "vl_convert": ("report",),
 }
 MOST_LINES = 260
 

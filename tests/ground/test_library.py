@@ -27,21 +27,28 @@ def run(code, folder):
     return done.stdout
 
 
-def example():
-    """Return the first Python block of the README."""
+def examples():
+    """Return the two Python blocks of the README: looking inside, training."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert blocks, "README.md shows no use from Python"
-    return blocks[0]
+    assert len(blocks) == 2, "README.md looks into a network, and trains one"
+    return blocks
 
 
 def test_the_library_needs_no_hydra_and_answers_after_a_short_training(tmp_path):
-    code = example()
+    _, code = examples()
     assert len([line for line in code.splitlines() if line.strip()]) < 20
     (tmp_path / "data").symlink_to(ROOT / "data")
     printed = run(WITHOUT_HYDRA + code, tmp_path).splitlines()
     chats = (ROOT / "data" / "chats.json").read_text(encoding="utf-8")
     assert f" Assistant: {printed[-1]}" in chats, "the answer is none of those it was trained on"
+
+
+def test_the_readme_looks_at_every_layer_from_the_embedding_to_the_logits(tmp_path):
+    code, _ = examples()
+    printed = run(WITHOUT_HYDRA + code, tmp_path).splitlines()
+    assert printed[0].startswith("tokens: TokenEmbedding (5, 64)")
+    assert printed[-1].startswith("all: Stack (5, 500)")
 
 
 def test_import_costs_nothing(tmp_path):

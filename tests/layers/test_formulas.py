@@ -7,9 +7,9 @@ from math import cos, sin
 
 import numpy as np
 import pytest
-from contract import NUMPY, Bench
 from layer_cases import ATTENTION, FEED_FORWARD, NORM, TABLE, case, small_blocks  # noqa: F401
 
+from llmlab.contract import NUMPY, Bench
 from llmlab.errors import ConfigError
 from llmlab.layers import ACTIVATIONS, LAYERS, build_stack
 from llmlab.layers.dropout import attention_masks

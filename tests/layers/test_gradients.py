@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from contract import Case, Watched, assert_gradients, check_gradients, difference
 from networks import gpt_stack, rustgpt_stack
 
 from llmlab import kernels
+from llmlab.contract import Case, Watched, assert_gradients, difference
+from llmlab.contract.layers import check_gradients
 from llmlab.layers import Stack
 from llmlab.layers.attention import Attention
 from llmlab.layers.norms import LayerNorm

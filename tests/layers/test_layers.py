@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from contract import CHECKS, Case, check_gradients
 from layer_cases import (
     NORM,
     TABLE,
@@ -10,6 +9,8 @@ from layer_cases import (
 )
 
 from llmlab import kernels
+from llmlab.contract import CHECKS, Case
+from llmlab.contract.layers import check_gradients
 from llmlab.errors import ConfigError
 from llmlab.layers import INITIALISATIONS, LAYERS, build_stack
 from llmlab.params import Layout
@@ -195,8 +196,7 @@ def test_the_future_and_other_segments_are_not_seen():
 
 def test_the_contract_sees_a_layer_that_breaks_it():
     """One deliberate breach each; the checks themselves are under test here."""
-    from contract import check_adds, check_dtype, check_repeats, check_untouched
-
+    from llmlab.contract.layers import check_adds, check_dtype, check_repeats, check_untouched
     from llmlab.layers.linear import Linear
 
     class Overwrites(Linear):

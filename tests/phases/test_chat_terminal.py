@@ -189,7 +189,7 @@ def pieces(stream):
 
 def test_an_answer_comes_in_pieces(config, model):  # noqa: F811
     answerer = Answerer(config, model)
-    found, answer = pieces(answerer.stream(answerer.encode(ASKED)))
+    found, answer = pieces(answerer.stream_text(answerer.encode(ASKED)))
     assert len(found) > 3
     assert "".join(found) == answer.text == ANSWERED
     assert (answer.reason, model.tokenizer.decode(answer.ids)) == ("stop", ANSWERED)
@@ -199,7 +199,7 @@ def says(monkeypatch, config, model, text, stop=()):  # noqa: F811
     """Return pieces and answer of a model that says `text`."""
     ids = model.tokenizer.encode(text)
 
-    def stream(self, prompt, *, until=None, **options):
+    def stream_ids(self, prompt, *, until=None, **options):
         said = []
         for id in ids:
             said.append(id)
@@ -208,10 +208,10 @@ def says(monkeypatch, config, model, text, stop=()):  # noqa: F811
                 break
         return Reply(said, "length")
 
-    monkeypatch.setattr(Engine, "stream", stream)
+    monkeypatch.setattr(Engine, "stream_ids", stream_ids)
     sampler = {"type": "greedy", "stop": list(stop)}
     answerer = Answerer(replace(config, sampler=sampler), model)
-    return pieces(answerer.stream([1]))
+    return pieces(answerer.stream_text([1]))
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def test_a_part_of_the_list(capsys):
     assert "  rope " in both and "  adamw " in both and "\n\noptimizers" in both
     code, seen = listed("ropes")
     assert code == 2
-    assert "phase=list ropes: nothing is called so (did you mean 'rope'?)" in seen.err
+    assert "phase=list ropes: nothing has this name (did you mean 'rope'?)" in seen.err
     whole = listed()[1].out
     assert len(whole.splitlines()) > 200
 

@@ -106,7 +106,7 @@ def test_the_latest_run_is_meant_by_default_and_a_sweep_is_a_folder(lab):
     answer = lab("phase=verify")
     assert answer.code == 0 and "runs/pretrain/" in answer.out
     told = lab("phase=verify", "checkpoint=best").err
-    assert "has no best, for want of a validation" in told
+    assert "has no best, since nothing was validated" in told
     assert "train with data.pretrain.val_fraction=0.1" in told
     assert lab(*KEYS, "steps=1", "data.pretrain.val_fraction=0.5").code == 0
     assert "step-000001.npz" in lab("phase=verify", "checkpoint=best").out

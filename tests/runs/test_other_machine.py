@@ -35,7 +35,7 @@ def test_what_may_change_the_last_bits_is_said_once(lab):
         strict=True,
     ):
         assert line.startswith(change)
-        assert line.endswith("the last bits may differ from an unbroken run")
+        assert line.endswith("the last bits may differ from those of an uninterrupted run")
         assert line in (lab.folder / "run" / "log").read_text()
     assert "bits" not in lab("resume=run", "steps=4").err
     record = json.loads((lab.folder / "run" / "run.json").read_text())

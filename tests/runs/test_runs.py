@@ -456,7 +456,7 @@ def test_the_best_is_taken_by_name(runs):
     with begin(runs / "tune" / "c", "tune") as run:
         checkpoint(run.folder, 3, 4)
     for value in ("best", run.folder / "checkpoints" / "best"):
-        with pytest.raises(CheckpointError, match=r"has no best, for want of a validation"):
+        with pytest.raises(CheckpointError, match=r"has no best, since nothing was validated"):
             resolve_checkpoint(value)
     checkpoints = run.folder / "checkpoints"
     CheckpointFolder(checkpoints).save(5, {"params/w": np.ones(2)}, {}, best=True)

@@ -72,6 +72,7 @@ KEYS += ["data.pretrain.path", "data.pretrain.val_fraction", "sampler.temperatur
 KEYS += ["hydra.run.dir", "hydra.mode", "hydra.verbose", "tokenizer.corpus", "experiment", "nope"]
 KEYS += ["model.stack.0", "stages.tune.lr", "source", "target", "phase", "tracker", "max_bad_steps"]
 PHASES = [
+    "check",
     "list",
     "summary",
     "verify",

@@ -1,8 +1,8 @@
 """Cases of the contract that several tests take."""
 
 import pytest
-from contract import Case
 
+from llmlab.contract import Case
 from llmlab.layers import ACTIVATIONS
 from llmlab.layers import attention_core as attention_module
 

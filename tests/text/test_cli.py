@@ -76,7 +76,7 @@ def test_measuring_on_another_text(inside, capsys):
     (inside / "small.txt").unlink()
     assert main(["phase=evaluate", "on=own.txt"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith("n-grams      none: what the checkpoint was trained on can't be read")
+    assert said.startswith("n-grams      none: the text that it was trained on can't be read")
 
 
 @pytest.mark.slow

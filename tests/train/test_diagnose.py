@@ -108,7 +108,7 @@ def test_a_bad_step_is_skipped_counted_and_shown(lab, poison, threads):
     assert answer.code == 0, answer.err
     told = [line for line in answer.err.splitlines() if "skipped" in line]
     assert len(told) == 2
-    assert told[0].startswith("step 3 skipped: loss nan, gradient norm nan; nothing reached")
+    assert told[0].startswith("step 3 skipped: loss nan, gradient norm nan; the parameters")
     assert re.match(r"step 6 skipped: loss \d\.\d+, gradient norm (inf|nan);", told[1])
     assert [row["skipped"] for row in rows(lab)] == [0, 0, 1, 1, 1, 2, 2, 2]
     assert [row["loss"] is None for row in rows(lab)] == [n in (3, 6) for n in range(1, 9)]
@@ -134,8 +134,8 @@ def test_many_in_a_row_stop_the_run_and_are_diagnosed(lab, poison):
     answer = lab(*POISONED, "max_bad_steps=3")
     assert answer.code == 1
     assert [line for line in answer.problems if line.startswith("error: ")] == [
-        "error: loss or gradient was not finite in 3 steps in a row, the last at step 5; nothing "
-        "of them reached the parameters. Try a lower lr (now 0.0005) or a lower clip_norm"
+        "error: loss or gradient was not finite in 3 steps in a row, the last at step 5; the "
+        "parameters were not changed. Try a lower lr (now 0.0005) or a lower clip_norm"
     ]
     assert answer.problems[-1] == "continue with: python -m llmlab resume=new"
     assert "Traceback" not in answer.err

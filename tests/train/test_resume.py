@@ -230,7 +230,7 @@ def test_another_order_is_refused_in_the_middle_of_an_epoch(stopped, capsys, key
     changed = "allow_changed_data=true" if key.startswith("seed") else "keep=3"
     assert main(["resume=stopped", key, changed]) == 4
     message = capsys.readouterr().err
-    assert f"{said}. Leave that out" in message
+    assert f"{said}. Leave this out" in message
     assert newest(stopped).read_bytes() == before
 
 
@@ -260,7 +260,7 @@ def test_what_a_finished_run_is_asked_for_changes_nothing_on_disk(calm, here, ca
     assert main([f"resume={run}", *typed]) == 0
     assert tree(run) == before
     said = capsys.readouterr().err
-    assert "pretrain: finished, 12 steps are done" in said
+    assert "pretrain: already finished, after 12 steps" in said
     assert ("lr was 0.0005, is 0.5" in said and "epochs=N" in said) == bool(typed)
     assert main([f"resume={run}", "lr=0.5", "epochs=5"]) == 0
     assert "lr: 0.5\n" in (run / "config.yaml").read_text()
@@ -288,7 +288,7 @@ def test_what_divides_the_text_is_named(stopped, capsys, key):
     assert main([f"resume={stopped}", key]) == 4
     name, value = key.split("=")
     said = capsys.readouterr().err
-    assert f"{name} was " in said and f", is {value}: that decides which text" in said
+    assert f"{name} was " in said and f", is {value}: this decides which text" in said
     assert "changed since" not in said
 
 

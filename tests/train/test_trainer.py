@@ -275,7 +275,9 @@ def test_an_error_in_a_worker_arrives_with_its_traceback():
         pids = [worker.pid for worker in t._workers._workers]
         with pytest.raises(Exception, match="a mistake in a layer") as error:
             t.step([batch([2, 2, 5, 5])])
-        assert "in forward" in str(error.value) and "KeyError" in str(error.value)
+        assert str(error.value) == "in a worker process: KeyError: 'a mistake in a layer'"
+        trace = str(error.value.__cause__)
+        assert "in forward" in trace and "KeyError" in trace
     assert not any(alive(pid) for pid in pids)
 
 

@@ -1,4 +1,4 @@
-"""What every way of choosing tokens has in common."""
+"""What all ways of choosing tokens share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -57,7 +57,7 @@ class Sampler(ABC):
 
 
 class Search(ABC):
-    """Find whole replies, going on from several beginnings at once.
+    """Find whole replies by continuing several beginnings at once.
 
     Attributes
     ----------

@@ -34,7 +34,7 @@ class TopK:
         self.k = k
 
     def __call__(self, scores: np.ndarray, rows: Rows) -> None:
-        """Rule out what is less probable than the k-th."""
+        """Rule out tokens less probable than the k-th."""
         place = scores.shape[1] - self.k
         if place > 0:
             last = np.partition(scores, place, axis=1)[:, place, None]
@@ -70,7 +70,7 @@ class MinP:
         self.margin = log(share)
 
     def __call__(self, scores: np.ndarray, rows: Rows) -> None:
-        """Rule out what is too far below the most probable token."""
+        """Rule out tokens too far below the most probable one."""
         scores[scores < scores.max(axis=1, keepdims=True) + self.margin] = -np.inf
 
 

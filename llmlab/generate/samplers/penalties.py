@@ -1,7 +1,7 @@
-"""Steps that look back: against repetition, and biases; each changes scores (B, V) in place.
+"""Penalties for repetition, and biases; each step changes scores (B, V) in place.
 
-Tokens that end a reply are left alone, but by a bias: a penalty on them would only make
-replies longer.
+Only a bias changes the scores of tokens that end a reply: a penalty would only make replies
+longer.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ class Repetition:
         self.r = r
 
     def __call__(self, scores: np.ndarray, rows: Rows) -> None:
-        """Lower the scores of what was seen."""
+        """Lower the scores of tokens that were seen."""
         for row, seen in zip(scores, _seen(rows), strict=True):
             ids = np.array(sorted(set(seen) - rows.stop_ids), np.intp)
             row[ids] = np.where(row[ids] > 0, row[ids] / self.r, row[ids] * self.r)
@@ -37,7 +37,7 @@ class Occurrence:
         self.presence, self.frequency = presence, frequency
 
     def __call__(self, scores: np.ndarray, rows: Rows) -> None:
-        """Lower the scores of what was said; the prompt doesn't count."""
+        """Lower the scores of tokens in the reply; the prompt doesn't count."""
         for row, reply in zip(scores, rows.replies, strict=True):
             counts = np.bincount(np.array(reply, np.intp), minlength=len(row))
             row -= self.presence * (counts > 0) + self.frequency * counts

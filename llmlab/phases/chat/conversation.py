@@ -90,7 +90,7 @@ class Conversation:
                 "turn is" if first == 1 else f"{first} turns are",
             )
             self.dropped = first
-        return self.answerer.fit(ids)
+        return self.answerer.truncated(ids)
 
     def size(self) -> int:
         """Return how many tokens the turns that are looked at have."""

@@ -43,7 +43,7 @@ class Speaker:
         ids = self.conversation.encode(prompt)
         name = "llm> " if self._typed and sys.stdout.isatty() else ""
         print(name, end="", flush=True)
-        pieces = self.answerer.stream(ids, self._answers)
+        pieces = self.answerer.stream_text(ids, self._answers)
         self._answers += 1
         if sys.stdout.isatty():
             said = self._show(pieces, Wrapped(get_terminal_size().columns, len(name)))

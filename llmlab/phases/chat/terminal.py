@@ -27,7 +27,7 @@ _HARMLESS = {
 
 
 def printable(text: str) -> str:
-    """Return `text` without anything that a terminal would obey instead of show."""
+    """Return `text` without anything that a terminal would execute instead of showing it."""
     return text.translate(_HARMLESS)
 
 

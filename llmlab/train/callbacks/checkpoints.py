@@ -8,7 +8,8 @@ from llmlab.checkpoints import CHECKPOINTS, CheckpointFolder
 from llmlab.errors import Stopped
 from llmlab.signals import Signals
 from llmlab.train.callbacks.metrics import MetricsFile
-from llmlab.train.fit import CALLBACKS, Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback
+from llmlab.train.progress import Progress
 from llmlab.train.trainer import StepResult, Trainer
 
 

@@ -1,4 +1,4 @@
-"""What to keep of a step that was not finite."""
+"""A report of each step that was not finite."""
 
 import json
 import logging
@@ -11,7 +11,8 @@ import numpy as np
 from llmlab.atomic_write import replace_file, replace_text
 from llmlab.batch import Batch
 from llmlab.network import Network
-from llmlab.train.fit import CALLBACKS, Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback
+from llmlab.train.progress import Progress
 from llmlab.train.trainer import StepResult, Trainer
 
 log = logging.getLogger("llmlab")
@@ -19,7 +20,7 @@ log = logging.getLogger("llmlab")
 
 @CALLBACKS.register("diagnosis")
 class Diagnosis(Callback):
-    """Tell of skipped steps; at the one that ends the run, save which layer and which batch."""
+    """Report skipped steps; for the one that ends the run, save the layer and the batch."""
 
     def __init__(self, trainer: Trainer, folder: Path, max_bad_steps: int = 10):
         self._trainer, self._folder, self._limit = trainer, folder, max_bad_steps
@@ -30,7 +31,7 @@ class Diagnosis(Callback):
             return
         if progress.bad == 1:
             log.warning(
-                "step %d skipped: loss %s, gradient norm %s; nothing reached the parameters",
+                "step %d skipped: loss %s, gradient norm %s; the parameters were not changed",
                 progress.step,
                 result.loss,
                 result.grad_norm,
@@ -39,13 +40,13 @@ class Diagnosis(Callback):
             self._save(progress, result)
 
     def _layer(self) -> str | None:
-        """Return the first bad layer; a whole batch at once can be more than memory takes."""
+        """Return the first bad layer; a whole batch at once may not fit into memory."""
         trainer = self._trainer
         try:
             network = Network(trainer.stack, trainer.params, kernels=trainer.kernels)
             return first_bad_layer(network, trainer.batches)
         except MemoryError:
-            return "unknown, no memory to look for it"
+            return "unknown: not enough memory to look for it"
 
     def _save(self, progress: Progress, result: StepResult) -> None:
         trainer = self._trainer

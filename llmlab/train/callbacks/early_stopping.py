@@ -3,7 +3,8 @@
 import logging
 from typing import Any
 
-from llmlab.train.fit import CALLBACKS, Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback
+from llmlab.train.progress import Progress
 from llmlab.train.trainer import StepResult
 
 log = logging.getLogger("llmlab")
@@ -12,19 +13,19 @@ log = logging.getLogger("llmlab")
 class EarlyStopping(Callback):
     """End training after `patience` validations in a row without a new best.
 
-    Goes after the validation and before what saves. How many there were is in the progress, so
-    that a run that is continued ends where it would have.
+    It stands after the validation and before the callback that saves. The count is part of the
+    progress, so a continued run ends where an uninterrupted one would have.
     """
 
     def __init__(self, patience: int):
         self._patience = patience
 
     def on_start(self, progress: Progress) -> None:
-        """Tell the progress what its limit is: a run may be continued with another."""
+        """Set the limit in the progress: a run may be continued with another one."""
         progress.patience = self._patience
 
     def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
-        """Count a validation; one that isn't finite is none that was better."""
+        """Count a validation; one that isn't finite counts as no improvement."""
         if "val_loss" not in row:
             return
         progress.stale = 0 if progress.best_step == progress.step else progress.stale + 1

@@ -9,7 +9,8 @@ from typing import Any
 
 from llmlab.atomic_write import make_folder, refused
 from llmlab.errors import TrainingError
-from llmlab.train.fit import CALLBACKS, Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback
+from llmlab.train.progress import Progress
 from llmlab.train.trackers import Tracker
 from llmlab.train.trainer import StepResult
 
@@ -69,14 +70,14 @@ class MetricsFile:
 class Metrics(Callback):
     """Write a row every `log_every` steps to metrics.jsonl, and to the tracker.
 
-    What callbacks before it put into the row is written with it.
+    Whatever earlier callbacks put into the row is written, too.
     """
 
     def __init__(self, metrics: MetricsFile, tracker: Tracker, log_every: int = 1):
         self._metrics, self._every, self._tracker = metrics, log_every, tracker
 
     def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
-        """Write the row, if it is its turn or something rare is in it."""
+        """Write the row, if it is due or contains something rare."""
         if progress.step % self._every and "val_loss" not in row and not result.skipped:
             return
         self._metrics.write(row)

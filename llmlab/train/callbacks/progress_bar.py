@@ -1,4 +1,4 @@
-"""How far a training is, for who watches it."""
+"""The progress of a training, for whoever watches it."""
 
 import logging
 import time
@@ -7,7 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llmlab.train.fit import CALLBACKS, Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback
+from llmlab.train.progress import Progress
 from llmlab.train.trainer import StepResult
 
 log = logging.getLogger("llmlab")

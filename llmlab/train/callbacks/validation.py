@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.train.fit import CALLBACKS, Callback, Progress
+from llmlab.train.fit import CALLBACKS, Callback
+from llmlab.train.progress import Progress
 from llmlab.train.trainer import StepResult
 
 FEWEST = 10  # validations in a run, unless `eval_every` says otherwise

@@ -1,4 +1,4 @@
-"""Hydra's errors in one line, with what was probably meant."""
+"""Hydra's errors in one line each, with a guess at what was meant."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from llmlab.cli.places import conf_folder
 from llmlab.errors import ConfigError, LlmlabError, suggest
 
-# What other programs call our keys.
+# Names of our keys in other programs.
 _ELSEWHERE = {
     "learning_rate": "lr",
     "max_steps": "steps",
@@ -35,8 +35,8 @@ _ELSEWHERE = {
 _LAUNCHERS = {"joblib": "hydra-joblib-launcher"}  # files of conf/launcher that need a plug-in
 
 
-def hint(error: Exception, tokens: Sequence[str]) -> Exception:
-    """Return a ConfigError for what Hydra, OmegaConf or YAML refused; else `error` itself."""
+def translated(error: Exception, tokens: Sequence[str]) -> Exception:
+    """Return a ConfigError for an error of Hydra, OmegaConf or YAML; else `error` itself."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import MarkedYAMLError
@@ -79,7 +79,7 @@ def _unknown_option(group: str, name: str, text: str) -> str:
 
 
 def _no_option(tokens: Sequence[str]) -> ConfigError | None:
-    """Name the group that was given a number, or null, instead of a file of its folder."""
+    """Name the group that was given a number or null instead of the name of a file."""
     for token in tokens:
         key, _, value = token.partition("=")
         folder = conf_folder() / key.lstrip("+~").split("@")[0]
@@ -97,7 +97,7 @@ def options_of(folder: Path) -> list[str]:
 def _unknown_key(key: str) -> str:
     known = _known_keys()
     if key in known:
-        return f"{key}: it isn't what is to be taken out, or is there already; write {key}=VALUE"
+        return f"{key}: can't be removed like this, or exists already; write {key}=VALUE"
     last = key.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == last]
     meant = _ELSEWHERE.get(last) or (same[0] if same else None)
@@ -106,7 +106,7 @@ def _unknown_key(key: str) -> str:
 
 
 def _known_keys() -> list[str]:
-    """Return the keys that the files of conf/ state."""
+    """Return all keys in the files of conf/."""
     import yaml
 
     conf = conf_folder()
@@ -135,7 +135,7 @@ def _flat(value: Any, where: str) -> Iterator[str]:
 
 
 def _unreadable(tokens: Sequence[str]) -> str | None:
-    """Return what is wrong with the first value that isn't of Hydra's grammar."""
+    """Return what is wrong with the first value that Hydra's grammar doesn't allow."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parser = OverridesParser.create()
@@ -145,14 +145,14 @@ def _unreadable(tokens: Sequence[str]) -> str | None:
         except Exception:  # the grammar's own are of many kinds
             shown = token if len(token) <= 60 else f"{token[:57]}..."
             return (
-                f"{shown}: Hydra can't read this value; text goes into two kinds of quotes: "
+                f"{shown}: Hydra can't parse this value; put text in two kinds of quotes: "
                 f"\"{token.split('=')[0]}='...'\""
             )
     return None
 
 
 def _refused(error: Exception, tokens: Sequence[str]) -> str:
-    """Return a line for an exception that Hydra has let out as it was."""
+    """Return one line for an exception that Hydra passed on unchanged."""
     if unread := _unreadable(tokens):
         return unread
     reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from math import log
 
 
-def memorisation_floor(samples: Iterable[tuple[Sequence[int], Sequence[float]]]) -> float:
+def entropy_floor(samples: Iterable[tuple[Sequence[int], Sequence[float]]]) -> float:
     """Return the mean nats per target that equal prefixes leave, the least training loss.
 
     Where several samples begin alike and go on differently, the best possible prediction is

@@ -1,0 +1,95 @@
+"""What a sweep tells: arms with intervals, a verdict, and the files that hold both."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmlab.config.study import Question
+from llmlab.runs.results import Sweep, find_baseline, read_question, read_results
+from llmlab.study.arms import FINISHED, Arm, varying_keys
+from llmlab.study.metric import Metric, choose
+from llmlab.study.sequential import Rule, comparisons, decide
+from llmlab.study.statistics import Estimate, estimate
+from llmlab.study.verdict import Verdict, judge, judge_auto, ranked
+
+_NO_CLAIM = Verdict([])
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep's arms, the best first, and what they say.
+
+    Attributes
+    ----------
+    metric
+        None if its jobs report no number to compare.
+    keys
+        In which the arms differ.
+    """
+
+    sweep: Sweep
+    question: Question
+    metric: Metric | None
+    arms: list[Arm]
+    keys: list[str]
+    verdict: Verdict
+
+    def estimate(self, arm: Arm) -> Estimate | None:
+        """Return the metric's mean over an arm's seeds with its interval, if it has any."""
+        values = [] if self.metric is None else list(arm.values(self.metric.name).values())
+        return estimate(values) if values else None
+
+    def failed(self, arm: Arm) -> int:
+        """Return how many of an arm's jobs have no result."""
+        if self.metric is None:
+            return sum(job.status != FINISHED for job in arm.jobs)
+        return len(arm.failed(self.metric.name))
+
+
+def read_study(folder: Path) -> Study:
+    """Return the study that a sweep's folder holds, judged.
+
+    Raises
+    ------
+    ConfigError
+        `metric` or `baseline` names something that isn't there.
+    """
+    record = read_question(folder)
+    question = Question.of(record["question"]) if "question" in record else None
+    return study_of(read_results(folder), question or Question(study={"alpha": 0.05}), record)
+
+
+def study_of(sweep: Sweep, question: Question, record: dict[str, Any]) -> Study:
+    """Return the study of jobs that may come from anywhere; `record` is that of their sweep."""
+    metric: Metric | None = choose(sweep.jobs, question.metric, question.direction)
+    assert metric is not None
+    if not any(arm.values(metric.name) for arm in sweep.arms):
+        metric = None
+    keys = sorted(varying_keys([arm.settings for arm in sweep.arms]))
+    arms = ranked(sweep.arms, metric) if metric else sweep.arms
+    verdict = _judged(arms, metric, question, record) if metric else _NO_CLAIM
+    return Study(sweep, question, metric, arms, keys, verdict)
+
+
+def _judged(arms: list[Arm], metric: Metric, question: Question, record: dict[str, Any]) -> Verdict:
+    if len(arms) < 2:
+        return judge(arms, metric)
+    baseline = find_baseline(arms, question.baseline)
+    auto = record.get("auto")
+    if auto is None:
+        return judge(arms, metric, baseline, question.study["alpha"])
+    options = question.options
+    rule = Rule(options.alpha, options.resolution, options.max_seeds)
+    asked = [arm for own in auto["arms"] for arm in arms if dict(arm.settings) == own]
+    results = {
+        arm.name: {
+            job.seed: job.value(metric.name) for job in arm.jobs if job.seed in auto["seeds"]
+        }
+        for arm in asked
+    }
+    decision = decide(results, auto["seeds"], rule, metric, baseline)
+    level = rule.level(len(comparisons(list(results), baseline)))
+    found = judge_auto(asked, metric, decision, rule.alpha, level, baseline)
+    if decision.wanted:
+        found.sentences.append(f"Not finished: at most {decision.at_most} jobs are left.")
+    return found

@@ -1,0 +1,223 @@
+"""The page of a study: verdict, arms, curves, the metric over each key, what was different."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from llmlab.errors import CheckpointError
+from llmlab.report import charts
+from llmlab.report.curves import bands, trace
+from llmlab.report.page import Chart, Page, Table
+from llmlab.report.study import Study
+from llmlab.report.study_tables import SPENT, number
+from llmlab.report.tables import human
+from llmlab.runs.overrides import value_of
+from llmlab.runs.record import RECORD, read_config, read_record
+from llmlab.runs.results import ranked_jobs, read_question
+from llmlab.runs.shell import near, shell_command
+from llmlab.study.arms import Arm
+
+_OF_A_RUN = ("typed", "seed", "resume", "chat", "question", "threads")
+_MOST_JOBS = 200  # in the table and in the picture of arms
+
+
+def study_page(folder: Path, study: Study) -> Page:
+    """Return the page of a sweep."""
+    metric = study.metric
+    parts: list[Chart | Table | tuple[str, str]] = [_arm_table(study)]
+    if metric is not None:
+        parts.append(_arm_chart(study))
+    curves = charts.curve_chart(_curves(study))
+    parts += [curves] if curves else []
+    if metric is not None:
+        parts += _key_charts(study)
+    parts.append(_job_table(study))
+    jobs = [folder / job.name for job in study.sweep.jobs]
+    names = [arm.name for arm in study.arms]
+    firsts = [folder / arm.jobs[0].name for arm in study.arms]
+    parts += [*_differences(names, firsts), *about(jobs)]
+    note = f"{near(folder)}: {len(study.sweep.jobs)} jobs, {len(study.arms)} arms"
+    by = f" Ranked by {metric.text}." if metric is not None else ""
+    sentences = study.verdict.sentences or [f"{len(study.arms)} arm; nothing is compared."]
+    command = shell_command(*read_question(folder).get("overrides", []))
+    parts.append(("Command", f"{command}\n\nadd to it: resume={near(folder)}"))
+    return Page(_title(study), note + "." + by, sentences, parts)
+
+
+def _title(study: Study) -> str:
+    return f"{', '.join(study.keys) or 'sweep'}: {len(study.arms)} arms"
+
+
+def about(runs: Sequence[Path]) -> list[tuple[str, str]]:
+    """Return on what machine and with what versions runs were made, from the first's record."""
+    for folder in runs:
+        try:
+            record = read_record(folder) if (folder / RECORD).is_file() else None
+        except CheckpointError:
+            continue
+        if record is not None:
+            versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v)
+            git = record.get("git") or {}
+            changed = " with changes" if git.get("dirty") else ""
+            revision = f"{git['revision']}{changed}" if git.get("revision") else "unknown"
+            lines = [f"made {record['created']}", versions, f"revision {revision}"]
+            lines.append(f"{record['cpu']}, {record['cpus']} cores, {record['platform']}")
+            return [("Environment", "\n".join(lines))]
+    return []
+
+
+def _arm_rows(study: Study) -> list[dict[str, Any]]:
+    rows = []
+    for arm in study.arms:
+        found = study.estimate(arm)
+        if found is None:
+            continue
+        row: dict[str, Any] = {"arm": arm.name, "mean": found.mean, "seeds": found.count}
+        if isfinite(found.low):
+            row |= {"low": found.low, "high": found.high}
+        rows.append(row)
+    return rows
+
+
+def _arm_chart(study: Study) -> Chart:
+    assert study.metric is not None
+    own = [
+        {"arm": arm.name, "job": job.name, "value": value}
+        for arm in study.arms
+        for job in arm.jobs
+        if (value := job.value(study.metric.name)) is not None
+    ]
+    return charts.interval_chart(_arm_rows(study), own[:_MOST_JOBS], study.metric.name)
+
+
+def _curves(study: Study) -> list[dict[str, Any]]:
+    folder = study.sweep.folder
+    return bands(
+        trace(folder / job.name, arm.name, job.values.get("seconds"), job.values.get("steps"))
+        for arm in study.arms
+        for job in arm.jobs
+    )
+
+
+def _key_charts(study: Study) -> list[Chart]:
+    """Return a chart for each key; of two a grid, too, of more parallel lines."""
+    assert study.metric is not None
+    name, higher = study.metric.name, study.metric.higher
+    rows = {row["arm"]: row for row in _arm_rows(study)}
+    arms = [arm for arm in study.arms if arm.name in rows]
+    keys = [key for key in study.keys if all(key in arm.settings for arm in arms)]
+    if len(arms) < 2 or not keys:
+        return []
+    found = [
+        charts.key_chart(
+            key,
+            [{**rows[arm.name], "value": _value(study, arm, key)} for arm in arms],
+            name,
+            higher,
+        )
+        for key in keys
+    ]
+    if len(keys) == 2:
+        cells = [
+            {**rows[arm.name], **{f"k{i}": _value(study, arm, key) for i, key in enumerate(keys)}}
+            for arm in arms
+        ]
+        found.append(charts.grid_chart(keys, cells, name, higher))
+    elif len(keys) > 2:
+        found.append(charts.parallel_chart(keys, _places(study, arms, keys, rows), name))
+    return found
+
+
+def _places(
+    study: Study, arms: Sequence[Arm], keys: Sequence[str], rows: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return where the values of each arm lie, from the least of a key (0) to its greatest (1)."""
+    assert study.metric is not None
+    table = {key: {arm.name: _value(study, arm, key) for arm in arms} for key in keys}
+    table[study.metric.name] = {arm.name: rows[arm.name]["mean"] for arm in arms}
+    found = []
+    for key, values in table.items():
+        order = sorted(set(values.values()), key=lambda v: (isinstance(v, str), v))
+        for arm in arms:
+            place = order.index(values[arm.name]) / max(len(order) - 1, 1)
+            about = {"key": key, "place": place, "value": values[arm.name]}
+            found.append({"arm": arm.name, "mean": rows[arm.name]["mean"], **about})
+    return found
+
+
+def _value(study: Study, arm: Arm, key: str) -> Any:
+    value = value_of(arm.settings[key])
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number else study.sweep.value(arm.settings, key)
+
+
+def _arm_table(study: Study) -> Table:
+    metric = study.metric.name if study.metric else None
+    spent = [n for n in SPENT if any(n in job.values for job in study.sweep.jobs)]
+    figures = [metric, "sd", "low", "high"] if metric else []
+    rows = []
+    for arm in study.arms:
+        found = study.estimate(arm)
+        values: list[float | None] = [None] * len(figures)
+        if found is not None and figures:
+            ends = (found.deviation, found.low, found.high)
+            values = [found.mean, *(end if isfinite(end) else None for end in ends)]
+        cells: list[Any] = [arm.name, *((number(value), value) for value in values)]
+        cells += [str(len(arm.jobs)), str(study.failed(arm))]
+        cells += [_spent(arm.mean(name)) for name in spent]
+        rows.append(cells)
+    head = ["arm", *map(str, figures), "seeds", "failed", *spent]
+    return Table("Arms, with the 95 % interval of the mean", head, rows)
+
+
+def _job_table(study: Study) -> Table:
+    jobs = study.sweep.jobs
+    ranked = ranked_jobs(jobs, study.metric) if study.metric else [(None, job) for job in jobs]
+    first = ["loss", "val_loss", "best_val_loss", "bits_per_byte"]
+    names = [name for name in first if any(name in job.values for job in jobs)]
+    rows = [
+        [
+            job.name,
+            (rank or "-", rank),
+            str(job.seed),
+            *((number(job.values.get(name)), job.values.get(name)) for name in names),
+            job.status,
+        ]
+        for rank, job in ranked[:_MOST_JOBS]
+    ]
+    more = f", the first {_MOST_JOBS} of {len(jobs)}" if len(jobs) > _MOST_JOBS else ""
+    return Table(f"Jobs{more}", ["job", "rank", "seed", *names, "status"], rows)
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the keys in which configurations differ, dotted, with the value in each."""
+    flat = [_flat({k: v for k, v in config.items() if k not in _OF_A_RUN}) for config in configs]
+    keys = dict.fromkeys(key for each in flat for key in each)
+    table = {key: [each.get(key, "-") for each in flat] for key in keys}
+    return {key: values for key, values in table.items() if len(set(values)) > 1}
+
+
+def _differences(names: Sequence[str], runs: Sequence[Path]) -> list[Table]:
+    configs = [read_config(run) or {} for run in runs]
+    found = differences(configs)
+    if len(configs) < 2 or not found:
+        return []
+    return [Table("What their configurations differ in", ["key", *names], _as_rows(found))]
+
+
+def _as_rows(found: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    return [[key, *values] for key, values in found.items()]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, Mapping) and value:
+        found: dict[str, str] = {}
+        for key, item in value.items():
+            found |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: "null" if value is None else str(value)}
+
+
+def _spent(value: float | None) -> tuple[str, float | None]:
+    return ("-" if value is None else human(value, "", 1000), value)

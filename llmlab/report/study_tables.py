@@ -1,0 +1,179 @@
+"""A study as tables: what is printed, and the CSV files."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from llmlab.report.study import Study
+from llmlab.report.tables import columns, human, nats
+from llmlab.report.terminal import interval_lines
+from llmlab.runs.results import ranked_jobs
+from llmlab.runs.shell import near, shell_command
+from llmlab.runs.sweep import duration
+from llmlab.study.arms import DIVERGED
+from llmlab.study.statistics import Estimate
+
+SPENT = ("seconds", "steps", "tokens", "flops", "parameters")
+_FIRST = ("loss", "val_loss", "best_val_loss", "best_step", "bits_per_byte", "perplexity")
+
+
+def write_tables(folder: Path, study: Study) -> None:
+    """Write results.csv, a row a job, and summary.csv, a row an arm."""
+    _write(folder / "results.csv", _job_rows(study))
+    _write(folder / "summary.csv", _arm_rows(study))
+
+
+def lines(study: Study, jobs: bool = False) -> list[str]:
+    """Return what is printed: by what it is ranked, a row an arm, the verdict, the errors."""
+    metric, found = study.metric, []
+    if metric is not None:
+        found.append(f"by {metric.text}; mean over seeds with its 95 % interval")
+    found += columns(_arm_cells(study), left=1)
+    found += _drawn(study)
+    if jobs:
+        found += ["", *columns(_job_cells(study), left=1)]
+    if study.verdict.sentences:
+        found += ["", *study.verdict.sentences]
+    if study.verdict.more_seeds:
+        found += [f"Add seeds: {_more_seeds(study)}"] if _more_seeds(study) else []
+    errors = [f"{job.name}: {job.error}" for job in study.sweep.jobs if job.error]
+    return [*found, *([""] if errors else []), *errors]
+
+
+def _drawn(study: Study) -> list[str]:
+    rows = []
+    for arm in study.arms:
+        value = study.estimate(arm)
+        if value is not None:
+            name = " ".join(study.sweep.value(arm.settings, key) for key in study.keys)
+            rows.append((name, value.mean, value.low, value.high))
+    picture = interval_lines(rows)
+    return ["", *picture] if picture else []
+
+
+def _more_seeds(study: Study) -> str | None:
+    """Return the command that adds seeds to arms that have one each."""
+    most = max(len(arm.jobs) for arm in study.arms)
+    if most > 1:
+        return None
+    last = max(job.seed for arm in study.arms for job in arm.jobs)
+    seeds = ",".join(str(last + n) for n in range(1, 5))
+    return shell_command(f"resume={near(study.sweep.folder)}", f"seed={seeds}")
+
+
+def _arm_cells(study: Study) -> list[list[str]]:
+    has_error = (
+        study.metric is not None and study.metric.name == "loss" and _has(study, "loss_error")
+    )
+    spent = [name for name in ("seconds", "tokens", "parameters") if _has(study, name)]
+    if study.question.study.get("jobs") is not None and _has_budget(study):
+        spent = [name for name in SPENT if _has(study, name)]
+    head = [" ".join(study.keys) or "arm"]
+    head += [] if study.metric is None else [study.metric.name, "sd", "95 % interval"]
+    head += ["text ±"] if has_error else []
+    head += ["seeds", "failed", *("time" if name == "seconds" else name for name in spent)]
+    rows = [head]
+    for arm in study.arms:
+        found, failed = study.estimate(arm), study.failed(arm)
+        row = [" ".join(study.sweep.value(arm.settings, key) for key in study.keys) or arm.name]
+        if study.metric is not None:
+            row += _estimated(found)
+        if has_error:
+            row.append(number(arm.mean("loss_error")))
+        row += [str(len(arm.jobs)), str(failed)]
+        row += [_spent(name, arm.mean(name)) for name in spent]
+        rows.append(row)
+    return rows
+
+
+def _estimated(found: Estimate | None) -> list[str]:
+    if found is None:
+        return ["-", "-", "-"]
+    if found.count < 2:
+        return [number(found.mean), "-", "-"]
+    return [
+        number(found.mean),
+        f"{found.deviation:.2g}",
+        f"{number(found.low)} to {number(found.high)}",
+    ]
+
+
+def _job_cells(study: Study) -> list[list[str]]:
+    name = study.metric.name if study.metric else ""
+    others = [each for each in _FIRST if each != name and _has(study, each)]
+    rows = [["job", "rank", "seed", *([name] if name else []), *others, "status"]]
+    for rank, job in _ranked(study):
+        figures = [*([name] if name else []), *others]
+        cells = [number(job.values.get(each)) for each in figures]
+        rows.append([job.name, str(rank or "-"), str(job.seed), *cells, job.status])
+    return rows
+
+
+def _job_rows(study: Study) -> list[list[Any]]:
+    """Return the rows of results.csv; no column is there twice."""
+    known = {key for job in study.sweep.jobs for key in job.values}
+    figures = [name for name in _FIRST if name in known]
+    figures += sorted(known - {*figures, *SPENT}) + [name for name in SPENT if name in known]
+    keys = sorted({k for arm in study.arms for k in arm.settings} - {*figures, "seed"})
+    rows: list[list[Any]] = [["rank", "job", "status", "seed", *keys, *figures, "error"]]
+    for rank, job in _ranked(study):
+        values = [study.sweep.value(job.settings, key) for key in keys]
+        own = [job.values.get(name) for name in figures]
+        rows.append([rank, job.name, job.status, job.seed, *values, *own, job.error])
+    return rows
+
+
+def _arm_rows(study: Study) -> list[list[Any]]:
+    head = ["rank", "arm", *study.keys, "metric", "mean", "sd", "low", "high", "seeds", "failed"]
+    spent = [name for name in SPENT if _has(study, name)]
+    others = [name for name in _FIRST if _has(study, name)]
+    rows: list[list[Any]] = [[*head, "diverged", *others, *spent]]
+    for place, arm in enumerate(study.arms, 1):
+        found = study.estimate(arm)
+        rank = place if found is not None and not study.failed(arm) else None
+        own = [study.sweep.value(arm.settings, key) for key in study.keys]
+        figures: list[Any] = [study.metric.name if study.metric else None, *[None] * 4]
+        if found is not None:
+            ends = (found.deviation, found.low, found.high)
+            figures[1:] = [found.mean, *(end if isfinite(end) else None for end in ends)]
+        diverged = sum(job.status == DIVERGED for job in arm.jobs)
+        counts = [len(arm.jobs), study.failed(arm), diverged]
+        means = [arm.mean(name) for name in (*others, *spent)]
+        rows.append([rank, arm.name, *own, *figures, *counts, *means])
+    return rows
+
+
+def _ranked(study: Study) -> Iterable[tuple[int | None, Any]]:
+    if study.metric is not None:
+        return ranked_jobs(study.sweep.jobs, study.metric)
+    return [(None, job) for job in study.sweep.jobs]
+
+
+def _has(study: Study, name: str) -> bool:
+    return any(name in job.values for job in study.sweep.jobs)
+
+
+def _has_budget(study: Study) -> bool:
+    return any(arm.settings.get("budget", '"none"') != '"none"' for arm in study.arms)
+
+
+def _spent(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if name == "seconds":
+        return duration(value)
+    return human(value, "", 1000) if value >= 100_000 else f"{value:,.0f}"
+
+
+def number(value: float | None) -> str:
+    """Return a figure of any metric; `-` for none."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else nats(value)
+
+
+def _write(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)

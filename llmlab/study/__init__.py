@@ -1,0 +1,1 @@
+"""Studies: arms of a sweep, what their seeds tell, and when they have told enough."""
