@@ -17,8 +17,8 @@ from llmlab.phases.answering import named_checkpoint
 log = logging.getLogger("llmlab")
 
 
-def run(config: Config, run: None = None, adapter: bool = False) -> dict[str, Any]:
-    """Write the folder `target`; with `adapter` only what LoRA has learned, as peft reads it."""
+def run(config: Config, run: None = None, only_adapter: bool = False) -> dict[str, Any]:
+    """Write the folder `target`; with `only_adapter` what LoRA has learned, as peft reads it."""
     if config.target is None:
         raise ConfigError("target: missing; name the folder to write: target=DIR")
     checkpoint = named_checkpoint(config)
@@ -26,7 +26,7 @@ def run(config: Config, run: None = None, adapter: bool = False) -> dict[str, An
     stored = np.result_type(*(a for n, a in checkpoint.arrays.items() if n.startswith("params/")))
     model = build.load_model(replace(config, dtype=str(stored)), checkpoint)
     target = Path(config.target).expanduser().absolute()
-    if adapter:
+    if only_adapter:
         return _adapter(model, target)
     model = build.merged(model)
     network = write_folder(
@@ -50,7 +50,7 @@ def run(config: Config, run: None = None, adapter: bool = False) -> dict[str, An
 def _adapter(model: build.Model, target: Path) -> dict[str, Any]:
     """Write the low-rank maps alone."""
     if model.adapter is None:
-        raise ConfigError("export.adapter=true: the checkpoint has no adapter; leave it out")
+        raise ConfigError("export.only_adapter=true: the checkpoint has no adapter; leave it out")
     made = ADAPTERS.build(model.adapter, "adapter")
     found = made.maps(dict(model.params.items()), model.stack)
     network = write_adapter(

@@ -121,7 +121,7 @@ def test_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     code, out, _ = run("phase=summary", "checkpoint=latest")
     assert code == 0 and "parameters trained" in out
     assert run("phase=export", "target=merged")[0] == 0
-    assert run("phase=export", "target=adapter", "export.adapter=true")[0] == 0
+    assert run("phase=export", "target=adapter", "export.only_adapter=true")[0] == 0
     code, _, err = run("phase=import", "source=adapter")
     assert code == 2 and "checkpoint=FILE" in err
     back = ("phase=import", "source=adapter", "checkpoint=base.npz", "target=back.npz")
@@ -129,7 +129,7 @@ def test_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     assert run("phase=export", "checkpoint=back.npz", "target=again")[0] == 0
     one, two = read_folder(tmp_path / "merged"), read_folder(tmp_path / "again")
     assert all(np.abs(one.arrays[n] - two.arrays[n]).max() < 1e-6 for n in one.arrays)
-    code, _, err = run("phase=export", "checkpoint=base.npz", "target=x", "export.adapter=true")
+    code, _, err = run("phase=export", "checkpoint=base.npz", "target=x", "export.only_adapter=true")
     assert code == 2 and "has no adapter" in err
 
 
