@@ -129,7 +129,8 @@ def test_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     assert run("phase=export", "checkpoint=back.npz", "target=again")[0] == 0
     one, two = read_folder(tmp_path / "merged"), read_folder(tmp_path / "again")
     assert all(np.abs(one.arrays[n] - two.arrays[n]).max() < 1e-6 for n in one.arrays)
-    code, _, err = run("phase=export", "checkpoint=base.npz", "target=x", "export.only_adapter=true")
+    alone = ("checkpoint=base.npz", "target=x", "export.only_adapter=true")
+    code, _, err = run("phase=export", *alone)
     assert code == 2 and "has no adapter" in err
 
 
