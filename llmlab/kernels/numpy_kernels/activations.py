@@ -31,6 +31,11 @@ ERFC_SHORT = (
 FAR = 39.6  # exp(−x² / 2) is 0 from here on, and powers of x must not overflow
 
 
+def _starts(x: np.ndarray) -> range:
+    """Return where blocks begin; an array that is one number everywhere needs a single block."""
+    return range(0, x.size if any(x.strides) else min(x.size, 1), BLOCK)
+
+
 def relu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn x into max(x, 0), which is also the cache."""
     np.maximum(x, 0, out=x)
@@ -57,7 +62,7 @@ def gelu_tanh(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat, dout = x.reshape(-1), slope.reshape(-1)
     with ctx.scratch():
         scratch = ctx.empty((2, min(BLOCK, x.size)))
-        for start in range(0, x.size, BLOCK):
+        for start in _starts(x):
             part = slice(start, start + BLOCK)
             xc, d = flat[part], dout[part]
             square, t = scratch[0, : len(xc)], scratch[1, : len(xc)]
@@ -106,7 +111,7 @@ def gelu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat, dout = x.reshape(-1), slope.reshape(-1)
     with ctx.scratch():
         scratch = ctx.empty((3, min(BLOCK, x.size)))
-        for start in range(0, x.size, BLOCK):
+        for start in _starts(x):
             part = slice(start, start + BLOCK)
             xc, d = flat[part], dout[part]
             far, tail, bell = (row[: len(xc)] for row in scratch)
@@ -152,7 +157,7 @@ def silu(ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat, dout = x.reshape(-1), slope.reshape(-1)
     with ctx.scratch():
         scratch = ctx.empty((min(BLOCK, x.size),))
-        for start in range(0, x.size, BLOCK):
+        for start in _starts(x):
             part = slice(start, start + BLOCK)
             xc, d = flat[part], dout[part]
             s = scratch[: len(xc)]
