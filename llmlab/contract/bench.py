@@ -74,7 +74,7 @@ class Bench:
         first = (case.time + 1) // 2  # length of the first of two packed samples
         every_row = np.ones((case.batch, 1), np.intp)
         self.segments = every_row * (column >= first)
-        self._positions = every_row * np.where(column >= first, column - first, column)
+        self.positions = every_row * np.where(column >= first, column - first, column)
         weights = stream(case.seed, "weights").uniform(0.5, 1.5, (case.batch, case.time))
         self._weights = weights.astype(dtype)
         draws = [stream(case.seed, "rng", row).bit_generator for row in range(case.batch)]
@@ -109,7 +109,7 @@ class Bench:
             case.time,
             rng=[generator(*draw) for draw in self._draws[rows]] if case.random else None,
             segments=segments if case.segments else None,
-            positions=self._positions[rows] if case.positions else None,
+            positions=self.positions[rows] if case.positions else None,
             weights=self._weights[rows].reshape(-1) if case.weights else None,
             loss_scale=0.3,
         )

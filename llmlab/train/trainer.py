@@ -1,6 +1,5 @@
 """One training step: gradients of a batch, clipping, an update."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
@@ -172,21 +171,6 @@ class Trainer:
         loss = self._workers.gradients(shares, scale, self.steps) * scale
         self._workers.reduce()
         return loss, sqrt(self._workers.squared_norm()), tokens
-
-    def probe(self, batches: Sequence[Batch]) -> float:
-        """Return the seconds that the gradient of a step takes; nothing is changed by it.
-
-        The first time includes memory that is asked for; a short one is measured again.
-        """
-        seconds = 0.0
-        for _ in range(2):
-            began = time.perf_counter()
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                self._gradients(batches)
-            seconds = time.perf_counter() - began
-            if seconds > 1:
-                break
-        return seconds
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return everything learned or remembered, by the names that checkpoints use."""

@@ -38,7 +38,9 @@ def test_the_reader_in_the_docs_works(tmp_path, monkeypatch):
 def test_the_docs_name_all_keys_and_what_resuming_needs(lab):
     path = max(lab.folder.glob("run/checkpoints/*.npz"))
     checkpoint = load(path)
-    rows = re.findall(r"^\| (`[^|]*) \| (\d?) ?\|", TEXT.split("Keys of `meta`")[1], re.MULTILINE)
+    rows = re.findall(
+        r"^\| (`[^|]*) \| (\d?) ?\|", TEXT.split("has these keys in `meta`")[1], re.MULTILINE
+    )
     marks = {key: mark for keys, mark in rows for key in re.findall(r"`(\w+)`", keys)}
     assert set(marks) == set(checkpoint.meta)
     needed = {key: value for key, value in checkpoint.meta.items() if marks[key]}

@@ -268,7 +268,7 @@ CASES = [
         ["GiB are free: lower batch_size=8 or the sizes of the model"],
     ),
     Case(12, "no-file", data("nothing.txt"), 3, ["/lab/nothing.txt: no such file"]),
-    Case(12, "folder", data("run"), 3, ["/lab/run: the folder holds no .txt"]),
+    Case(12, "folder", data("run/report"), 3, ["/lab/run/report: the folder holds no .txt"]),
     Case(13, "empty", data(), 3, ["/lab/bad.txt: no text in it (0 bytes, 0 entries"], text("")),
     Case(13, "blank", data(), 3, ["(5 bytes, 2 entries, all blank)"], text(" \n\t \n")),
     Case(
@@ -329,7 +329,9 @@ CASES = [
         "wrong-shape",
         data("bad.json"),
         3,
-        ["bad.json:1: expected an array of strings (one object per line is .jsonl), found"],
+        [
+            "bad.json:1: expected an array of strings or chats (one object per line is .jsonl), found"
+        ],
         text('{"a": 1}', "bad.json"),
     ),
     Case(18, "nan", data("bad.json"), 3, ["found NaN"], text('["a", NaN]', "bad.json")),

@@ -335,7 +335,7 @@ def test_near_misses_are_told(here, argv, said):
         (["phase=full", "resume=run"], "that is a run of phase pretrain"),
         (["phase=pretrain", "resume=full"], "that is a run of phase full"),
         (["phase=tune", "resume=run/checkpoints/step-000001.npz"], "a training of phase pretrain"),
-        (["phase=evaluate", "resume=new"], "phase=evaluate is none"),
+        (["phase=evaluate", "resume=new"], "phase=evaluate isn't one"),
         (["phase=list", "resume=new"], "phase=list isn't one; leave resume= out"),
     ],
 )

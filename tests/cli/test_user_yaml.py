@@ -101,8 +101,8 @@ DEEP = "[" * 900 + "]" * 900
     [
         ("x: 1\n#" + "#" * 6_000_000, "larger than 1,000,000 bytes"),
         (b"lr: 1\0", "#x0000"),
-        (b"lr: 1 # \xe9", "no UTF-8"),
-        ("lr: 1".encode("utf-16"), "no UTF-8"),
+        (b"lr: 1 # \xe9", "isn't UTF-8"),
+        ("lr: 1".encode("utf-16"), "isn't UTF-8"),
         (f"x: {DEEP}\n", "odd.yaml:2: nested deeper than 50 levels"),
         ("x: " + "{a: " * 900 + "1" + "}" * 900, "nested deeper than 50 levels"),
         ("lr: [1\n", "odd.yaml:"),

@@ -119,6 +119,7 @@ def test_the_chat_template_is_kept_and_written_back(tmp_path, where):
 
 @pytest.mark.parametrize("name", ["user_assistant", "chatml", "llama"])
 def test_llmlabs_own_templates_come_back_by_name(tmp_path, name):
+    pytest.importorskip("jinja2")
     from llmlab.exchange.chat_template import chat_template
 
     settings = {"eos_token": "</s>", "chat_template": chat_template(name)}

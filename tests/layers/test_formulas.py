@@ -72,7 +72,7 @@ def attention(bench, spec):
                 if spec.get("qk_norm") and kind != "value":
                     own = [normed(head, p[f"layer.qk_norm.{kind}.weight"]) for head in own]
                 if rope and kind != "value":
-                    position = bench._positions[b, t] if case.positions else t
+                    position = bench.positions[b, t] if case.positions else t
                     own = [turned(head, position, rope) for head in own]
                 parts.append(own)
             seen.append(parts)
@@ -81,7 +81,7 @@ def attention(bench, spec):
             keys = [
                 s
                 for s in range(first, t + 1)
-                if not case.segments or bench._segments[b, s] == bench._segments[b, t]
+                if not case.segments or bench.segments[b, s] == bench.segments[b, t]
             ]
             for h in range(heads):
                 scores = np.array([seen[t][0][h] @ seen[s][1][h // shared] for s in keys])
@@ -125,7 +125,7 @@ def test_sinusoidal_positions(name):
     x = bench.x.reshape(row.batch, row.time, -1)
     c = x.shape[-1]
     for b, t, i in np.ndindex(row.batch, row.time, c // 2):
-        position = bench._positions[b, t] if row.positions else t
+        position = bench.positions[b, t] if row.positions else t
         angle = position * theta ** (-2 * i / c)
         wanted = x[b, t, 2 * i : 2 * i + 2] + [sin(angle), cos(angle)]
         assert output(bench)[b, t, 2 * i : 2 * i + 2] == pytest.approx(wanted, rel=1e-12)

@@ -7,7 +7,7 @@ import pytest
 from small_run import KEYS, finished_run, small_lab  # noqa: F401
 
 from llmlab.measure.losses import Evaluator, Losses
-from llmlab.train import callbacks
+from llmlab.train.callbacks import progress_bar
 from llmlab.train.fit import Progress
 
 LONG = re.compile(r"\d{13,}|\d[\d,]{16,}")
@@ -63,6 +63,6 @@ def test_a_probability_of_nearly_nothing_is_no_row_of_zeros(lab, monkeypatch):
     ("loss", "text"), [(6.3, "perplexity 544.6"), (98.8, "perplexity 8.10e+42")]
 )
 def test_the_bar_writes_large_numbers_short(loss, text):
-    bar = callbacks.ProgressBar("tune", 10)
+    bar = progress_bar.ProgressBar("tune", 10)
     bar._smooth = loss
     assert text in bar._text(Progress(), bar._began + 1)

@@ -1,5 +1,6 @@
 """The command line on a tiny network, in an empty folder: for tests of what can go wrong."""
 
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class Answer:
     @property
     def problems(self):
         """The lines of stderr without those of a table, which are indented, and a notice."""
-        lines = [line for line in self.err.splitlines() if not line.startswith("checkpoint: /")]
+        notices = re.compile(r"checkpoint: /|\w+: [\d,]+ steps?, about")
+        lines = [line for line in self.err.splitlines() if not notices.match(line)]
         return [line for line in lines if not line.startswith("  ")]
 
 

@@ -99,7 +99,7 @@ def test_a_run_knows_its_own_text(inside, capsys):
 
 @pytest.mark.slow
 def test_an_older_state_goes_on_with_the_data_that_were_typed(inside):
-    options = ["data.pretrain.windows=shuffled", "save_every=2"]
+    options = ["data.pretrain.windows=shuffled", "save_every=2", "keep=9"]
     assert main([*BYTES, *options, "hydra.run.dir=whole/run"]) == 0
     older = inside / "whole/run/checkpoints/step-000004.npz"
     assert main([f"resume={older}"]) == 0

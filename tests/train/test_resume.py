@@ -297,6 +297,7 @@ def test_changed_data_are_refused_unless_allowed(here, capsys):
     lines = [f"the number {n} comes after the number {n - 1} ." for n in range(1, 13)]
     text.write_text("\n".join(lines))
     keys = ["phase=pretrain", "data.pretrain.path=my.txt", "epochs=2", *SMALL]
+    keys.append("schedule.warmup_steps=2")
     assert main(["resume=run", *keys]) == 0
     text.write_text("\n".join(lines[:-1]))
     assert main(["resume=run", "epochs=3"]) == 4
