@@ -50,7 +50,7 @@ def test_the_docs_name_all_keys_and_what_resuming_needs(lab):
     del needed["updates"]
     save("poor.npz", checkpoint.arrays, needed)
     answer = lab("resume=poor.npz", *KEYS, "steps=3")
-    assert answer.code == 4 and "its meta lacks updates, which going on needs" in answer.err
+    assert answer.code == 4 and "its meta lacks updates, which continuing needs" in answer.err
 
 
 def test_the_docs_name_format_and_dtypes():

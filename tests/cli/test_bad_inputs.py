@@ -329,9 +329,7 @@ CASES = [
         "wrong-shape",
         data("bad.json"),
         3,
-        [
-            "bad.json:1: expected an array of strings or chats (one object per line is .jsonl), found"
-        ],
+        ["bad.json:1: expected an array of strings or chats (one object per line"],
         text('{"a": 1}', "bad.json"),
     ),
     Case(18, "nan", data("bad.json"), 3, ["found NaN"], text('["a", NaN]', "bad.json")),
