@@ -70,7 +70,7 @@ class CheckpointFolder:
         entries = self._entries()
         best_step = entries[-1][2].get("best_step") if entries else None
         known = {step: path for step, path, _ in entries}
-        wanted = {"latest": entries[-1][1] if entries else None, "best": known.get(best_step)}
+        wanted = {"latest": entries[-1][1] if entries else None, "best": known.get(best_step)}  # pyright: ignore[reportArgumentType]
         for name, path in wanted.items():
             pointer = self.folder / name
             if os.path.lexists(pointer) and _named(pointer) not in {p.name for p in known.values()}:

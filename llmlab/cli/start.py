@@ -120,7 +120,7 @@ def _jobs(command: CommandLine, folder: Path) -> tuple["Jobs", dict[str, Any]]:
     jobs = Jobs(folder, tokens, keys, former)
 
     def name(overrides: Any) -> str:
-        return jobs.name([str(text) for text in OmegaConf.to_container(overrides, resolve=False)])
+        return jobs.name([str(text) for text in OmegaConf.to_container(overrides, resolve=False)])  # pyright: ignore[reportOptionalIterable]
 
     OmegaConf.register_new_resolver("job_folder", name, replace=True)
     return jobs, {"overrides": tokens, "varying": keys, "changed": former}

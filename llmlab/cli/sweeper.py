@@ -54,7 +54,7 @@ class StudySweeper(Sweeper):
         asked = {key: config.get(key) for key in STUDY_KEYS}
         plain = OmegaConf.to_container(OmegaConf.create(asked), resolve=False)
         assert isinstance(plain, dict)
-        self._question = Question.of(plain)
+        self._question = Question.of(plain)  # pyright: ignore[reportArgumentType]
         self._record["question"] = self._question.to_dict()
         self._first_seed = config.get("seed", 0)
 

@@ -174,7 +174,7 @@ def read_yaml(path: Path) -> str:
 
 def check_hydra(config: Any, where: str) -> None:
     """Refuse keys of Hydra that a file may not set; `where` names the file."""
-    own = OmegaConf.to_container(config).get("hydra") if isinstance(config, DictConfig) else None
+    own = OmegaConf.to_container(config).get("hydra") if isinstance(config, DictConfig) else None  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     refused = [key for key in _leaves(own) if not key.startswith(ALLOWED)]
     if refused:
         raise ConfigError(

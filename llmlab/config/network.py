@@ -168,7 +168,7 @@ class _Positions:
             elif part.by_name and isinstance(value, Mapping):
                 result[key] = self._in_named(value, part.registry, here)
             elif isinstance(value, Mapping):
-                result[key] = self._in_spec(value, part.registry, here)
+                result[key] = self._in_spec(value, part.registry, here)  # pyright: ignore[reportArgumentType]
             elif isinstance(value, str):
                 whole = self._in_spec(as_mapping(value), part.registry, here)
                 result[key] = whole if len(whole) > 1 else value

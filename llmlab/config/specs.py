@@ -159,7 +159,7 @@ class Reader:
         repeat = spec.get("repeat")
         if "repeat" in spec:
             whole = isinstance(repeat, float) and repeat.is_integer()
-            result["repeat"] = repeat = int(repeat) if whole else repeat
+            result["repeat"] = repeat = int(repeat) if whole else repeat  # pyright: ignore[reportArgumentType]
         each = numbered(spec.get("each"), repeat, where, registry)
         if each and len(self.problems) == count:
             base = {key: value for key, value in result.items() if key != "repeat"}

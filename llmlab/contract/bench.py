@@ -60,7 +60,7 @@ class Case:
 
     def build(self) -> Any:
         """Return the stack."""
-        return self.stack or build_stack(self.specs, **self.sizes())
+        return self.stack or build_stack(self.specs, **self.sizes())  # pyright: ignore[reportArgumentType]
 
 
 class Bench:
@@ -107,7 +107,7 @@ class Bench:
         ctx.begin(
             len(segments),
             case.time,
-            rng=[generator(*draw) for draw in self._draws[rows]] if case.random else None,
+            rng=[generator(*draw) for draw in self._draws[rows]] if case.random else None,  # pyright: ignore[reportArgumentType]
             segments=segments if case.segments else None,
             positions=self.positions[rows] if case.positions else None,
             weights=self._weights[rows].reshape(-1) if case.weights else None,

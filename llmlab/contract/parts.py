@@ -183,4 +183,4 @@ def _same_batches(wanted: Sequence[Batch], found: Iterator[Batch], when: str) ->
     for number, (one, other) in enumerate(zip(wanted, others, strict=True)):
         for name, array in one.arrays().items():
             other_array = other.arrays().get(name)
-            assert np.array_equal(array, other_array), f"{when}: batch {number}, {name} differ"
+            assert np.array_equal(array, other_array), f"{when}: batch {number}, {name} differ"  # pyright: ignore[reportArgumentType]

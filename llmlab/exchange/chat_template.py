@@ -50,7 +50,7 @@ _KNOWN = {"user_assistant": _USER_ASSISTANT, "chatml": _CHATML, "llama": _LLAMA}
 def chat_template(spec: Any) -> str | None:
     """Return the Jinja form of a template's spec; None if it has none."""
     name = spec if isinstance(spec, str) else spec.get("type")
-    return spec["source"] if name == "jinja" else _KNOWN.get(name)
+    return spec["source"] if name == "jinja" else _KNOWN.get(name)  # pyright: ignore[reportArgumentType]
 
 
 def template_tokens(spec: Any) -> dict[str, str]:

@@ -134,7 +134,7 @@ def read_adapter(
             raise CheckpointError(f"{source / CONFIG}: {key}={config[key]!r:.60}: only {value!r}")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     numbers = type(rank) is int and isinstance(alpha, int | float) and type(alpha) is not bool
-    if not numbers or rank < 1 or not alpha > 0:
+    if not numbers or rank < 1 or not alpha > 0:  # pyright: ignore[reportOptionalOperand]
         raise CheckpointError(f"{source / CONFIG}: r={rank!r:.20}, lora_alpha={alpha!r:.20}")
     architecture, names = recognise(model, vocab_size)
     slices = {s.theirs: s for s in naming.tensor_slices(architecture, names)}
@@ -152,4 +152,4 @@ def read_adapter(
         on[known] = None
     if not on:
         raise CheckpointError(f"{source / FILE}: no tensors in it")
-    return {"type": "lora", "rank": rank, "alpha": float(alpha), "on": list(on)}, arrays
+    return {"type": "lora", "rank": rank, "alpha": float(alpha), "on": list(on)}, arrays  # pyright: ignore[reportArgumentType]

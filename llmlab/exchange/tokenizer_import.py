@@ -135,7 +135,7 @@ def _complete(content: dict[str, Any], folder: Path, settings: Mapping[str, Any]
         if token["content"] not in known:
             flags = {key: bool(token.get(key, False)) for key in _FLAGS}
             flags["special"] |= token["content"] in special
-            added.append({"id": id, "content": str(token["content"]), **flags})
+            added.append({"id": id, "content": str(token["content"]), **flags})  # pyright: ignore[reportArgumentType]
     content["added_tokens"] = added
 
 

@@ -94,7 +94,7 @@ def _parts(spec: Any) -> int:
         return 0
     repeat = spec.get("repeat")
     known = type(repeat) is int and 0 < repeat <= MOST_REPEATS  # else it is refused later
-    return (repeat if known else 1) * (1 + sum(map(_parts, spec.values())))
+    return (repeat if known else 1) * (1 + sum(map(_parts, spec.values())))  # pyright: ignore[reportOptionalOperand]
 
 
 @LAYERS.register("block")

@@ -29,7 +29,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     before = start_of_stage(run, run.stage_folder("pretrain"), config.keep).state
     model = stage_model(first, before, begin)
     question = config.prompt or _question(config, model)
-    print(describe(first, model), flush=True)
+    print(describe(first, model), flush=True)  # pyright: ignore[reportArgumentType]
     if before is None:
         _show("before training", replace(config, max_new_tokens=BEFORE), model, question)
     del model, before  # training makes or loads its own

@@ -42,14 +42,14 @@ def curve_chart(points: Rows) -> Chart | None:
     what = [name for name in ("val_loss", "loss") if any(p["what"] == name for p in points)]
     whole = alt.Chart(alt.Data(values=list(points))).transform_filter(f"datum.what === '{what[0]}'")
     scale = {"scale": alt.Scale(zero=False)}
-    x = alt.X("step:Q", title="steps", axis=alt.Axis(tickCount=8), **scale)
+    x = alt.X("step:Q", title="steps", axis=alt.Axis(tickCount=8), **scale)  # pyright: ignore[reportArgumentType]
     colour = alt.Color("name:N", title=None, legend=alt.Legend(**_LEGEND))
-    y = alt.Y("low:Q", title=what[0], **scale)
+    y = alt.Y("low:Q", title=what[0], **scale)  # pyright: ignore[reportArgumentType]
     layers = alt.layer(
         whole.mark_area(opacity=0.18).encode(x=x, y=y, y2="high:Q", color=colour),
         whole.mark_line(strokeWidth=2, point={"size": 18}).encode(
             x=x,
-            y=alt.Y("mean:Q", title=what[0], **scale),
+            y=alt.Y("mean:Q", title=what[0], **scale),  # pyright: ignore[reportArgumentType]
             color=colour,
             tooltip=["name:N", "step:Q", "tokens:Q", "mean:Q", "low:Q", "high:Q"],
         ),

@@ -73,7 +73,7 @@ def write_page(folder: Path, page: Page) -> Path:
         "verdict": "".join(f"<p>{escape(each)}</p>" for each in page.sentences),
         "body": "\n".join(_part(part, names) for part in page.parts),
         "charts": json.dumps(specs, allow_nan=False).replace("<", "\\u003c"),
-        "bundle": vl_convert.javascript_bundle().replace("</script", "<\\/script"),
+        "bundle": vl_convert.javascript_bundle().replace("</script", "<\\/script"),  # pyright: ignore[reportCallIssue]
     }
     text = re.sub(r"\{\{(\w+)\}\}", lambda found: fields[found[1]], text)
     path = folder / "report.html"

@@ -148,4 +148,4 @@ def _measure(stack: Stack, layout: Layout, batch: int, time: int, dtype: Any) ->
 
 def _views(layout: Layout, dtype: Any) -> dict[str, np.ndarray]:
     views = {name: shape_array(shape, dtype) for name, shape in layout.shapes.items()}
-    return views | {name: views[target] for name, target in layout.aliases.items()}
+    return views | {name: views[target] for name, target in layout.aliases.items()}  # pyright: ignore[reportReturnType]

@@ -33,7 +33,7 @@ class Jinja(Template):
         An argument is of the wrong type.
     """
 
-    many_turns = True
+    many_turns = True  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self, source: str, tokens: Mapping[str, str] | None = None, date: str | None = None

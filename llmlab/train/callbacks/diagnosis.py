@@ -66,7 +66,7 @@ class Diagnosis(Callback):
             for index, batch in enumerate(trainer.batches)
             for name, array in batch.arrays().items()
         }
-        replace_file(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))
+        replace_file(path.with_suffix(".npz"), lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
         log.error(
             "first layer whose output is not finite: %s; details in %s, the batch beside it",
             found["layer"] or "none, the backward pass",
