@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 from llmlab.errors import LlmlabError
-from llmlab.params import walk_layers
 
 _MARK = "__llmlab_plugin__"
 
@@ -48,6 +47,8 @@ def located(stack: Any = None, owner: str = "") -> Iterator[None]:
 
 def plugin_error(error: BaseException, stack: Any = None, owner: str = "") -> PluginError | None:
     """Return the error with its place in the user's own code; None if it isn't from there."""
+    from llmlab.params import walk_layers  # needs NumPy, which the help does without
+
     paths = {} if stack is None else {id(layer): path for path, layer in walk_layers(stack)}
     place, current = "", owner
     trace = error.__traceback__

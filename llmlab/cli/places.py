@@ -1,5 +1,6 @@
 """Where conf/ and data/ lie: beside the package in a checkout, inside it in a wheel."""
 
+from functools import cache
 from pathlib import Path
 
 import llmlab
@@ -16,6 +17,7 @@ def data_folder() -> Path:
     return _folder("data", "chats.json")
 
 
+@cache
 def _folder(name: str, proof: str) -> Path:
     package = Path(llmlab.__file__).resolve().parent
     for folder in (package / name, package.parent / name):

@@ -51,7 +51,6 @@ def start(command: CommandLine) -> int:
     _survive_python_314()
     from llmlab.cli.hydra_errors import translated
     from llmlab.cli.sweep import discard, finish, sweep_folder, sweeping
-    from llmlab.cli.sweeper import sweeper_of
     from llmlab.cli.user_yaml import check_stored, guarded
     from llmlab.runs.record import SWEEP_RECORD
 
@@ -64,6 +63,8 @@ def start(command: CommandLine) -> int:
         tokens, task = _single(command, codes)
     else:
         jobs, record = _jobs(command, folder)
+        from llmlab.cli.sweeper import sweeper_of
+
         sweeper = sweeper_of(jobs, record)
         tokens, task = list(jobs.tokens), _task(command, jobs, record)
     decorate = hydra_main()

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmlab.atomic_write import make_folder
 from llmlab.cli.job import shown
-from llmlab.config.study import Question
+from llmlab.config.study import STUDY_KEYS, Question
 from llmlab.errors import ConfigError
-from llmlab.runs.overrides import STUDY_KEYS, Override, value_of
+from llmlab.runs.overrides import Override, value_of
 from llmlab.runs.results import find_baseline, read_question, read_results
 from llmlab.runs.sweep import RESULT, Jobs, Plan, read_result, write_sweep
 from llmlab.study.arms import Arm

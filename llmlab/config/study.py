@@ -1,12 +1,11 @@
 """What of a configuration concerns a study as a whole, and none of its jobs alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from llmlab.config.values import Key, check_fields
 from llmlab.errors import ConfigError
-from llmlab.runs.overrides import STUDY_KEYS
 
 Seeds = Annotated[
     str | None, Key("auto: add seeds until the question is decided", choices=("auto",))
@@ -65,6 +64,10 @@ class Question:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {key: getattr(self, key) for key in STUDY_KEYS}
+
+
+# What is asked of the jobs of a sweep together, and of none of them alone.
+STUDY_KEYS = tuple(field.name for field in fields(Question))
 
 
 def check_study(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:

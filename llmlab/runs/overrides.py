@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
+from llmlab.config.study import STUDY_KEYS
+
 _KEY = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>[^=\s~+][^=\s]*)(=(?P<value>.*))?", re.DOTALL)
 _QUOTED = re.compile(r"'(.*)'|\"(.*)\"", re.DOTALL)
 _COLON = re.compile(r"([{,]\s*[\w.-]+):(?=\S)")  # Hydra writes mappings without a space
 _WORDS = {"true": True, "false": False, "null": None}
-# What is asked of the jobs of a sweep together, and of none of them alone.
-STUDY_KEYS = ("seeds", "metric", "direction", "baseline", "study")
-# Nor do these make another experiment: which machine did the work, and which run goes on.
+# These make no other experiment: which machine did the work, which run goes on, the question.
 _ELSEWHERE = ("resume", "launcher", *STUDY_KEYS)
 
 
