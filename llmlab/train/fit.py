@@ -52,7 +52,10 @@ class Callback:
         """Do something when training starts or continues."""
 
     def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
-        """Do something after a step; `row` has its metrics and those of earlier callbacks."""
+        """Do something after a step; `row` has its metrics, and takes more of them."""
+
+    def on_row(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
+        """Do something with what all callbacks have made of a step's row."""
 
     def on_end(self, progress: Progress) -> None:
         """Do something at the end, also after an error, a stop or a failed start."""
@@ -100,12 +103,7 @@ def fit(
             for group in _groups(batches, accumulate):
                 result = trainer.step(group)
                 _count(progress, trainer, result, len(group), count)
-                row = _row(stage, progress, result)
-                for name, callback in watching.items():
-                    size = len(row)
-                    callback.on_step(progress, result, row)
-                    if len(row) != size:
-                        _check_added(row, size, name, told)
+                _tell(watching, progress, result, _row(stage, progress, result), told)
                 if progress.bad >= max(1, max_bad_steps):
                     raise Diverged(
                         f"loss or gradient was not finite in {max_bad_steps} steps in a row, the "
@@ -127,6 +125,23 @@ def _named(callbacks: Sequence[Callback] | Mapping[str, Callback]) -> Mapping[st
     if isinstance(callbacks, Mapping):
         return callbacks
     return {f"{type(each).__name__} {n}": each for n, each in enumerate(callbacks, 1)}
+
+
+def _tell(
+    watching: Mapping[str, Callback],
+    progress: Progress,
+    result: StepResult,
+    row: dict[str, Any],
+    told: set[tuple[str, str]],
+) -> None:
+    """Let all callbacks add to a step's row, and then see it."""
+    for name, callback in watching.items():
+        size = len(row)
+        callback.on_step(progress, result, row)
+        if len(row) != size:
+            _check_added(row, size, name, told)
+    for callback in watching.values():
+        callback.on_row(progress, result, row)
 
 
 def _check_added(row: dict[str, Any], size: int, name: str, told: set[tuple[str, str]]) -> None:

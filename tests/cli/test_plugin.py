@@ -262,7 +262,7 @@ def test_an_error_in_an_optimizer_is_one_line(folder, capfd, threads):
 
 def test_an_error_in_a_callback_a_phase_or_a_constructor_is_one_line(folder, monkeypatch, capsys):
     line = breaks(folder / "my_callbacks.py", "if progress.step %", "if progress.stop %")
-    norm = ("callbacks.norm.type=my_weight_norm", "callbacks.norm.before=metrics")
+    norm = ("callbacks.norm.type=my_weight_norm",)
     code, _, err = lab(capsys, "plugins=my_callbacks.py", *TRAIN, *norm)
     assert code == 1
     assert f"error: my_callbacks.py:{line}: AttributeError: 'Progress' object has no" in err

@@ -187,7 +187,7 @@ class Adds(Callback):
 def test_what_a_callback_adds_is_made_fit_for_a_row(tmp_path, caplog):
     path = tmp_path / "metrics.jsonl"
     added = Adds(norm=np.float32(0.5), count=np.int64(3), bad=float("nan"), word="x", none=None)
-    watching = {"mine": added, "metrics": Metrics(MetricsFile(path), NoTracker())}
+    watching = {"metrics": Metrics(MetricsFile(path), NoTracker()), "mine": added}
     with trainer() as t:
         fit(t, Numbers(), steps=2, callbacks=watching, **OPTIONS)
     rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -52,7 +52,7 @@ class Checkpoints(Callback):
         if not self._folder.steps():
             self.save(progress)
 
-    def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
+    def on_row(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
         """Save when it is time; raise `Stopped` if a signal asked for the end."""
         ended = progress.step == self._last or progress.is_stale
         stopping = self._signals.received is not None and not ended

@@ -68,15 +68,12 @@ class MetricsFile:
 
 @CALLBACKS.register("metrics")
 class Metrics(Callback):
-    """Write a row every `log_every` steps to metrics.jsonl, and to the tracker.
-
-    Whatever earlier callbacks put into the row is written, too.
-    """
+    """Write a row every `log_every` steps to metrics.jsonl, and to the tracker."""
 
     def __init__(self, metrics: MetricsFile, tracker: Tracker, log_every: int = 1):
         self._metrics, self._every, self._tracker = metrics, log_every, tracker
 
-    def on_step(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
+    def on_row(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
         """Write the row, if it is due or contains something rare."""
         if progress.step % self._every and "val_loss" not in row and not result.skipped:
             return
