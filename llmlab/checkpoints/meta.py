@@ -52,23 +52,24 @@ _COUNT: Rule = ("a whole number from 0", _is_count)
 _COUNTS: Rule = ("whole numbers from 0", _is_mapping_of(_is_count))
 _NUMBER: Rule = ("a number", lambda value: type(value) in (int, float))
 _TEXT: Rule = ("text", lambda value: isinstance(value, str))
-_RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
     "config": ("a mapping, as are its parts", _is_config),
     "tokenizer": ("a mapping with a type", lambda v: isinstance(v, Mapping) and "type" in v),
     "stage": _TEXT,
     "cursor": ("epoch and index, whole numbers from 0", _is_cursor),
     "hashes": ("a mapping of texts", _is_mapping_of(_TEXT[1])),
     **dict.fromkeys(("step", "updates", "metrics_offset", "tokens", "epoch", "index"), _COUNT),
-    **dict.fromkeys(("skipped", "bad", "stale"), _COUNT),
-    **dict.fromkeys(("best_step", "patience"), _or_null(_COUNT)),
+    **dict.fromkeys(("skipped", "bad", "stale", "loss_tokens"), _COUNT),
+    **dict.fromkeys(("best_step", "patience", "loss_epoch"), _or_null(_COUNT)),
     "best": _or_null(_NUMBER),
+    "loss_sum": _NUMBER,
 }
 
 
 def check(meta: Mapping[str, Any]) -> None:
     """Raise `Damaged` unless everything that `meta` says is of its kind and in its range."""
     _check_values(meta, "", _DEPTH)
-    for key, (expected, fits) in _RULES.items():
+    for key, (expected, fits) in RULES.items():
         if key in meta and not fits(meta[key]):
             raise Damaged(f"its meta has {key}={_shown(meta[key])}, expected {expected}")
     step = meta.get("step")

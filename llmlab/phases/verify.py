@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ from llmlab.atomic_write import TEMPORARY
 from llmlab.checkpoints import load, peek
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ResourceError
-from llmlab.regular_file import open_regular, read_regular
+from llmlab.regular_file import open_regular
 from llmlab.report.tables import human
 from llmlab.runs import CHECKPOINTS, latest_run, read_record
 from llmlab.runs.lookup import resolve_checkpoint
 from llmlab.runs.record import RECORD
+from llmlab.runs.stored import RESULT, read_stored
+from llmlab.runs.sweep import read_sweep
 
 SOUND, NOTE, DAMAGED = "sound", "note", "DAMAGED"
 METRICS = "metrics.jsonl"
-_MAX_RECORD = 2**26  # bytes
+MOST_FOLDERS = 100_000
 _EXPECTED = "name a checkpoint, a run, a sweep, a folder that holds some, latest or best"
 
 
@@ -73,7 +76,10 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
 def check(path: Path) -> Iterator[Finding]:
     """Yield the findings about a file, or about all files below a folder, in order."""
     if path.is_dir():
-        for name, _, _ in sorted(os.walk(path)):
+        folders = [name for name, _, _ in islice(os.walk(path), MOST_FOLDERS + 1)]
+        if len(folders) > MOST_FOLDERS:
+            raise CheckpointError(f"{path}: more than {MOST_FOLDERS:,} folders; name a run in it")
+        for name in sorted(folders):
             yield from _folder(Path(name))
         return
     kind = _KINDS.get(path.name, _checkpoint)
@@ -125,20 +131,16 @@ def _checkpoint(path: Path) -> str:
 
 def _record(path: Path) -> str:
     record = read_record(path.parent)
-    if not all(isinstance(text, str) for text in record["overrides"]):
-        raise ValueError
     return f"phase {record['phase']}, {record['status']}"
 
 
 def _sweep(path: Path) -> str:
-    record = json.loads(read_regular(path, _MAX_RECORD))
-    if not all(isinstance(text, str) for text in record["overrides"]):
-        raise ValueError
+    read_sweep(path.parent)
     return f"a sweep, {sum(1 for _ in path.parent.glob('*/run.json'))} jobs begun"
 
 
 def _result(path: Path) -> str:
-    return f"job {json.loads(read_regular(path, _MAX_RECORD))['status']}"
+    return f"job {read_stored(path, RESULT, ('status',))['status']}"
 
 
 def _metrics(path: Path) -> str:

@@ -17,10 +17,10 @@ from llmlab.atomic_write import replace_text
 from llmlab.errors import CheckpointError, ResourceError
 from llmlab.runs.overrides import value_of
 from llmlab.runs.provenance import bits_may_differ, provenance
+from llmlab.runs.stored import RUN, read_stored
 
 RECORD, SWEEP_RECORD = "run.json", "sweep.json"
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # what `new_id` returns
-_ADVICE = "name the folder of a run, or start a new one"
 
 
 def new_id() -> str:
@@ -93,25 +93,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     CheckpointError
         There is none, or it is damaged.
     """
-    path = folder / RECORD
-    record = read_overrides(path)
-    if isinstance(record.get("phase"), str) and isinstance(record.get("order"), int):
-        return record
-    raise CheckpointError(f"{path}: damaged; {_ADVICE}")
-
-
-def read_overrides(path: Path) -> dict[str, Any]:
-    """Return a record of how something was started; raise CheckpointError if it is damaged."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(text, str) for text in record["overrides"]):
-            return record
-        reason = "damaged"
-    except OSError as error:
-        reason = error.strerror or "unreadable"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        reason = "damaged"
-    raise CheckpointError(f"{path}: {reason}; {_ADVICE}")
+    return read_stored(folder / RECORD, RUN, ("phase", "status", "order", "overrides"))
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

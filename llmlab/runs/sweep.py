@@ -12,7 +12,9 @@ from typing import Any
 from llmlab.atomic_write import make_folder, replace_text
 from llmlab.errors import CheckpointError
 from llmlab.runs.overrides import Override, identity, value_of
-from llmlab.runs.record import RECORD, SWEEP_RECORD, read_overrides, read_record
+from llmlab.runs.record import RECORD, SWEEP_RECORD, read_record
+from llmlab.runs.stored import RESULT as RESULT_RULES
+from llmlab.runs.stored import SWEEP, read_stored
 
 RESULT = "result.json"
 _DIGITS, _SLUG = 6, 60
@@ -131,7 +133,7 @@ def shown_value(text: str | None) -> str:
 
 def read_sweep(folder: Path) -> dict[str, Any]:
     """Return a sweep's record; raise CheckpointError if it is damaged."""
-    return read_overrides(folder / SWEEP_RECORD)
+    return read_stored(folder / SWEEP_RECORD, SWEEP, ("overrides",))
 
 
 def write_sweep(folder: Path, record: Mapping[str, Any]) -> None:
@@ -144,8 +146,8 @@ def write_sweep(folder: Path, record: Mapping[str, Any]) -> None:
 def read_result(folder: Path) -> dict[str, Any] | None:
     """Return what a job left, or None if it hasn't ended."""
     try:
-        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_stored(folder / RESULT, RESULT_RULES, ("status", "overrides"))
+    except CheckpointError:
         return None
 
 

@@ -9,7 +9,9 @@ from forgery import forge
 from small_run import KEYS, finished_run, small_lab  # noqa: F401
 
 from llmlab.checkpoints import load, peek, save
+from llmlab.checkpoints.meta import RULES
 from llmlab.errors import CheckpointError
+from llmlab.train.progress import Progress
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/checkpoint-format-1.npz"
 FILE = "run/checkpoints/step-000002.npz"
@@ -52,6 +54,9 @@ WRONG = {
     **{f"config {value!r}": put(value, "config") for value in ([], None, "x", 3)},
     **{f"tokenizer {value!r}": put(value, "tokenizer") for value in ([], None, {}, "word")},
     **{f"stage {value!r}": put(value, "stage") for value in (None, 3, [], {})},
+    **{f"loss_sum {value!r}": put(value, "loss_sum") for value in (None, "1", [])},
+    **{f"loss_tokens {value!r}": put(value, "loss_tokens") for value in (-1, 0.5, "1")},
+    **{f"loss_epoch {value!r}": put(value, "loss_epoch") for value in (-1, [], "1")},
     "cursor of other keys": put({"epoch": 0, "place": 3}, "cursor"),
     "cursor of one key": put({"epoch": 0}, "cursor"),
     "cursor of more keys": put({"epoch": 0, "index": 0, "x": 1}, "cursor"),
@@ -245,3 +250,7 @@ def test_nothing_is_saved_that_no_reader_would_take(tmp_path):
     with pytest.raises(ValueError, match=r"not saved: its meta has step=2\.5"):
         save(tmp_path / "a.npz", {}, {"step": 2.5})
     assert not list(tmp_path.iterdir())
+
+
+def test_every_field_of_the_progress_has_a_rule():
+    assert set(Progress().to_dict()) <= set(RULES)

@@ -6,6 +6,8 @@ import shutil
 import pytest
 from small_run import KEYS, finished_run, small_lab  # noqa: F401
 
+from llmlab.errors import CheckpointError
+from llmlab.phases import verify
 from llmlab.phases.verify import DAMAGED, NOTE, SOUND, check
 
 
@@ -133,3 +135,11 @@ def test_the_next_start_of_a_run_sweeps_it(lab):
     assert lab("resume=run").code == 0  # although it is finished
     assert not list(folder.glob(".*"))
     assert (folder / "latest").read_text() == "step-000002.npz\n"
+
+
+def test_a_folder_that_holds_the_whole_disk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "MOST_FOLDERS", 3)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    with pytest.raises(CheckpointError, match="more than 3 folders; name a run in it"):
+        list(verify.check(tmp_path))

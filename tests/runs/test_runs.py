@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ from llmlab.runs import (
     resolve_checkpoint,
 )
 from llmlab.runs.lookup import find_runs
+from llmlab.runs.stored import RUN
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 log = logging.getLogger("llmlab")
 
@@ -607,3 +611,21 @@ def test_provenance_is_json():
     assert {"python", "numpy", "llmlab", "hydra"} <= found["versions"].keys()
     assert provenance.bits_may_differ(found, found) == {}
     assert provenance.bits_may_differ({}, found) == {}  # of an unknown past nothing is claimed
+
+
+ODD = (5, None, [1], {"x": 1}, "x", [None])
+
+
+@pytest.mark.parametrize("key", sorted(RUN))
+def test_a_record_of_other_kinds_is_damaged(key, tmp_path):
+    """Nothing that reads run.json meets a value of a kind that llmlab doesn't write."""
+    sound = json.loads((FIXTURES / "run-format-2/run.json").read_text())
+    told = 0
+    for value in ODD:
+        (tmp_path / "run.json").write_text(json.dumps(sound | {key: value}))
+        try:
+            assert type(read_record(tmp_path)[key]) is type(value)
+        except CheckpointError as error:
+            assert f"damaged: {key}=" in str(error)
+            told += 1
+    assert told >= 3

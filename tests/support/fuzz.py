@@ -25,6 +25,7 @@ import traceback
 import zipfile
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 20
@@ -460,9 +461,12 @@ def run(cases, seed, only=None, tell=print):
     before = signal.signal(signal.SIGALRM, late), sys.stdin, os.getcwd(), sys.argv
     limits = resource.getrlimit(resource.RLIMIT_AS)
     sys.argv = ["llmlab"]
+    # V8, which draws the page of a study, aborts under a limit on address space.
+    drawing = mock.patch("llmlab.report.page.find_spec", return_value=None)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         here = Path(name) / "here"
         here.mkdir()
+        drawing.start()
         try:
             prepare(here)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, limits[1]))
@@ -491,6 +495,7 @@ def run(cases, seed, only=None, tell=print):
                     failed.append((number, kind, wrong, shown))
                     tell(f"{number} {kind}: {wrong}\n    {str(shown)[:600]}")
         finally:
+            drawing.stop()
             resource.setrlimit(resource.RLIMIT_AS, limits)
             signal.signal(signal.SIGALRM, before[0])
             sys.stdin, sys.argv = before[1], before[3]
