@@ -1,12 +1,15 @@
 """Hydra's own sweeper, except that a study says which jobs come next."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -76,13 +79,30 @@ class StudySweeper(Sweeper):
         for batch in self._all(jobs) if self._question.seeds is None else self._auto(jobs):
             if not number or self._question.seeds is None:
                 self.validate_batch_is_legal(batch)  # later ones differ in the seed alone
-            for done in self.launcher.launch(batch, initial_job_idx=number):
+            if not number and self._jobs.plan is not None:
+                self._jobs.plan = replace(self._jobs.plan, began=time.time())
+            for done in self._launched(batch, number):
                 _ = done.return_value  # raises what the job has raised
             number += len(batch)
         if found := read_question(self._jobs.folder):  # all may have been done before
             asked = {key: self._record[key] for key in ("question", "auto") if key in self._record}
             rest = {key: value for key, value in found.items() if key not in ("question", "auto")}
             write_sweep(self._jobs.folder, rest | asked)
+
+    def _launched(self, batch: list[list[str]], number: int) -> Iterator[JobReturn]:
+        """Yield what came of each job.
+
+        Hydra's own launcher keeps the configurations of all its jobs, so it gets one at a time.
+        """
+        from hydra._internal.core_plugins import basic_launcher
+
+        assert self.launcher is not None
+        size = len(batch)
+        if isinstance(self.launcher, basic_launcher.BasicLauncher):
+            size = 1
+            basic_launcher.log.addFilter(_is_of_a_job)
+        for first in range(0, len(batch), size):
+            yield from self.launcher.launch(batch[first : first + size], number + first)
 
     def _all(self, jobs: list[list[str]]) -> Iterator[list[list[str]]]:
         """Yield all jobs, as one batch."""
@@ -174,6 +194,11 @@ class StudySweeper(Sweeper):
             ended, began = before.ended, before.began
         auto = self._question.seeds is not None
         self._jobs.plan = Plan(names, total, ended, began, open_end=auto)
+
+
+def _is_of_a_job(record: logging.LogRecord) -> bool:
+    """Return False for the line that says how many jobs are launched, which would be 1."""
+    return not record.getMessage().startswith("Launching")
 
 
 @contextmanager

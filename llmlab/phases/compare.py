@@ -68,7 +68,12 @@ def _jobs(value: str) -> list[Job]:
     record = read_record(path)
     seed = (read_config(path) or {}).get("seed", 0)
     values = {"seconds": record.get("seconds"), **(record.get("results") or {})}
-    result = {**values, "seed": seed, "status": record["status"], "error": record.get("error")}
+    result = {
+        **values,
+        "seed": seed,
+        "status": record.get("status", "running"),
+        "error": record.get("error"),
+    }
     return [job_of(str(path), {**result, "task": record["overrides"]}, {})]
 
 

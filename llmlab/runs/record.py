@@ -93,7 +93,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     CheckpointError
         There is none, or it is damaged.
     """
-    return read_stored(folder / RECORD, RUN, ("phase", "status", "order", "overrides"))
+    return read_stored(folder / RECORD, RUN, ("phase", "order", "overrides"))
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

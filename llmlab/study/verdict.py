@@ -17,6 +17,7 @@ from llmlab.study.statistics import (
 )
 
 _SEEDS = 20  # what a study can be expected to afford
+_FEW = 3  # fewer seeds say little about how much they differ
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def judge(
     All pairs are adjusted for by Holm's method, since any arm may come out best; with a
     `baseline`, its pairs alone.
     """
-    notes = _failures(arms, metric)
+    notes = _notes(arms, metric)
     if reason := refusal(arms, metric):
         return Verdict([reason, *notes])
     whole = [arm for arm in arms if arm.values(metric.name) and not arm.failed(metric.name)]
@@ -91,7 +92,7 @@ def judge_auto(
     baseline: str | None = None,
 ) -> Verdict:
     """Return the verdict on a study with `seeds=auto`; `level` is that of one comparison's look."""
-    notes = _failures(arms, metric)
+    notes = _notes(arms, metric)
     if reason := refusal(arms, metric):
         return Verdict([reason, *notes])
     pairs = list(decision.pairs.values())
@@ -130,7 +131,13 @@ def _worded(
     if best is not None and len(own) > 1:
         sentences.insert(0, f"{first} is better than every other arm.")
     undecided = any(pair.better is None and not pair.equal for pair in own)
-    return Verdict([*sentences, *notes], best, pairs, undecided)
+    few = any(pair.better is not None and pair.difference.count < _FEW for pair in own)
+    if few:
+        sentences.append(
+            f"Fewer than {_FEW} seeds can lie close together by chance: this is no more than a "
+            "hint; add seeds."
+        )
+    return Verdict([*sentences, *notes], best, pairs, undecided or few)
 
 
 def _sentence(pair: Pair, metric: Metric, level: float, confidence: float) -> str:
@@ -146,7 +153,7 @@ def _sentence(pair: Pair, metric: Metric, level: float, confidence: float) -> st
         between = f"{100 * confidence:.4g} % interval {ends[0]:.4g} to {ends[1]:.4g}"
         return (
             f"{winner} is better than {loser}: {metric.name} {way} by {size:.4g} "
-            f"({between}, {p}, {seeds})."
+            f"({between}, {p}, {seeds}, paired)."
         )
     if pair.equal:
         return f"{pair.one} and {pair.other} differ by less than {ends[1]:.4g} ({seeds})."
@@ -183,9 +190,15 @@ def _too_few(pairs: Sequence[Pair]) -> str:
     return "The arms have no seed in common: no claim."
 
 
-def _failures(arms: Sequence[Arm], metric: Metric) -> list[str]:
-    """Return a sentence for each arm with a job that has no metric."""
+def _notes(arms: Sequence[Arm], metric: Metric) -> list[str]:
+    """Return what else is to be said: of the metric, and of each arm with a job that lacks it."""
     sentences = []
+    jobs = [job for arm in arms for job in arm.jobs if job.value(metric.name) is not None]
+    if jobs and metric.name == "loss" and not any("measured" in job.facts for job in jobs):
+        sentences.append(
+            "This loss is on the text that was trained on. data.pretrain.val_fraction=0.1 keeps "
+            "some of it for validation (data.tune for tuning)."
+        )
     for arm in arms:
         failed = arm.failed(metric.name)
         if failed:

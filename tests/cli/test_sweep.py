@@ -1,16 +1,19 @@
 """Sweeps: all jobs run, one that fails stops no other, and what is done isn't done again."""
 
 import csv
+import gc
 import json
 import re
+import weakref
 from pathlib import Path
 
 import pytest
 from command_line import FAILING, STOPPED, command_line
 
+from llmlab.cli import job
 from llmlab.config.network import positions_in
 from llmlab.runs.overrides import identity
-from llmlab.runs.sweep import Jobs
+from llmlab.runs.sweep import Jobs, Plan
 
 
 @pytest.fixture
@@ -242,3 +245,34 @@ def test_the_joblib_launcher_runs_jobs_in_other_processes(tmp_path, monkeypatch,
     assert code == 0
     (folder,) = tmp_path.glob("runs/sweeps/*")
     assert len(rows(folder)) == 2
+
+
+def test_a_sweep_keeps_nothing_of_the_jobs_that_have_ended(lab, monkeypatch):
+    """Hydra's launcher would keep the configuration of each job until the last has ended."""
+    begun, alive = [], []
+    run = job.run_sweep_job
+
+    def watched(cfg, *args):
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in begun))
+        begun.append(weakref.ref(cfg))
+        return run(cfg, *args)
+
+    monkeypatch.setattr(job, "run_sweep_job", watched)
+    assert lab("-m", "experiment=tiny", "phase=pretrain", "steps=1", "seed=1,2,3,4").code == 0
+    assert len(alive) == 4
+    assert max(alive) <= 1
+
+
+def test_the_time_that_is_left_is_counted_from_the_first_job(lab, monkeypatch):
+    """Hydra composes all jobs before the first, which takes long where there are many."""
+    told = []
+    monkeypatch.setattr(
+        "hydra.plugins.sweeper.Sweeper.validate_batch_is_legal",
+        lambda self, batch: told.append(self._jobs.plan.began),
+    )
+    monkeypatch.setattr(
+        Plan, "progress", lambda self, folder: told.append(self.began) or "progress"
+    )
+    assert lab("-m", "experiment=tiny", "phase=pretrain", "steps=1", "seed=1,2").code == 0
+    assert told[0] < told[1] == told[2]

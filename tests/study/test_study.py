@@ -114,6 +114,21 @@ def test_one_seed_is_no_claim():
     assert "no claim" in verdict.sentences[0]
 
 
+def test_a_claim_from_two_seeds_is_called_a_hint():
+    few = judge(arms({"1": [2.0, 2.1], "2": [2.5, 2.61]}), LOSS)
+    assert few.best == "lr=1" and few.more_seeds
+    assert "no more than a hint" in few.sentences[1]
+    three = judge(arms({"1": [2.0, 2.1, 2.2], "2": [2.5, 2.61, 2.69]}), LOSS)
+    assert len(three.sentences) == 1 and not three.more_seeds
+
+
+def test_a_loss_without_validation_is_said_to_be_of_the_training_text():
+    table = {"1": [2.0, 2.1, 2.2], "2": [2.5, 2.61, 2.69]}
+    assert "the text that was trained on" in judge(arms(table), Metric("loss")).sentences[-1]
+    measured = judge(arms(table, measured="abc"), Metric("loss")).sentences
+    assert not any("trained on" in sentence for sentence in measured)
+
+
 def test_an_arm_that_diverged_is_not_declared_better():
     table = {"1": [1.0, 1.1, None], "2": [2.5, 2.6, 2.7], "3": [3.0, 3.1, 3.2]}
     verdict = judge(arms(table), LOSS)
