@@ -149,18 +149,19 @@ def is_sweep(flags: Sequence[str], overrides: Sequence[Override]) -> bool:
     return not {"-m", "--multirun"}.isdisjoint(flags)
 
 
-def token(override: Override, sweep: bool = False) -> str:
+def token(override: Override, sweep: bool = False, phase: str | None = None) -> str:
     """Return the form of `override` that Hydra should read.
 
     A prompt, `source` and `target` are taken as they stand. So are paths, made absolute, so
     that a run can be resumed from another folder; in a sweep a comma separates paths, and a
     path that holds one is written in quotes: `checkpoint="'a,b.npz'"`. `null` is no path.
+    `phase` may be one of the user's own, whose arguments are known by its name.
     """
     key, value = override.key, override.value
     if value is None:
         return f"{override.prefix}{key}"
     prefix = override.prefix
-    if not prefix and _is_argument(override.name):
+    if not prefix and _is_argument(override.name, phase):
         prefix = "++"
     if _TEXT.fullmatch(key):
         value = quoted(value)
@@ -176,7 +177,7 @@ def token(override: Override, sweep: bool = False) -> str:
     return f"{prefix}{key}={value}"
 
 
-def _is_argument(key: str) -> bool:
+def _is_argument(key: str, phase: str | None) -> bool:
     """Tell whether a key may be an argument of a registered part.
 
     Their signatures know them all, conf/ states the usual ones. The network's sizes are no such.
@@ -184,7 +185,7 @@ def _is_argument(key: str) -> bool:
     top, _, rest = key.partition(".")
     if top in ("hydra", "model"):
         return key.startswith("model.stack.")
-    known = top in ("template", "callbacks", *PHASES) or (conf_folder() / top).is_dir()
+    known = top in ("template", "callbacks", *PHASES, phase) or (conf_folder() / top).is_dir()
     return bool(rest) and known
 
 

@@ -75,7 +75,11 @@ def _unknown_option(group: str, name: str, text: str) -> str:
     if group == "hydra/launcher" and name in _LAUNCHERS:
         package = _LAUNCHERS[name]
         return f"launcher={name}: needs a package, install it with: pip install {package}"
-    return f"{group}={name}: unknown {group}{suggest(name, options)}; known: {', '.join(options)}"
+    own = f"; one of your own needs phase/{name}.yaml in a folder that --config-dir names"
+    return (
+        f"{group}={name}: unknown {group}{suggest(name, options)}; known: {', '.join(options)}"
+        f"{own if group == 'phase' else ''}"
+    )
 
 
 def _no_option(tokens: Sequence[str]) -> ConfigError | None:

@@ -122,7 +122,7 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
     try:
         config = load(composed, typed_keys(_tokens("task")), start.stored_config())
         phase = find(config.phase)
-        arguments = arguments_of(phase, config)
+        arguments = arguments_of(config)
         if phase.wants_checkpoint and config.checkpoint is None and phase.function is not None:
             config = replace(config, checkpoint=str(resolve_checkpoint("latest")))
         # A run that is there keeps the kernels that `auto` meant.

@@ -74,7 +74,9 @@ def _tokens(overrides: list[Override], sweep: bool) -> list[str]:
         )
     return [
         token(
-            _located(override, phase, sweep) if override.name == "checkpoint" else override, sweep
+            _located(override, phase, sweep) if override.name == "checkpoint" else override,
+            sweep,
+            phase,
         )
         for override in overrides
     ]

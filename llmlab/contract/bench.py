@@ -163,10 +163,21 @@ def assert_gradients(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
     assert found.keys() == wanted.keys()
     largest = {name: float(np.abs(n).max(initial=0)) for name, n in wanted.items()}
     floor = 1e-3 * max(largest.values(), default=0.0)
+    wrong = []
     for name, n in wanted.items():
-        error = float(np.abs(found[name] - n).max(initial=0))
+        error = np.abs(found[name] - n)
         bound = 1e-6 * max(largest[name], floor)
-        assert error <= bound, f"gradient of {name}: off by {error:.3g}, allowed {bound:.3g}"
+        if not float(error.max(initial=0)) <= bound:
+            wrong.append(f"gradient of {name}: {_worst(found[name], n)}, allowed {bound:.3g}")
+    assert not wrong, "; ".join(wrong)
+
+
+def _worst(found: np.ndarray, wanted: np.ndarray) -> str:
+    """Return where two arrays of one shape differ most, and what is there."""
+    error = np.abs(found - wanted)
+    at = np.unravel_index(np.argmax(error), error.shape)
+    place = f" at {tuple(map(int, at))}" if error.ndim else ""
+    return f"off by {error[at]:.3g}{place}: {found[at]:.6g}, expected {wanted[at]:.6g}"
 
 
 def difference(loss: Any, array: np.ndarray, at: Any, step: float = STEP) -> float:
@@ -187,4 +198,5 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray], tolerance: float = 
         assert value.shape == b[name].shape, f"{name}: shape {value.shape}, not {b[name].shape}"
         scale = max(1.0, float(np.abs(value).max(initial=0)))
         error = float(np.abs(value - b[name]).max(initial=0))
-        assert error <= tolerance * scale, f"{name}: differs by {error:.3g}"
+        if not error <= tolerance * scale:
+            raise AssertionError(f"{name}: {_worst(value, b[name])}")

@@ -11,6 +11,7 @@ import numpy as np
 from llmlab.contract.bench import Bench, Case, arrays, assert_gradients, collect, difference, same
 from llmlab.generate.kv_cache import KVCache
 from llmlab.streams import stream
+from llmlab.train.batch_shards import unwritten
 
 
 def check_shapes(case: Case) -> None:
@@ -57,8 +58,8 @@ def check_adds(case: Case) -> None:
     ctx = bench.context()
     ctx.fresh = set(filled.ids)
     found = bench.run(ctx, filled)
-    unwritten = [name for name, view in filled.items() if id(view) in ctx.fresh]
-    assert not unwritten, f"backward wrote no gradient of {', '.join(unwritten)}"
+    missing = unwritten(filled, ctx.fresh)
+    assert not missing, missing
     same(found, plain, 1e-12)
 
 

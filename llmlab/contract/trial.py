@@ -106,21 +106,22 @@ def _layer(spec: Mapping[str, Any]) -> Iterator[Outcome]:
 
 def _outcome(name: str, check: Callable[..., None], *tried: Any) -> Outcome:
     before = str(np.random.get_state())  # noqa: NPY002
-    problem = _problem(check, tried)
+    wanted = (check.__doc__ or "").split("\n")[0]
+    problem, broken = _problem(check, tried)
     if before != str(np.random.get_state()):  # noqa: NPY002
         problem = "NumPy's global generator is used; draw from the one that is given"
-    wanted = (check.__doc__ or "").split("\n")[0]
-    return Outcome(name, f"{problem}; wanted: {wanted}" if problem and wanted else problem)
+    return Outcome(name, f"{problem} ({wanted.rstrip('.')})" if broken and wanted else problem)
 
 
-def _problem(check: Callable[..., None], tried: Sequence[Any]) -> str:
+def _problem(check: Callable[..., None], tried: Sequence[Any]) -> tuple[str, bool]:
+    """Return what is wrong, and whether it is the contract that is broken and not the code."""
     try:
         check(*tried)
     except AssertionError as error:
-        return " ".join(str(error).split()) or "it doesn't hold"
+        return " ".join(str(error).split()) or "it doesn't hold", True
     except LlmlabError as error:
-        return str(error)
+        return str(error), False
     except Exception as error:
         found = str(plugin_error(error) or described(error))
-        return f"writes to what it is given: {found}" if "read-only" in found else found
-    return ""
+        return f"writes to what it is given: {found}" if "read-only" in found else found, False
+    return "", False

@@ -3,12 +3,14 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmlab.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     from llmlab.config import Config
+    from llmlab.registry import Registry
 
 Run = Callable[..., dict[str, Any] | None]
 
@@ -105,16 +107,24 @@ def register(
     return decorate
 
 
-def arguments_of(phase: Phase, config: "Config") -> dict[str, Any]:
-    """Return the phase's own arguments, checked and of the types in its signature."""
-    from llmlab.config.specs import Reader
+def own_arguments(name: str) -> "Registry":
+    """Return a registry whose one entry takes the arguments of a phase's own."""
     from llmlab.registry import Registry
 
-    registry = Registry("phase", supplied=("config", "run"))
-    registry.register(config.phase)(phase.load())
+    registry = Registry("phase")
+    # Without the configuration and the run, which every phase gets.
+    registry.register(name)(partial(PHASES[name].load(), None, None))
+    return registry
+
+
+def arguments_of(config: "Config") -> dict[str, Any]:
+    """Return the arguments of the phase's own, checked and of the types in its signature."""
+    from llmlab.config.specs import Reader
+
     problems: list[str] = []
     spec = {"type": config.phase, **config.arguments}
-    found = Reader(config.typed, problems).checked(spec, registry, config.phase)
+    reader = Reader(config.typed, problems)
+    found = reader.checked(spec, own_arguments(config.phase), config.phase)
     if problems:
         raise ConfigError(problems)
     return {key: value for key, value in found.items() if key != "type"}
@@ -125,6 +135,7 @@ def find(name: str) -> Phase:
     if name not in PHASES:
         raise ConfigError(
             f"phase={name}: unknown phase{suggest(name, PHASES)}; known: {', '.join(PHASES)}; one "
-            "of your own needs plugins=FILE.py"
+            f"of your own needs plugins=FILE.py, and phase/{name}.yaml in a folder named by "
+            "--config-dir"
         )
     return PHASES[name]

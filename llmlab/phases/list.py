@@ -6,7 +6,7 @@ from typing import Any
 from llmlab.config import Config
 from llmlab.config.specs import registries
 from llmlab.errors import ConfigError, suggest
-from llmlab.phases import PHASES
+from llmlab.phases import PHASES, own_arguments
 from llmlab.registry import Registry
 
 
@@ -27,7 +27,15 @@ def lines(words: Sequence[str] = ()) -> list[str]:
     ConfigError
         A word names nothing.
     """
-    sections = {"phases": {name: [_row(name, phase.meaning)] for name, phase in PHASES.items()}}
+    sections = {
+        "phases": {
+            name: [
+                _row(name, phase.meaning),
+                *(f"      {name}.{line}" for line in _arguments(own_arguments(name), name)),
+            ]
+            for name, phase in PHASES.items()
+        }
+    }
     for kind, registry in registries().items():
         sections[f"{kind}s"] = {
             name: [

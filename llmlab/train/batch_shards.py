@@ -153,7 +153,7 @@ class Shard:
                 self.stack.backward(self.params.tree, own.tree, dlogits, cache, ctx)
             loss += part + ctx.extra_loss()
         if ctx.fresh:
-            raise TrainingError(_unwritten(own, ctx.fresh))
+            raise TrainingError(unwritten(own, ctx.fresh))
         return loss
 
     def reduce(self) -> None:
@@ -188,10 +188,13 @@ class Shard:
         return None if self.seed is None else RowStreams(self.seed, step, rows)
 
 
-def _unwritten(grads: Arena, fresh: set[int]) -> str:
-    """Return a message that names the gradients that nobody wrote, and how to write them."""
+def unwritten(grads: Arena, fresh: set[int]) -> str:
+    """Return a message that names the gradients that nobody wrote, and how to write them.
+
+    It is empty if there are none.
+    """
     names = ", ".join(name for name, view in grads.items() if id(view) in fresh)
-    return (
+    return names and (
         f"{names}: backward wrote no gradient; a layer adds to ctx.gradient(g['weight']), not to "
         "g['weight'], or calls ctx.add_product"
     )
