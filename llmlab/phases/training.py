@@ -32,6 +32,7 @@ from llmlab.train.trainer import Trainer
 
 log = logging.getLogger("llmlab")
 
+_LOOKED_AT = 16  # steps, before the first; batches are of different lengths
 SHARE_OF_PEAK, CALLS = 0.3, 2e-4  # what trainings reach of a product's speed; seconds a layer
 # What callbacks get of the configuration, unless their own part of it says otherwise.
 WATCHING = ("eval_every", "log_every", "save_every", "keep", "patience", "max_bad_steps")
@@ -163,21 +164,22 @@ class Stage:
         """Say before the first step how much there is to do, and about how long that takes."""
         data, config, left = self.data.training, self.config, self.steps - progress.step
         batches = data.batches(config.batch_size, config.seed, progress.epoch, progress.index)
-        group = list(islice(batches, config.accumulate))
-        tokens = sum(batch.tokens for batch in group)
-        if tokens:
+        found = list(islice(batches, _LOOKED_AT * config.accumulate))
+        if found and left:
+            steps = max(1.0, len(found) / config.accumulate)
+            tokens = sum(batch.tokens for batch in found) / steps
             log.info(
                 "%s: %s step%s, about %s target tokens and %s",
                 config.phase,
                 f"{left:,}",
                 "s" * (left != 1),
                 f"{tokens * left:,.0f}",
-                duration(self._seconds(group) * left),
+                duration(self._seconds(found, steps) * left),
             )
 
-    def _seconds(self, group: list[Batch]) -> float:
+    def _seconds(self, batches: list[Batch], steps: float) -> float:
         """Return about how long a step takes: its operations, and what calls of layers cost."""
-        work = 3 * sum(self.model.stack.flops(*batch.inputs.shape) for batch in group)
+        work = 3 * sum(self.model.stack.flops(*batch.inputs.shape) for batch in batches) / steps
         speed = SHARE_OF_PEAK * sgemm_peak(self.config.dtype, size=256, rounds=3)
         calls = CALLS * sum(1 for _ in self.model.stack.leaves())
         return calls + work / speed / self.trainer.threads

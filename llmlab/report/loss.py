@@ -59,7 +59,7 @@ def write_report(folder: Path, stage: str) -> Report:
     loss_svg(rows, picture, title=f"{stage}: loss")
     if report.loss is not None:
         first = _points(rows, "loss")[0][1]
-        text = "%s loss %.4g %s %.4g, drawn in %s"
+        text = "%s loss %.4g at first %s %.4g, the last epoch's mean, drawn in %s"
         log.info(text, stage, first, report.sparkline, report.loss, near(picture))
     validation = _points(rows, "val_loss")
     if validation:
