@@ -141,6 +141,20 @@ def write_folder(
     lacking = {n for n in owned - arrays.keys() if not n.endswith(".bias")}
     _refuse(target, "parameters without a place", lost | lacking)
     dtype = str(next(iter(arrays.values())).dtype)
+    contents = _contents(network, dtype, tokenizer, template, stop_ids)
+    with new_folder(target) as beside:
+        index = write_tensors(beside, naming.to_theirs(every, arrays), shard_bytes)
+        if index is not None:
+            contents[INDEX] = index
+        for name, content in contents.items():
+            write_object(content, beside / name)
+    return network
+
+
+def _contents(
+    network: Architecture, dtype: str, tokenizer: Tokenizer, template: Any, stop_ids: Iterable[int]
+) -> dict[str, Any]:
+    """Return the JSON files of a folder by name."""
     end = tokenizer.end_id
     contents: dict[str, Any] = {
         _CONFIG: write_config(network, dtype, tokenizer.stop_ids or (end,)),
@@ -162,13 +176,7 @@ def write_folder(
     chat = chat_template(template)
     if chat is not None:
         contents[SETTINGS]["chat_template"] = chat
-    with new_folder(target) as beside:
-        index = write_tensors(beside, naming.to_theirs(every, arrays), shard_bytes)
-        if index is not None:
-            contents[INDEX] = index
-        for name, content in contents.items():
-            write_object(content, beside / name)
-    return network
+    return contents
 
 
 def _ids(value: Any) -> list[int]:

@@ -59,6 +59,27 @@ def describe(config: Config, model: Plan) -> str:
                 human(size, "B", 1024) if isinstance(size, int) else size,
             )
         )
+    work = model.stack.flops(batch, time)
+    kinds = {kind: 0 for found in positions_in(model.spec["stack"]) for kind in found.values()}
+    return "\n".join(
+        [
+            f"model {model.spec['name']}: {model.layout.num_parameters:,} parameters, "
+            f"vocabulary {model.tokenizer.vocab_size}, {config.dtype}, "
+            f"positions: {', '.join(kinds) or 'none'}",
+            "",
+            *columns(rows, left=2),
+            "",
+            f"forward pass of a batch of {batch} x {time} tokens: {human(work, 'FLOPs', 1000)}; "
+            "with the backward pass three times that",
+            *_memory_lines(config, model, threads),
+            *template_lines(model.template_spec),
+        ]
+    )
+
+
+def _memory_lines(config: Config, model: Plan, threads: int) -> list[str]:
+    """Return what a training step takes, and what frozen parameters save of it."""
+    batch, time = config.batch_size, model.spec["max_seq_len"]
     total = training_memory(
         model.stack,
         model.layout,
@@ -73,8 +94,6 @@ def describe(config: Config, model: Plan) -> str:
     lacking = ""
     if free is not None and free < total.total:
         lacking = f", more than the {human(free, 'B', 1024)} that are free"
-    work = model.stack.flops(batch, time)
-    kinds = {kind: 0 for found in positions_in(model.spec["stack"]) for kind in found.values()}
     parts = (
         ("parameters", total.parameters),
         (f"gradients of {threads} shard{'s' * (threads > 1)}", total.gradients),
@@ -83,32 +102,20 @@ def describe(config: Config, model: Plan) -> str:
     )
     trained = model.layout.trained
     frozen = model.layout.num_parameters - trained.num_parameters
-    spared = ""
+    lines = [
+        "memory of a training step: "
+        + ", ".join(f"{name} {human(size, 'B', 1024)}" for name, size in parts)
+        + f"; together {human(total.total, 'B', 1024)}{lacking}"
+    ]
     if frozen:
         # Gradients of each shard and moments, as if all were trained.
         each = (total.gradients + total.optimizer) / max(trained.size, 1)
         saved = int(each * (model.layout.size - trained.size))
-        spared = (
+        lines.append(
             f"{trained.num_parameters:,} parameters trained, {frozen:,} frozen, which saves "
             f"{human(saved, 'B', 1024)} of gradients and moments"
         )
-    return "\n".join(
-        [
-            f"model {model.spec['name']}: {model.layout.num_parameters:,} parameters, "
-            f"vocabulary {model.tokenizer.vocab_size}, {config.dtype}, "
-            f"positions: {', '.join(kinds) or 'none'}",
-            "",
-            *columns(rows, left=2),
-            "",
-            f"forward pass of a batch of {batch} x {time} tokens: {human(work, 'FLOPs', 1000)}; "
-            "with the backward pass three times that",
-            "memory of a training step: "
-            + ", ".join(f"{name} {human(size, 'B', 1024)}" for name, size in parts)
-            + f"; together {human(total.total, 'B', 1024)}{lacking}",
-            *([spared] if spared else []),
-            *template_lines(model.template_spec),
-        ]
-    )
+    return lines
 
 
 def template_lines(spec: Any) -> list[str]:
