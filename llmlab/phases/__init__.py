@@ -77,6 +77,11 @@ PHASES: dict[str, Phase] = {
     "summary": Phase(
         "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"
     ),
+    "inspect": Phase(
+        "llmlab.phases.inspect",
+        "a page about what checkpoint= does with prompt=, from the inside",
+        wants_checkpoint=True,
+    ),
     "profile": Phase("llmlab.phases.profile", "where the time of a training step goes"),
     "import": Phase("llmlab.phases.import_", "import the Hugging Face folder source=", trains=True),
     "export": Phase(

@@ -55,7 +55,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
         raise CheckpointError("no checkpoint: name one with checkpoint=FILE")
     checkpoint = load(config.checkpoint)
     model = build.load_model(config, checkpoint)
-    measured = _data(config, model, checkpoint)
+    measured = measured_text(config, model, checkpoint)
     dataset, lengths = measured.dataset, model.tokenizer.byte_lengths()
     losses = Evaluator(model.network(config.kernels)).measure(
         dataset.batches(config.batch_size, config.seed, 0), lengths
@@ -138,7 +138,7 @@ def recall(answerer: Answerer, dataset: Dataset) -> tuple[int, int]:
     return right, len(asked)
 
 
-def _data(config: Config, model: build.Model, checkpoint: Checkpoint) -> Measured:
+def measured_text(config: Config, model: build.Model, checkpoint: Checkpoint) -> Measured:
     """Return what `on` means: a stage's text, or a file read as the checkpoint's stage reads."""
     needed = ("stage", "hashes", "config.seed", "config.data")
     require(checkpoint.meta, needed, checkpoint.path, "evaluate")

@@ -1,0 +1,115 @@
+"""Phase `inspect`: what a checkpoint does with a text, on one page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmlab import build
+from llmlab.atomic_write import make_folder, replace_text
+from llmlab.batch import Batch
+from llmlab.checkpoints import load
+from llmlab.config import Config
+from llmlab.errors import ConfigError, DataError, LlmlabError
+from llmlab.inspect import patch_effects
+from llmlab.network import Network
+from llmlab.phases.answering import checkpoint_model, clean
+from llmlab.phases.evaluate import measured_text
+from llmlab.phases.inspect.look import Look
+from llmlab.regular_file import read_regular
+from llmlab.report.inspect_page import rounded, write_inspect_page
+from llmlab.runs.record import new_id
+from llmlab.runs.shell import near
+
+_MOST_BYTES = 2**24  # of a file that a line is taken from
+
+
+def run(
+    config: Config,
+    run: None = None,
+    line: int = 1,
+    against: str | None = None,
+    new_tokens: int = 16,
+    rows: int = 32,
+) -> dict[str, Any]:
+    """Write a page about what happens inside a checkpoint while it reads a text.
+
+    Parameters
+    ----------
+    line
+        Which line of the file that `on` names is read, if there is no `prompt`.
+    against
+        A second text of as many tokens; the page shows which place of it makes the difference.
+    new_tokens
+        How many tokens of the model's own, most probable answer are read on.
+    rows
+        How many rows of the validation text the effects of leaving parts out are measured on.
+    """
+    model = checkpoint_model(config)
+    text = _text(config, line)
+    network = model.network(config.kernels)
+    prompt = _ids(model, text)
+    ids = _continued(model, network, prompt, new_tokens)
+    measured, notes = _rows(config, model, rows)
+    if len(ids) > model.max_seq_len:
+        notes.append(f"The text has {len(ids)} tokens; the last {model.max_seq_len} are read.")
+        ids = ids[-model.max_seq_len :]
+    look = Look(model, network, ids, measured, notes, str(config.checkpoint))
+    content = look.content()
+    if against is not None:
+        paths, effect = patch_effects(network, np.asarray(prompt), np.asarray(_ids(model, against)))
+        tokens = [look.shown(int(id)) for id in _ids(model, against)]
+        content["against"] = {"tokens": tokens, "paths": paths, "effect": rounded(effect)}
+    folder = make_folder(Path("runs/inspect").absolute() / new_id())
+    page, shown = write_inspect_page(folder, lambda tokens: look.cut(content, tokens))
+    whole = json.dumps(content | {"maps": rounded(look.maps)}, allow_nan=False)
+    replace_text(folder / "inspect.json", whole + "\n", sync=False)
+    for sentence in content["findings"]:
+        print(sentence)
+    print(f"page: {near(page)}", flush=True)
+    return {"tokens": len(shown["tokens"]), "loss": content["loss"]}
+
+
+def _text(config: Config, line: int) -> str:
+    if config.prompt is not None:
+        return clean(config.prompt)
+    if config.on is None:
+        raise ConfigError("prompt: missing; give a text to read, or on=FILE and inspect.line=3")
+    try:
+        lines = read_regular(config.on, _MOST_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError as error:
+        raise DataError(f"on={config.on}: {error.strerror}; name a text file") from error
+    if not 1 <= line <= len(lines):
+        raise ConfigError(f"inspect.line={line}: {config.on} has lines 1 to {len(lines)}")
+    return lines[line - 1]
+
+
+def _ids(model: build.Model, text: str) -> list[int]:
+    ids = model.template.encode_prompt(model.tokenizer, text)
+    if len(ids) < 2:
+        raise ConfigError(f"prompt: {len(ids)} token; a look inside needs two at least")
+    return ids
+
+
+def _continued(model: build.Model, network: Network, ids: list[int], count: int) -> list[int]:
+    """Return the ids with the most probable answer behind them, as far as the context reaches."""
+    ends = {model.tokenizer.end_id, *model.template.stop_ids(model.tokenizer)}
+    ids = list(ids)
+    for _ in range(min(count, model.max_seq_len - len(ids))):
+        token = int(np.argmax(network.forward(ids)[-1]))
+        ids.append(token)
+        if token in ends:
+            break
+    return ids
+
+
+def _rows(config: Config, model: build.Model, count: int) -> tuple[Batch | None, list[str]]:
+    """Return rows to measure effects on, and what is to be said of them."""
+    try:
+        measured = measured_text(config, model, load(str(config.checkpoint)))
+    except LlmlabError as error:
+        return None, [f"Without a text to measure on there are no effects on the loss: {error}"]
+    batch = next(iter(measured.dataset.batches(count, config.seed, 0)))
+    said = f"Effects on the loss are measured on {len(batch.inputs)} rows of {measured.name}."
+    return batch, [said]

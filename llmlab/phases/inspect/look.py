@@ -1,0 +1,203 @@
+"""Everything that the page of a look shows, as plain values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from llmlab import build
+from llmlab.batch import Batch
+from llmlab.inspect import (
+    Trace,
+    attribute,
+    effects,
+    head_scores,
+    lens,
+    log_softmax,
+    neighbours,
+    parts_of,
+    repeated_tokens,
+    sparsity,
+    token_losses,
+    top_tokens,
+    trace,
+)
+from llmlab.inspect.ablation import Part, ablated
+from llmlab.inspect.findings import habits, troubles
+from llmlab.inspect.heads import HeadScores
+from llmlab.inspect.lens import Lens, surprise
+from llmlab.network import Network
+from llmlab.phases.answering import on_one_line
+from llmlab.phases.chat.terminal import printable
+from llmlab.phases.summary import own_parameters
+from llmlab.report.inspect_page import rounded
+
+_TOP, _NEAR = 8, 5
+_PERIOD, _REPEATS = 24, 8  # of the random tokens that tell heads' habits
+
+
+class Look:
+    """A network, looked at while it reads a text.
+
+    Parameters
+    ----------
+    ids
+        Of the text.
+    rows
+        To measure effects on the loss on; None: there are no effects.
+    notes
+        What is to be said of how it was done.
+    """
+
+    def __init__(
+        self,
+        model: build.Model,
+        network: Network,
+        ids: Sequence[int],
+        rows: Batch | None,
+        notes: list[str],
+        name: str,
+    ):
+        self._model, self._network, self._rows = model, network, rows
+        self._ids, self._notes, self._name = np.asarray(ids), notes, name
+        self._trace: Trace = trace(network, ids)
+        self.maps = np.concatenate([np.zeros((0, len(ids), len(ids))), *self._trace.maps.values()])
+
+    def content(self) -> dict[str, Any]:
+        """Return all of it."""
+        found = self._trace
+        readings, scores = lens(self._network, found), self._scores()
+        losses = surprise(found.logits, found.ids)
+        places, chances = top_tokens(found.logits, _TOP)
+        attribution = attribute(self._network, found)
+        if any(path.endswith(".norm") for path in attribution.frozen):
+            self._notes.append(
+                "The stream passes norms on its way; for what each part adds, these are held at "
+                f"what they have done here: {', '.join(attribution.frozen)}."
+            )
+        targets = np.append(found.ids[1:], np.argmax(found.logits[-1]))
+        parts = parts_of(self._network)
+        return {
+            "title": f"{self._model.spec['name']}, looked into",
+            "checkpoint": self._name,
+            "notes": self._notes,
+            "findings": [*troubles(found, readings), *habits(scores)],
+            "loss": rounded(float(losses.mean()), 6),
+            "tokens": self._tokens(found.ids),
+            "targets": self._tokens(targets),
+            "surprise": rounded(losses),
+            "top": [
+                [[self.shown(i), round(p, 4)] for i, p in zip(row, own, strict=True)]
+                for row, own in zip(places.tolist(), chances.tolist(), strict=True)
+            ],
+            "lens": self._lens(readings, targets),
+            "heads": self._heads(parts, scores),
+            "parts": {
+                "names": attribution.names,
+                "share": rounded(attribution.logits(targets, centred=True)),
+            },
+            "without": self._without(parts, targets),
+            "shape": self._shape(),
+            "routing": {path: rounded(each) for path, each in found.routing.items()},
+            "units": self._units(),
+            "neighbours": self._neighbours(),
+        }
+
+    def cut(self, content: dict[str, Any], tokens: int | None) -> tuple[dict[str, Any], np.ndarray]:
+        """Return the content and the maps of the last tokens alone; all of them if None."""
+        if tokens is None:
+            return content, self.maps
+        end = slice(-tokens, None)
+        note = f"To keep this page small, it shows the last {tokens} tokens of {len(self._ids)}."
+        cut = content | {"notes": [*content["notes"], note]}
+        for key in ("tokens", "targets", "top"):
+            cut[key] = content[key][end]
+        cut["surprise"] = content["surprise"][1 - tokens :]
+        reading = content["lens"]
+        rows = {key: [row[end] for row in reading[key]] for key in ("kl", "norm", "top", "loss")}
+        cut["lens"] = reading | rows
+        for key in ("parts", "without"):
+            cut[key] = content[key] | {"share": [row[end] for row in content[key]["share"]]}
+        cut["routing"] = {path: rows[end] for path, rows in content["routing"].items()}
+        cut.pop("against", None)
+        return cut, self.maps[:, end, end]
+
+    def shown(self, id: int) -> str:
+        """Return a token as the page writes it."""
+        return printable(on_one_line(self._model.tokenizer.token(int(id))))
+
+    def _tokens(self, ids: Any) -> list[str]:
+        return [self.shown(id) for id in ids]
+
+    def _scores(self) -> dict[str, HeadScores]:
+        period = min(_PERIOD, self._model.max_seq_len // 2)
+        if period < 2:
+            return {}
+        tokenizer = self._model.tokenizer
+        rows = repeated_tokens(tokenizer.vocab_size, period, _REPEATS, avoid=(tokenizer.end_id,))
+        return dict(head_scores(self._network, rows))
+
+    def _lens(self, readings: list[Lens], targets: np.ndarray) -> dict[str, Any]:
+        tops = [top_tokens(each.logits, 1) for each in readings]
+        places = np.arange(len(targets))
+        losses = [-log_softmax(each.logits)[places, targets] for each in readings]
+        return {
+            "paths": [each.path for each in readings],
+            "loss": rounded(losses),
+            "kl": rounded([each.divergence for each in readings]),
+            "norm": rounded([each.norm for each in readings]),
+            "top": [self._tokens(order[:, 0]) for order, _ in tops],
+        }
+
+    def _heads(self, parts: list[Part], scores: dict[str, HeadScores]) -> list[dict[str, Any]]:
+        measured: dict[str, Any] = {}
+        if self._rows is not None:
+            measured["zero"] = effects(self._network, self._rows, parts=parts)
+            measured["mean"] = effects(self._network, self._rows, mean=True, parts=parts)
+        rows = []
+        for part in parts:
+            row: dict[str, Any] = {"name": part.name, "path": part.path, "head": part.head}
+            for kind, found in measured.items():
+                row[kind], row[f"{kind}_error"] = rounded([*found[part]], 4)
+            if part.head is not None and part.path in scores:
+                own = scores[part.path]._asdict()
+                row |= {key: rounded(float(each[part.head])) for key, each in own.items()}
+            rows.append(row)
+        return rows
+
+    def _without(self, parts: list[Part], targets: np.ndarray) -> dict[str, Any]:
+        """Return what the nats of each token rise by without each part, on this text."""
+        row = (self._ids[None], targets[None], np.ones((1, len(targets)), np.float32))
+        batch = Batch(*row)
+        before = token_losses(self._network, batch)[0]
+        rows = []
+        for part in parts:
+            with ablated(self._network, part):
+                rows.append(token_losses(self._network, batch)[0] - before)
+        return {"names": [part.name for part in parts], "share": rounded(np.array(rows))}
+
+    def _shape(self) -> list[list[Any]]:
+        norms = {path: float(np.linalg.norm(a)) for path, a in self._model.params.items()}
+        rows = []
+        for path, layer in self._network.stack.leaves():
+            own = [each for name, each in norms.items() if name.startswith(f"{path}.")]
+            size = float(np.sqrt(sum(each**2 for each in own)))
+            rows.append([path, type(layer).__name__, own_parameters(layer), rounded(size)])
+        return rows
+
+    def _units(self) -> list[list[Any]]:
+        rows = []
+        for path, hidden in self._trace.hidden.items():
+            share, dead = sparsity(hidden)
+            rows.append([path, len(dead), int(dead.sum()), rounded(share)])
+        return rows
+
+    def _neighbours(self) -> dict[str, list[Any]]:
+        table = self._model.params.views.get("tokens.weight")
+        if table is None:
+            return {}
+        found = {}
+        for id in dict.fromkeys(self._ids.tolist()):
+            near = neighbours(table, id, _NEAR)
+            found[self.shown(id)] = [[self.shown(n), round(cosine, 3)] for n, cosine in near]
+        return found
