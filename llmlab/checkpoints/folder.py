@@ -17,7 +17,7 @@ CHECKPOINTS = "checkpoints"  # the name of such a folder in a run's
 
 
 class CheckpointFolder:
-    """The checkpoints of one run: the last `keep` and the best.
+    """The checkpoints of one run: the last `keep`, or more, and the best.
 
     Files are named `step-NNNNNN.npz` and ordered by the step in their manifest, never by their
     time. `latest` and `best` are small files for people and scripts; a crash may leave them one
@@ -28,11 +28,13 @@ class CheckpointFolder:
     folder
         Created at the first save.
     keep
-        How many of the newest to keep, at least 2: one may turn out damaged.
+        How many of the newest to keep, at least 2: one may turn out damaged. `all` keeps every
+        one; `log` the newest two, and of those before them the first from each power of two on:
+        steps 0, 1, 2, 4, 8, ..., where there are such.
     """
 
-    def __init__(self, folder: Path | str, keep: int = 2):
-        if keep < 2:
+    def __init__(self, folder: Path | str, keep: int | str = 2):
+        if keep not in ("all", "log") and (not isinstance(keep, int) or keep < 2):
             raise ValueError(f"keep={keep}: at least 2, since the newest may turn out damaged")
         self.folder = Path(folder)
         self.keep = keep
@@ -52,7 +54,7 @@ class CheckpointFolder:
         save(path, arrays, {**meta, "step": step, "best_step": best_step})
         # What is newer is damaged and was fallen back from; counted, it would push out sound ones.
         sound = [(at, other) for at, other, _ in others if at < step]
-        for at, other in sound[: 1 - self.keep]:
+        for at, other in self._superfluous(sound):
             if at != best_step:
                 remove(other)
         sweep(self.folder)
@@ -60,6 +62,17 @@ class CheckpointFolder:
         if best:
             replace_text(self.folder / "best", f"{path.name}\n", sync=False)
         return path
+
+    def _superfluous(self, sound: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
+        """Return those of the older checkpoints that needn't stay, with the newest just saved."""
+        if self.keep == "all":
+            return []
+        if self.keep != "log":
+            return sound[: 1 - int(self.keep)]
+        firsts: dict[int, int] = {}
+        for step, _ in sound:
+            firsts.setdefault(step.bit_length(), step)
+        return [(step, path) for step, path in sound[:-1] if step not in firsts.values()]
 
     def sweep(self) -> None:
         """Remove what a killed process left, and make `latest` and `best` name existing files.

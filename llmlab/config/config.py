@@ -83,7 +83,10 @@ class Config:
         int | None, Key("steps between validations; null: an epoch or a tenth", kept=True, low=1)
     ]
     log_every: Annotated[int, Key("steps between rows of metrics", low=1)]
-    keep: Annotated[int, Key("how many recent checkpoints to keep", low=2, high=1_000_000)]
+    keep: Annotated[
+        int | str,
+        Key("recent checkpoints to keep; all; log: ever fewer", low=2, choices=("all", "log")),
+    ]
     max_bad_steps: Annotated[
         int, Key("consecutive non-finite steps that stop a run", kept=True, low=1)
     ]

@@ -6,6 +6,7 @@ C values a token, H heads, V entries of the vocabulary.
 
 from llmlab.inspect.ablation import Part, ablated, effects, parts_of, token_losses
 from llmlab.inspect.attribution import Attribution, attribute
+from llmlab.inspect.dynamics import Moment, likeness, moment
 from llmlab.inspect.heads import head_scores, repeated_tokens
 from llmlab.inspect.lens import lens, log_softmax, surprise, top_tokens
 from llmlab.inspect.patching import patch_effects
@@ -14,6 +15,7 @@ from llmlab.inspect.trace import Record, Trace, trace
 
 __all__ = [
     "Attribution",
+    "Moment",
     "Part",
     "Record",
     "Trace",
@@ -23,8 +25,10 @@ __all__ = [
     "effects",
     "head_scores",
     "lens",
+    "likeness",
     "linear_cka",
     "log_softmax",
+    "moment",
     "neighbours",
     "parts_of",
     "patch_effects",

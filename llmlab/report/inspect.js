@@ -223,6 +223,27 @@ function drawTables() {
   }
 }
 
+function heat(id, first, head, names, rows) {
+  const box = make("div", null, el("history")), table = make("table", null, box);
+  box.className = "scroll";
+  table.id = id;
+  make("caption", first, table);
+  fill(id, head, rows.map((row, n) => [names[n], ...row.map((value) => number(value))]));
+  const most = head.slice(1).map((_, n) => Math.max(1e-9, ...rows.map((row) => row[n] ?? 0)));
+  [...table.tBodies[0].rows].forEach((line, n) => [...line.cells].slice(1).forEach((cell, m) => {
+    cell.style.background = shade((rows[n][m] ?? 0) / most[m]);
+  }));
+}
+
+function drawHistory() {
+  if (!data.history) return;
+  el("past").hidden = false;
+  const { steps, loss, layers, tables } = data.history, names = steps.map((step) => `step ${step}`);
+  heat("past-loss", "nats a token of this text", ["", "loss"], names, loss.map((value) => [value]));
+  tables.forEach(({ title, columns, rows }, n) => heat(`past-${n}`, title, ["", ...columns], names, rows));
+  heat("past-cka", "likeness of the layers to each other, in the last state (linear CKA)", ["", ...layers.paths], layers.paths, layers.cka);
+}
+
 function point(event) {
   if (!maps || !ranked.length) return;
   const box = el("large").getBoundingClientRect();
@@ -250,6 +271,7 @@ document.addEventListener("keydown", (event) => {
 });
 drawText();
 drawTables();
+drawHistory();
 choose(place);
 unpack(data.maps).then((found) => {
   maps = found;

@@ -139,7 +139,7 @@ def start_of_job(
     return _of_run(folder) if (folder / RECORD).is_file() else Start(Kind.NEW, folder)
 
 
-def start_of_stage(run: Run, folder: Path, keep: int = 2) -> Start:
+def start_of_stage(run: Run, folder: Path, keep: int | str = 2) -> Start:
     """Return how the stage of a run whose files are in `folder` begins, with its state.
 
     A damaged checkpoint causes a warning, and the one before it is used.

@@ -16,6 +16,7 @@ from llmlab.inspect import patch_effects
 from llmlab.network import Network
 from llmlab.phases.answering import checkpoint_model, clean
 from llmlab.phases.evaluate import measured_text
+from llmlab.phases.inspect.history import older, told
 from llmlab.phases.inspect.look import Look
 from llmlab.regular_file import read_regular
 from llmlab.report.inspect_page import rounded, write_inspect_page
@@ -32,6 +33,7 @@ def run(
     against: str | None = None,
     new_tokens: int = 16,
     rows: int = 32,
+    history: bool = True,
 ) -> dict[str, Any]:
     """Write a page about what happens inside a checkpoint while it reads a text.
 
@@ -45,6 +47,8 @@ def run(
         How many tokens of the model's own, most probable answer are read on.
     rows
         How many rows of the validation text the effects of leaving parts out are measured on.
+    history
+        Whether the older checkpoints that the run has kept are looked into, too.
     """
     model = checkpoint_model(config)
     text = _text(config, line)
@@ -61,6 +65,8 @@ def run(
         paths, effect = patch_effects(network, np.asarray(prompt), np.asarray(_ids(model, against)))
         tokens = [look.shown(int(id)) for id in _ids(model, against)]
         content["against"] = {"tokens": tokens, "paths": paths, "effect": rounded(effect)}
+    if history and (moments := older(config, look)):
+        content["history"] = told(moments)
     folder = make_folder(Path("runs/inspect").absolute() / new_id())
     page, shown = write_inspect_page(folder, lambda tokens: look.cut(content, tokens))
     whole = json.dumps(content | {"maps": rounded(look.maps)}, allow_nan=False)

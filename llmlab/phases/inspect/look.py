@@ -58,8 +58,9 @@ class Look:
         notes: list[str],
         name: str,
     ):
-        self._model, self._network, self._rows = model, network, rows
-        self._ids, self._notes, self._name = np.asarray(ids), notes, name
+        self._model, self._network = model, network
+        self.ids, self.rows = np.asarray(ids), rows
+        self._notes, self._name = notes, name
         self._trace: Trace = trace(network, ids)
         self.maps = np.concatenate([np.zeros((0, len(ids), len(ids))), *self._trace.maps.values()])
 
@@ -108,7 +109,7 @@ class Look:
         if tokens is None:
             return content, self.maps
         end = slice(-tokens, None)
-        note = f"To keep this page small, it shows the last {tokens} tokens of {len(self._ids)}."
+        note = f"To keep this page small, it shows the last {tokens} tokens of {len(self.ids)}."
         cut = content | {"notes": [*content["notes"], note]}
         for key in ("tokens", "targets", "top"):
             cut[key] = content[key][end]
@@ -129,13 +130,15 @@ class Look:
     def _tokens(self, ids: Any) -> list[str]:
         return [self.shown(id) for id in ids]
 
-    def _scores(self) -> dict[str, HeadScores]:
+    @property
+    def repeated(self) -> np.ndarray:
+        """Random tokens that are repeated, for the habits of heads; none where they don't fit."""
         period = min(_PERIOD, self._model.max_seq_len // 2)
-        if period < 2:
-            return {}
-        tokenizer = self._model.tokenizer
-        rows = repeated_tokens(tokenizer.vocab_size, period, _REPEATS, avoid=(tokenizer.end_id,))
-        return dict(head_scores(self._network, rows))
+        tokenizer, count = self._model.tokenizer, _REPEATS if period > 1 else 0
+        return repeated_tokens(tokenizer.vocab_size, period, count, avoid=(tokenizer.end_id,))
+
+    def _scores(self) -> dict[str, HeadScores]:
+        return dict(head_scores(self._network, self.repeated))
 
     def _lens(self, readings: list[Lens], targets: np.ndarray) -> dict[str, Any]:
         tops = [top_tokens(each.logits, 1) for each in readings]
@@ -151,9 +154,9 @@ class Look:
 
     def _heads(self, parts: list[Part], scores: dict[str, HeadScores]) -> list[dict[str, Any]]:
         measured: dict[str, Any] = {}
-        if self._rows is not None:
-            measured["zero"] = effects(self._network, self._rows, parts=parts)
-            measured["mean"] = effects(self._network, self._rows, mean=True, parts=parts)
+        if self.rows is not None:
+            measured["zero"] = effects(self._network, self.rows, parts=parts)
+            measured["mean"] = effects(self._network, self.rows, mean=True, parts=parts)
         rows = []
         for part in parts:
             row: dict[str, Any] = {"name": part.name, "path": part.path, "head": part.head}
@@ -167,7 +170,7 @@ class Look:
 
     def _without(self, parts: list[Part], targets: np.ndarray) -> dict[str, Any]:
         """Return what the nats of each token rise by without each part, on this text."""
-        row = (self._ids[None], targets[None], np.ones((1, len(targets)), np.float32))
+        row = (self.ids[None], targets[None], np.ones((1, len(targets)), np.float32))
         batch = Batch(*row)
         before = token_losses(self._network, batch)[0]
         rows = []
@@ -197,7 +200,7 @@ class Look:
         if table is None:
             return {}
         found = {}
-        for id in dict.fromkeys(self._ids.tolist()):
+        for id in dict.fromkeys(self.ids.tolist()):
             near = neighbours(table, id, _NEAR)
             found[self.shown(id)] = [[self.shown(n), round(cosine, 3)] for n, cosine in near]
         return found

@@ -39,7 +39,7 @@ class Checkpoints(Callback):
         signals: Signals,
         command: str,
         save_every: int | None = None,
-        keep: int = 2,
+        keep: int | str = 2,
     ):
         self._folder = CheckpointFolder(folder / CHECKPOINTS, keep)
         self._trainer, self._metrics = trainer, metrics
