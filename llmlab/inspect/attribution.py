@@ -8,6 +8,7 @@ import numpy as np
 from llmlab.inspect.trace import NORMS, OUTPUTS, RESIDUAL, Record, Trace
 from llmlab.layers import Stack
 from llmlab.layers.attention import Attention
+from llmlab.layers.dropout import Dropout
 from llmlab.layers.norms import LayerNorm
 from llmlab.layers.residual import Parallel, PostNorm, SandwichNorm
 from llmlab.network import Network
@@ -92,6 +93,8 @@ class _Way:
             self._residual(path, layer)
         elif isinstance(layer, NORMS):
             self.parts = self._normed(self.parts, record)
+        elif isinstance(layer, Dropout):
+            return  # it drops nothing here
         elif not self.parts:
             self.parts = {path: _exact(record.y), BIASES: np.zeros(record.y.shape)}
         elif layer.adds_positions:

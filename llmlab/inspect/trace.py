@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from llmlab.layers.attention import Attention
+from llmlab.layers.dropout import Dropout
 from llmlab.layers.experts import MixtureOfExperts
 from llmlab.layers.norms import LayerNorm, RMSNorm
 from llmlab.layers.output import OutputProjection, TiedOutputProjection
@@ -128,6 +129,7 @@ def trace(network: Network, ids: Sequence[int] | np.ndarray, shares: bool = True
         logits = network.forward(ids).copy()
     read = {path for path, _ in tail(network)}
     leaves = {path: layer for path, layer in network.stack.leaves() if path not in read}
+    leaves = {path: layer for path, layer in leaves.items() if not isinstance(layer, Dropout)}
     made = Trace(ids, logits, found.records, found.maps, found.hidden, found.routing)
     made.stream.update({path: made.of(layer, path).y for path, layer in leaves.items()})
     return made

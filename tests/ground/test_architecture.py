@@ -19,7 +19,7 @@ FLOORS = {
     **dict.fromkeys(("batch", "network", "named", "plugin_errors", "schema"), 0),
     **dict.fromkeys(("atomic_write", "regular_file", "signals"), 0),
     **dict.fromkeys(("layers", "optim", "text", "checkpoints"), 1),
-    **dict.fromkeys(("train", "generate", "measure", "exchange", "study"), 2),
+    **dict.fromkeys(("train", "generate", "measure", "exchange", "study", "inspect"), 2),
     **dict.fromkeys(("config", "build", "contract", "runs", "report"), 3),
     "phases": 4,
     **dict.fromkeys(("cli", "__main__"), 5),

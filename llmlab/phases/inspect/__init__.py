@@ -50,8 +50,8 @@ def run(
     history
         Whether the older checkpoints that the run has kept are looked into, too.
     """
-    model = checkpoint_model(config)
     text = _text(config, line)
+    model = checkpoint_model(config)
     network = model.network(config.kernels)
     prompt = _ids(model, text)
     ids = _continued(model, network, prompt, new_tokens)
@@ -59,7 +59,7 @@ def run(
     if len(ids) > model.max_seq_len:
         notes.append(f"The text has {len(ids)} tokens; the last {model.max_seq_len} are read.")
         ids = ids[-model.max_seq_len :]
-    look = Look(model, network, ids, measured, notes, str(config.checkpoint))
+    look = Look(model, network, ids, measured, notes, str(near(Path(str(config.checkpoint)))))
     content = look.content()
     if against is not None:
         paths, effect = patch_effects(network, np.asarray(prompt), np.asarray(_ids(model, against)))

@@ -133,7 +133,7 @@ class Look:
     @property
     def repeated(self) -> np.ndarray:
         """Random tokens that are repeated, for the habits of heads; none where they don't fit."""
-        period = min(_PERIOD, self._model.max_seq_len // 2)
+        period = min(_PERIOD, self._model.max_seq_len // 3)
         tokenizer, count = self._model.tokenizer, _REPEATS if period > 1 else 0
         return repeated_tokens(tokenizer.vocab_size, period, count, avoid=(tokenizer.end_id,))
 
