@@ -14,7 +14,7 @@ _HABITS = {
     "duplicate": "looks at the same token, a while ago",
     "previous": "looks at the token before",
 }
-CLEAR = 0.3  # of a head's attention, as a mean over tokens; without a habit it is one over T
+CLEAR = 0.2  # of a head's attention, as a mean over tokens; without a habit it is one over T
 _MANY = 0.5  # of the units of a layer
 _GROWTH = 100.0
 
