@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -81,7 +81,8 @@ class StudySweeper(Sweeper):
                 self.validate_batch_is_legal(batch)  # later ones differ in the seed alone
             if not number and self._jobs.plan is not None:
                 self._jobs.plan = replace(self._jobs.plan, began=time.time())
-            for done in self._launched(batch, number):
+            broken = [d for d in self._launched(batch, number) if d.status is JobStatus.FAILED]
+            for done in broken:
                 _ = done.return_value  # raises what the job has raised
             number += len(batch)
         if found := read_question(self._jobs.folder):  # all may have been done before
