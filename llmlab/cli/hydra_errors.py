@@ -48,6 +48,8 @@ def translated(error: Exception, tokens: Sequence[str]) -> Exception:
     if isinstance(error, ValueError) and "Config group override must be" in str(error):
         return _no_option(tokens) or ConfigError(_refused(error, tokens))
     text = str(error)
+    if not isinstance(error, LlmlabError) and (problem := _own_keys(text, tokens)):
+        return ConfigError(problem)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         own = isinstance(error, LlmlabError | OSError | MemoryError)
         return error if own else ConfigError(_refused(error, tokens))
@@ -67,6 +69,25 @@ def translated(error: Exception, tokens: Sequence[str]) -> Exception:
         return ConfigError(unread)
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return ConfigError(" ".join(f"{text}{cause}".split()))
+
+
+def _own_keys(text: str, tokens: Sequence[str]) -> str | None:
+    """Return what is wrong with `hydra.launcher` or `hydra.verbose`; Hydra names neither."""
+    file = re.search(r"In '([^']+)'", text)
+    where = f"{file[1]}: " if file else ""
+    choose = "choose a launcher with launcher=NAME"
+    typed = next((each for each in tokens if re.match(r"\+*hydra\.launcher=[^{]", each)), None)
+    if found := re.search(r"is not a subclass of \w*Launcher\w*\b.*?value: ([^\n]*)", text, re.S):
+        typed = f"hydra.launcher={found[1][:60]}"
+    elif "Hydra launcher is not configured" in text:
+        typed = typed or "hydra.launcher=null"
+    if typed:
+        return f"{where}{typed}: expected a mapping of the launcher's arguments; {choose}"
+    if found := re.search(r"Key '.*' not in '\w*Launcher\w*'\s+full_key: (\S+)", text):
+        return f"{where}{found[1]}: the launcher in use has no such argument; {choose}"
+    if "logger name must be a string" in text:
+        return "hydra.verbose: expected true, false, or names of loggers"
+    return None
 
 
 def _unknown_option(group: str, name: str, text: str) -> str:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmlab import build
-from llmlab.checkpoints import Checkpoint, load
+from llmlab.checkpoints import Checkpoint
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.generate import Engine, Reply
+from llmlab.runs.lookup import load_present
 from llmlab.streams import stream
 from llmlab.text.templates.none import NoTemplate
 
@@ -23,7 +24,7 @@ def named_checkpoint(config: Config) -> Checkpoint:
             "no checkpoint: train first (python -m llmlab phase=pretrain), or name one with "
             "checkpoint=FILE"
         )
-    return load(config.checkpoint)
+    return load_present(config.checkpoint)
 
 
 def checkpoint_model(config: Config) -> build.Model:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llmlab import build
-from llmlab.checkpoints import Checkpoint, load, require
+from llmlab.checkpoints import Checkpoint, require
 from llmlab.config import Config
 from llmlab.config.stored import PATH_KEYS, stored_config
 from llmlab.errors import CheckpointError, DataError
@@ -17,6 +17,7 @@ from llmlab.measure import Baseline, Evaluator, Losses, baselines, entropy_floor
 from llmlab.phases.answering import Answerer
 from llmlab.phases.outcome import target_text
 from llmlab.report.tables import figure, nats, share
+from llmlab.runs.lookup import load_present
 from llmlab.runs.record import read_config
 from llmlab.text import Dataset, Windows
 
@@ -53,7 +54,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     """
     if config.checkpoint is None:
         raise CheckpointError("no checkpoint: name one with checkpoint=FILE")
-    checkpoint = load(config.checkpoint)
+    checkpoint = load_present(config.checkpoint)
     model = build.load_model(config, checkpoint)
     measured = measured_text(config, model, checkpoint)
     dataset, lengths = measured.dataset, model.tokenizer.byte_lengths()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from llmlab import build
 from llmlab.batch import Batch
-from llmlab.checkpoints import Checkpoint, CheckpointFolder, load
+from llmlab.checkpoints import Checkpoint, CheckpointFolder
 from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.measure.losses import Evaluator
@@ -20,6 +20,7 @@ from llmlab.phases.continuing import continued, refuse_another_order, restore, t
 from llmlab.phases.outcome import training_results
 from llmlab.report.loss import Report, summarise, write_report
 from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
+from llmlab.runs.lookup import load_present
 from llmlab.runs.sweep import duration
 from llmlab.signals import Signals
 from llmlab.text import Dataset
@@ -224,7 +225,7 @@ def stage_model(config: Config, state: Checkpoint | None, begin: Path | None) ->
     if state is not None:
         return build.load_model(config, state)
     if begin is not None:
-        model = build.load_model(config, load(begin))
+        model = build.load_model(config, load_present(begin))
         wanted = config.phase == "tune" and config.adapter is not None
         return build.with_adapter(config, model) if wanted else model
     if config.adapter is not None:

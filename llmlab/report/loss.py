@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.atomic_write import make_folder, replace_text
+from llmlab.regular_file import open_regular
 from llmlab.report.svg import Curve, line_chart
 from llmlab.runs.shell import near
 
@@ -74,7 +75,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics.jsonl; a line that a crash has torn is left out."""
     rows = []
     try:
-        lines = path.read_bytes().splitlines()
+        with open_regular(path) as file:
+            lines = file.read().splitlines()
     except FileNotFoundError:
         return []
     for line in lines:

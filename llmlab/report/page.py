@@ -12,6 +12,11 @@ from typing import Any
 
 from llmlab.atomic_write import make_folder, replace_text
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 log = logging.getLogger("llmlab")
 
 HOW = "pip install 'llmlab[report]' adds report.html, with charts, to what a study leaves"
@@ -55,7 +60,14 @@ class Page:
 
 
 def can_draw() -> bool:
-    """Return whether what draws charts is installed."""
+    """Return whether what draws charts is installed, and can run.
+
+    Its engine reserves far more addresses than it uses, and ends the process under any usual limit
+    on them (`ulimit -v`).
+    """
+    if resource is not None and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        log.warning("report.html is left out: drawing it needs ulimit -v unlimited")
+        return False
     return find_spec("altair") is not None and find_spec("vl_convert") is not None
 
 

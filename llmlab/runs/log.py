@@ -8,6 +8,7 @@ from typing import Any
 
 from llmlab.atomic_write import refused
 from llmlab.errors import Stopped
+from llmlab.regular_file import to_write
 from llmlab.signals import PREEMPTING
 
 log = logging.getLogger("llmlab")
@@ -37,6 +38,15 @@ class LogFile(logging.FileHandler):
         except OSError as error:
             raise refused(path, error) from error
         self.setFormatter(logging.Formatter(_FORMAT))
+
+    def _open(self) -> Any:
+        return open(
+            self.baseFilename,
+            self.mode,
+            encoding=self.encoding,
+            errors=self.errors,
+            opener=to_write,
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, or keep it back."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmlab.checkpoints import CHECKPOINTS, CheckpointFolder, peek
+from llmlab.checkpoints import CHECKPOINTS, Checkpoint, CheckpointFolder, load, peek
 from llmlab.errors import CheckpointError, suggest
 from llmlab.runs.record import RECORD, SWEEP_RECORD, read_record
 from llmlab.runs.results import best_job
@@ -18,6 +18,7 @@ TRAINING = ("full", "pretrain", "tune")
 _MODELS = (*TRAINING, "import")  # whose runs hold a model
 _STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
 _DEPTH = 4  # runs/sweeps/<sweep>/<job>, and one more for other arrangements
+_TRIES = 100  # a run of tiny steps may save faster than a file is opened
 _START = "python -m llmlab starts one"
 
 
@@ -44,6 +45,22 @@ def latest_checkpoint(root: Path | str = "runs") -> Path:
     raise CheckpointError(
         f"{Path(root).absolute()}: no training run with a checkpoint here yet; {_START}"
     )
+
+
+def load_present(path: Path | str) -> Checkpoint:
+    """Load a checkpoint, or the newest beside it if its run has pruned it since the look-up."""
+    path = Path(path)
+    for _ in range(_TRIES):
+        try:
+            return load(path)
+        except CheckpointError:
+            # What was looked up was there: only a run at work removes it.
+            found = None if os.path.lexists(path) else CheckpointFolder(path.parent).result()
+            if found is None or path.parent.name != CHECKPOINTS:
+                raise
+            log.warning("%s: removed by its run, which goes on; using %s", near(path), found.name)
+            path = found
+    return load(path)
 
 
 def newest_of(run: Path) -> Path | None:

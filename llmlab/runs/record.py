@@ -15,9 +15,10 @@ import yaml
 
 from llmlab.atomic_write import replace_text
 from llmlab.errors import CheckpointError, ResourceError
+from llmlab.regular_file import read_regular
 from llmlab.runs.overrides import value_of
 from llmlab.runs.provenance import bits_may_differ, provenance
-from llmlab.runs.stored import RUN, read_stored
+from llmlab.runs.stored import MOST_BYTES, RUN, read_stored
 
 RECORD, SWEEP_RECORD = "run.json", "sweep.json"
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # what `new_id` returns
@@ -141,7 +142,7 @@ def remove(folder: Path, root: Path, latest_before: str | None) -> None:
 def read_config(folder: Path) -> dict[str, Any] | None:
     """Return what `write_config` wrote; None if it isn't there or isn't readable."""
     try:
-        values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_regular(folder / "config.yaml", MOST_BYTES))
     except (OSError, ValueError, yaml.YAMLError):
         return None
     return values if isinstance(values, dict) else None
@@ -150,7 +151,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 def _next_order(root: Path) -> int:
     """Return a number greater than that of the run before, even if the clock was set back."""
     try:
-        before = (root / "latest").read_text(encoding="utf-8").strip()
+        before = read_regular(root / "latest", MOST_BYTES).decode().strip()
         last = read_record(root / before)["order"]
     except (OSError, UnicodeError, CheckpointError):
         last = 0

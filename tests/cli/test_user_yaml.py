@@ -57,6 +57,23 @@ def test_hydras_own_keys_are_not_taken_from_a_file(own, value):
     refused(own(f"hydra: {{{value}}}\n"), "odd.yaml: hydra.", value.split(":")[0])
 
 
+@pytest.mark.parametrize("value", ["joblib", "5", "[1]"])
+def test_a_launcher_in_a_file_is_a_mapping(own, value):
+    said = f"experiment/odd: hydra.launcher={value}: expected a mapping"
+    refused(own(f"hydra: {{launcher: {value}}}\n"), said, "launcher=NAME")
+
+
+@pytest.mark.parametrize("token", ["hydra.launcher=joblib", "hydra.launcher=null"])
+def test_so_is_one_that_is_typed(lab, token):
+    answer = lab("-m", token, "phase=summary", "seed=0,1")
+    refused(answer, f"error: {token}: expected a mapping", "launcher=NAME")
+
+
+def test_what_hydra_says_of_its_keys_names_them(own):
+    refused(own("hydra: {launcher: {n_jobs: 2}}\n"), "hydra.launcher.n_jobs: the launcher in use")
+    refused(own("hydra: {verbose: [a, 5]}\n"), "hydra.verbose: expected true, false, or names")
+
+
 def test_a_package_is_no_way_around(own):
     refused(own("env_set: {A: b}\n", package="# @package hydra.job\n"), "hydra.job.env_set")
     refused(own("{A: b}\n", "env/odd", "+env@hydra.job.env_set=odd", package=""), "env_set.A")

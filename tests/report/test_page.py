@@ -146,3 +146,12 @@ def test_differences_of_configurations_are_dotted():
     one = {"lr": 1.0, "seed": 1, "model": {"x": None, "y": 2}}
     other = {"lr": 2.0, "seed": 2, "model": {"x": 1, "y": 2}}
     assert differences([one, other]) == {"lr": ["1.0", "2.0"], "model.x": ["null", "1"]}
+
+
+@draws
+def test_a_limit_on_addresses_leaves_the_page_out(monkeypatch, caplog):
+    resource = pytest.importorskip("resource")
+    caplog.set_level("WARNING", "llmlab")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (2**32, 2**32))
+    assert not can_draw()
+    assert "ulimit -v unlimited" in caplog.text

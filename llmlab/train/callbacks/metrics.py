@@ -9,6 +9,7 @@ from typing import Any
 
 from llmlab.atomic_write import make_folder, refused
 from llmlab.errors import TrainingError
+from llmlab.regular_file import to_write
 from llmlab.train.fit import CALLBACKS, Callback
 from llmlab.train.progress import Progress
 from llmlab.train.trackers import Tracker
@@ -30,7 +31,7 @@ class MetricsFile:
         self.path = path
         make_folder(path.parent)
         try:
-            self._file = open(path, "ab", opener=_not_following)  # noqa: SIM115 - see close
+            self._file = open(path, "ab", opener=to_write)  # noqa: SIM115 - see close
         except OSError as error:
             raise refused(path, error) from error
         if self._file.tell() < offset:
@@ -85,8 +86,3 @@ class Metrics(Callback):
         """Close file and tracker."""
         self._metrics.close()
         self._tracker.finish()
-
-
-def _not_following(path: str, flags: int) -> int:
-    """Open for writing, but not through a symbolic link."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
