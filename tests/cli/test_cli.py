@@ -173,6 +173,7 @@ def test_a_sweep_without_a_job_is_refused(lab):
     assert not list(lab.folder.glob("runs/sweeps/*"))
 
 
+@pytest.mark.slow
 def test_the_name_of_a_folder_is_no_reference(lab, monkeypatch, tmp_path):
     here = tmp_path / "${oc.env:HOME}"
     here.mkdir()

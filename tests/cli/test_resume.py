@@ -359,6 +359,7 @@ def test_another_phase_is_refused_and_touches_nothing(lab, argv, said):
     assert tree() == before
 
 
+@pytest.mark.slow
 def test_the_phase_that_it_is_may_be_named(lab):
     lab("phase=tune", "hydra.run.dir=run", f"seed={STOPPED}")
     assert lab("phase=tune", "resume=run", "seed=1").code == 0

@@ -63,6 +63,7 @@ def test_a_closed_or_full_stream(shell, line, code, said):
     assert (found, err) == (code, said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("streams", "code"),
     [
@@ -118,6 +119,7 @@ def test_letters_that_an_encoding_lacks_are_replaced(lab, monkeypatch, command, 
     assert code == 0, err.buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_a_line_without_an_end_is_refused(shell):
     code, _, err = shell("llmlab phase=chat checkpoint=run < /dev/zero")
     assert code == 3
@@ -126,6 +128,7 @@ def test_a_line_without_an_end_is_refused(shell):
     )
 
 
+@pytest.mark.slow
 def test_a_line_of_the_most_that_is_taken_is_answered(shell):
     line = "head -c 999999 /dev/zero | tr '\\0' 'a'; echo"
     code, _, err = shell(f"({line}) | llmlab phase=chat checkpoint=run max_new_tokens=1")

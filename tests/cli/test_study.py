@@ -68,6 +68,7 @@ def test_a_row_an_arm_and_a_verdict(lab):
     assert len(lab.calls) == 6 and "lr-0.5-seed-1" in again.out
 
 
+@pytest.mark.slow
 def test_one_seed_claims_nothing_and_says_what_adds_some(lab):
     answer = lab("-m", "phase=tune", "lr=0.5,1", "hydra.sweep.dir=s")
     assert "no claim" in answer.out
@@ -80,6 +81,7 @@ def test_one_seed_claims_nothing_and_says_what_adds_some(lab):
     assert "lr=0.5 is better than lr=1" in more.out
 
 
+@pytest.mark.slow
 def test_values_added_later_run_alone_and_are_reported_with_the_others(lab):
     lab("-m", "phase=tune", "lr=0.5,1", "seed=1,2,3", "hydra.sweep.dir=s")
     assert lab("resume=s", "lr=0.5,1,2").code == 0
@@ -101,6 +103,7 @@ def test_other_validation_texts_are_refused(lab):
     assert "better" not in answer.out.replace("lower is better", "")
 
 
+@pytest.mark.slow
 def test_what_is_asked_makes_no_other_job(lab):
     lab("-m", "phase=tune", "lr=0.5,1", "seed=1,2", "hydra.sweep.dir=s")
     asked = ["metric=loss", "direction=higher", "baseline=lr=1", "study.alpha=0.1"]
@@ -136,6 +139,7 @@ def test_an_unknown_metric_lists_those_that_are_reported(lab):
 AUTO = ["phase=tune", "lr=0.5,0.505,2", "seeds=auto", "study.max_seeds=8", "study.resolution=0"]
 
 
+@pytest.mark.slow
 def test_seeds_are_added_until_it_is_decided(lab):
     answer = lab(*AUTO, "hydra.sweep.dir=s")
     assert answer.code == 0
@@ -148,6 +152,7 @@ def test_seeds_are_added_until_it_is_decided(lab):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 5, 10])
 def test_a_study_that_was_killed_goes_on_with_the_same_jobs(lab, jobs):
     lab.killed_after = jobs
@@ -164,6 +169,7 @@ def test_a_study_that_was_killed_goes_on_with_the_same_jobs(lab, jobs):
     assert told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_auto_takes_up_what_was_run_before_and_the_baseline(lab):
     lab("-m", "phase=tune", "lr=0.5,2", "hydra.sweep.dir=s")
     answer = lab("resume=s", "seeds=auto", "baseline=lr=2")

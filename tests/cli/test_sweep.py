@@ -63,6 +63,7 @@ def test_a_failing_job_is_a_row_and_the_others_run(lab, quick):
     assert "Traceback" not in answer.err
 
 
+@pytest.mark.slow
 def test_networks_are_swept_by_positions_and_by_layers_that_are_null(lab, quick):
     layer = "model.stack.positions=null,{type: sinusoidal_positions}"
     answer = lab("-m", "phase=tune", "positions=learned,rope,none")
@@ -77,6 +78,7 @@ def test_networks_are_swept_by_positions_and_by_layers_that_are_null(lab, quick)
     assert found == [None, {"type": "sinusoidal_positions"}]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_resumed_and_extended(lab, quick):
     lab("-m", "phase=tune", "lr=1,2", f"seed={STOPPED}", "hydra.sweep.dir=s")
     folder = lab.folder / "s"
@@ -215,6 +217,7 @@ def test_an_old_folder_is_found_by_what_it_records(tmp_path):
 # a folder has one owner
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_job_is_refused_in_a_row_of_its_own(lab, quick):
     where = ["hydra.sweep.dir=s", "hydra.sweep.subdir=x"]
     for _ in range(2):  # the same again changes nothing
@@ -228,6 +231,7 @@ def test_a_folder_of_another_job_is_refused_in_a_row_of_its_own(lab, quick):
     assert not list(lab.folder.glob("s/lr-*/run.json"))
 
 
+@pytest.mark.slow
 def test_the_same_values_in_other_words_are_the_same_job(lab, quick):
     assert lab("-m", "phase=tune", "lr=1e-3,2e-3", "hydra.sweep.dir=s").code == 0
     assert lab("-m", "lr=0.002,1.0e-3", "phase=tune", "hydra.sweep.dir=s").code == 0
@@ -247,6 +251,7 @@ def test_the_joblib_launcher_runs_jobs_in_other_processes(tmp_path, monkeypatch,
     assert len(rows(folder)) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_nothing_of_the_jobs_that_have_ended(lab, monkeypatch):
     """Hydra's launcher would keep the configuration of each job until the last has ended."""
     begun, alive = [], []

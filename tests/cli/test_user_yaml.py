@@ -155,6 +155,7 @@ def laughs(levels, each):
     return "\n".join([*lines, f"template: ${{a{levels}}}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", ["xxxxxxxxxx", "''"])
 def test_references_to_references_have_a_limit(own, each):
     refused(own(laughs(9, each)), "expand to more than", f"{MOST_REFERENCES:,}")

@@ -242,6 +242,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_templates_are_one_line(tmp_path, kind):
     pytest.importorskip("jinja2")

@@ -4,6 +4,7 @@ import pytest
 from fuzz_folders import fuzz
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_damaged_folders_are_read_or_refused_in_one_line(seed):
     pytest.importorskip("tokenizers")

@@ -164,6 +164,7 @@ def test_a_text_may_come_in_any_blocks(kind, tmp_path):
         assert np.concatenate(list(tokenizer.encode_blocks(blocks))).tolist() == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_typed_is_never_a_special_token(kind, tmp_path):
     typed = f"{''.join(MARKS)}</s> <s> <unk><|im_en"

@@ -106,6 +106,7 @@ def test_the_adapter_of_another_network_is_refused(tmp_path):
         read_adapter(tmp_path / "adapter", other.model, 11, columns(network(other)[0]))
 
 
+@pytest.mark.slow
 def test_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 

@@ -35,6 +35,7 @@ def examples():
     return blocks
 
 
+@pytest.mark.slow
 def test_the_library_needs_no_hydra_and_answers_after_a_short_training(tmp_path):
     _, code = examples()
     assert len([line for line in code.splitlines() if line.strip()]) < 20

@@ -36,6 +36,7 @@ def source(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_an_imported_model_works_with_every_phase(run, source, tmp_path):
     pytest.importorskip("tokenizers")
     pytest.importorskip("safetensors")
@@ -100,6 +101,7 @@ def test_damaged_folders_end_with_4_and_one_line_and_leave_no_run(run, source, t
     assert not list(tmp_path.glob("runs/import/*"))
 
 
+@pytest.mark.slow
 def test_what_does_not_go_together_is_a_configuration_error(run, source, tmp_path):
     pytest.importorskip("tokenizers")
     (tmp_path / "there.npz").touch()
@@ -169,6 +171,7 @@ def test_the_template_follows_from_the_special_tokens(run, source, tokens, name)
     assert load("raw.npz").meta["config"]["template"] == "none"
 
 
+@pytest.mark.slow
 def test_float64_and_running_means_go_out_as_they_are_used(run, source, tmp_path):
     pytest.importorskip("tokenizers")
     pytest.importorskip("safetensors")

@@ -28,6 +28,7 @@ def swept(lab, monkeypatch):
     return lab
 
 
+@pytest.mark.slow
 def test_results_do_not_hang_on_how_often_metrics_are_written(study):
     text = (study.folder / "runs/sweeps/s/results.csv").read_text()
     head, *rows = [line.split(",") for line in text.splitlines()]
@@ -42,6 +43,7 @@ def test_results_do_not_hang_on_how_often_metrics_are_written(study):
     assert len({r["validation_sha256"] for r in results if r["seed"] == 1}) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_hands_on_its_best_job(study, caplog):
     first = next(iter((study.folder / "runs/sweeps/s/results.csv").read_text().splitlines()[1:]))
     best = study.folder / "runs/sweeps/s" / first.split(",")[1]
@@ -65,6 +67,7 @@ def test_runs_are_listed_and_chosen(study):
     assert (answer.code, "no run has a stats" in answer.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_clean_removes_when_told_and_never_a_parent(study):
     told = study("phase=clean", "clean.where=phase=pretrain steps=4", "clean.remove=true")
     assert "stays, since runs/pretrain/r began from it" in told.out
@@ -107,6 +110,7 @@ def test_runs_and_arms_are_compared(study):
     assert study("phase=compare").code == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_of_evaluations_says_which_checkpoint(study):
     runs = [path.name for path in sorted(study.folder.glob("runs/sweeps/s/lr-*"))]
     paths = ",".join(f"runs/sweeps/s/{name}" for name in runs[:2])
@@ -133,6 +137,7 @@ def test_a_budget_makes_spending_equal(lab):
     assert again["flops"] > 0
 
 
+@pytest.mark.slow
 def test_a_budget_of_flops_gives_a_larger_network_fewer_steps(lab):
     small = budget(lab, "budget=flops", "budget.amount=3e7", "model.hidden_dim=8")["results"]
     (lab.folder / "b").rename(lab.folder / "small")
@@ -142,6 +147,7 @@ def test_a_budget_of_flops_gives_a_larger_network_fewer_steps(lab):
         assert 0.8 * 3e7 < spent["flops"] <= 3e7
 
 
+@pytest.mark.slow
 def test_a_budget_of_seconds_records_the_speed_that_it_measured(lab):
     record = budget(lab, "budget=seconds", "budget.amount=0.2", "schedule=cosine")
     speed = record["seconds_per_step"]["pretrain"]

@@ -141,6 +141,7 @@ def refused(capsys, code, *arguments):
     return lines[0]
 
 
+@pytest.mark.slow
 def test_an_endless_line(inside, capsys, monkeypatch):  # 17
     monkeypatch.setattr("llmlab.text.files.MAX_LINE", 2**16)
     (inside / "line.txt").write_bytes(b"word " * 2**15)

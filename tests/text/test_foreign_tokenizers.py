@@ -58,6 +58,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_what_has_no_bounds_is_refused(plain, tmp_path, capfd, hostile):
     change, said = HOSTILE[hostile]

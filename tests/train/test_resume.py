@@ -266,6 +266,7 @@ def test_what_a_finished_run_is_asked_for_changes_nothing_on_disk(calm, here, ca
     assert "lr: 0.5\n" in (run / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_says_what_was_trained(here, capsys):
     sweep = ["-m", "phase=pretrain", "epochs=1", "batch_size=8,25", *SMALL[:3], "threads=1"]
     assert main([*sweep, "hydra.sweep.dir=sweep"]) == 0
