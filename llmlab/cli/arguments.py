@@ -206,6 +206,11 @@ def parts(value: str) -> list[str]:
     return next(csv.reader([value], quotechar="'", skipinitialspace=True), []) or [value]
 
 
+def quoted_path(path: str) -> str:
+    """Return a path as `parts` reads it."""
+    return f"'{path}'" if "," in path else path
+
+
 def typed_keys(texts: Iterable[str]) -> set[str]:
     """Return the keys that overrides state; of a mapping, `a={b: 1}`, those inside it."""
     found: set[str] = set()
@@ -232,6 +237,8 @@ def _list(key: str, value: str) -> str:
 def _path(key: str, value: str) -> str:
     """Return `value` as an absolute path, unless it is one of the key's words."""
     if value in _WORDS.get(key, ()) or not value:
+        return value
+    if key == "checkpoint" and value.startswith(("[/", "['/")):  # several, looked up before
         return value
     if key == "plugins" and not value.endswith(".py"):
         return value

@@ -56,6 +56,11 @@ PHASES: dict[str, Phase] = {
     ),
     "chat": Phase("llmlab.phases.chat", "talk with a checkpoint", wants_checkpoint=True),
     "generate": Phase("llmlab.phases.generate", "answer prompt= once", wants_checkpoint=True),
+    "serve": Phase(
+        "llmlab.phases.serve",
+        "models over HTTP as OpenAI's clients speak it, and a page",
+        wants_checkpoint=True,
+    ),
     "score": Phase(
         "llmlab.phases.score", "the probability of each token of prompt=", wants_checkpoint=True
     ),

@@ -21,7 +21,7 @@ FLOORS = {
     **dict.fromkeys(("layers", "optim", "text", "checkpoints"), 1),
     **dict.fromkeys(("train", "generate", "measure", "exchange", "study", "inspect"), 2),
     **dict.fromkeys(("config", "build", "contract", "runs", "report"), 3),
-    "phases": 4,
+    **dict.fromkeys(("phases", "serve"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
 APART = (1, 2)  # floors whose rooms don't know each other
@@ -40,6 +40,9 @@ LIBRARIES = {  # third-party imports, and where each may be
     "safetensors": ("exchange",),
     "prompt_toolkit": ("phases",),
     "scipy": ("study",),
+    "starlette": ("serve",),
+    "uvicorn": ("serve",),
+    "h11": ("serve",),
     "altair": ("report",),
     "vl_convert": ("report",),
 }
