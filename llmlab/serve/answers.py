@@ -41,7 +41,8 @@ class Answering(Response):
 
     def __init__(self, job: Job, form: Form, seconds: float):
         self._job, self._form, self._seconds = job, form, seconds
-        self._warnings = {WARNING: "; ".join(job.warnings)[:2000]} if job.warnings else {}
+        told = " ".join("; ".join(job.warnings)[:2000].split())
+        self._warnings = {WARNING: told} if told else {}
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -83,9 +83,9 @@ def checked(data: dict[str, Any], schema: Schema) -> tuple[dict[str, Any], list[
     """Return the fields that are known and not null, and a warning if there are others."""
     check(data, schema)
     known = schema["properties"]
-    unknown = [ascii(name)[1:-1][:60] for name in data if name not in known]
+    unknown = [ascii(name[:60]) for name in data if name not in known]
     more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-    warnings = [f"unknown fields, ignored: {', '.join(unknown[:20])}{more}"] if unknown else []
+    warnings = [f"ignored, since unknown: {', '.join(unknown[:20])}{more}"] if unknown else []
     return {k: v for k, v in data.items() if k in known and v is not None}, warnings
 
 

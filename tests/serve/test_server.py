@@ -165,7 +165,11 @@ def test_what_is_wrong_is_named(server, fields, param, said):
 
 def test_what_is_unknown_is_told(server):
     _, headers, _ = server.ask(PATH, {**CHAT, "tools": [], "user": "me"})
-    assert headers["x-llmlab-warning"] == "unknown fields, ignored: tools"
+    assert headers["x-llmlab-warning"] == "ignored, since unknown: 'tools'"
+    for name in ("", " ", "a\r\nSet-Cookie: b", "\x7f\x00", "\u2028", "x" * 99_999):
+        status, headers, _ = server.ask(PATH, {**CHAT, name: 1})
+        assert status == 200 and "set-cookie" not in headers
+        assert headers["x-llmlab-warning"].startswith("ignored, since unknown: '")
     odd = {"messages": [{"role": "user", "content": "What quïrks?"}]}
     _, headers, _ = server.ask(PATH, odd)
     assert "not in the model's vocabulary: qu" in headers["x-llmlab-warning"]
