@@ -76,7 +76,8 @@ def run(
         shown = f"[{host}]" if ":" in host else host
         told = ", ".join(each.name for each in models)
         at = f"http://{shown}:{sock.getsockname()[1]}"
-        print(f"serving {told} at {at} (a page; OpenAI's interface at {at}/v1); Ctrl-C ends it")
+        said = f"serving {told} at {at} (a page; OpenAI's interface at {at}/v1); Ctrl-C ends it"
+        print(said, flush=True)
 
         def end_now() -> None:
             for each in models:

@@ -81,6 +81,7 @@ class Answering(Response):
             text = value if isinstance(value, str) else dumps(value)
             body = f"data: {text}\n\n".encode()
             await send({"type": "http.response.body", "body": body, "more_body": True})
+            await asyncio.sleep(0)  # so that who has gone is noticed before the next
 
         for chunk in form.opening():
             await event(chunk)

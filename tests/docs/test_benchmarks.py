@@ -96,6 +96,7 @@ def test_the_floor_is_all_products_of_a_step(name):
         ("generate.py", ("--workload", "C", "--batch", "2", "--repeats", "1", "--peers")),
         ("kernels.py", ("--workload", "S")),
         ("startup.py", ("--only", "python -c pass")),
+        ("serve.py", ("--clients", "1", "2", "--tokens", "4")),
     ],
 )
 def test_every_script_prints_a_table(script, words):
