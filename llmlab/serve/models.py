@@ -53,6 +53,8 @@ class Served:
         When its checkpoint was written, in seconds since 1970.
     sampler, limit
         How tokens are chosen, and how many, where a request doesn't say it.
+    refills
+        Whether an answer goes on when the context is full, if somebody said how far.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Served:
     sampler: Mapping[str, Any]
     limit: int | None
     scheduler: Scheduler
+    refills: bool = True
 
     @property
     def is_raw(self) -> bool:

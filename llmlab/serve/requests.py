@@ -167,7 +167,7 @@ def _limit(most: Any, served: Served, limits: Limits, warnings: list[str]) -> tu
     if most is not None and most > limits.tokens:
         warnings.append(f"max_tokens: {limits.tokens} is the most that this server gives")
         most = limits.tokens
-    return (limits.tokens, False) if most is None else (most, True)
+    return (limits.tokens, False) if most is None else (most, served.refills)
 
 
 def _no_constant(name: str) -> NoReturn:
