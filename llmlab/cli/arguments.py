@@ -206,9 +206,10 @@ def parts(value: str) -> list[str]:
     return next(csv.reader([value], quotechar="'", skipinitialspace=True), []) or [value]
 
 
-def quoted_path(path: str) -> str:
-    """Return a path as `parts` reads it."""
-    return f"'{path}'" if "," in path else path
+def listed(paths: Iterable[str]) -> str:
+    """Return paths in brackets, as `parts` reads what is between them."""
+    inner = ",".join(f"'{path}'" if "," in path else path for path in paths)
+    return f"[{inner}]"
 
 
 def typed_keys(texts: Iterable[str]) -> set[str]:

@@ -7,16 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab.cli.arguments import (
-    FOLDERS,
-    LATEST,
-    is_sweep,
-    parts,
-    quoted,
-    quoted_path,
-    split,
-    token,
-)
+from llmlab.cli.arguments import FOLDERS, LATEST, is_sweep, listed, parts, quoted, split, token
 from llmlab.cli.former_names import renamed
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.phases import PHASES
@@ -95,17 +86,17 @@ def _located(override: Override, phase: str, sweep: bool) -> Override:
     """Return the override with checkpoints' own paths instead of runs', `latest` and `best`."""
     from llmlab.runs.lookup import named, resolve_checkpoint
 
+    if phase == "serve" and str(override.value).startswith("["):  # several at once
+        each = [resolve_checkpoint(path) for path in parts(str(override.value)[1:-1])]
+        return replace(override, value=listed([str(path) for path in each]))
     value = override.value
     if value in (None, "", "null"):
         return override
     if phase == "verify":  # takes whole runs and sweeps, too
         found = value if value in LATEST else str(named(value))
         return replace(override, value=found)
-    if phase == "serve" and str(value).startswith("["):  # several at once
-        each = [str(resolve_checkpoint(part)) for part in parts(str(value)[1:].removesuffix("]"))]
-        return replace(override, value=f"[{','.join(quoted_path(path) for path in each)}]")
     found = [str(resolve_checkpoint(part)) for part in (parts(value) if sweep else [value])]
-    joined = ",".join(quoted_path(path) for path in found)
+    joined = ",".join(f"'{path}'" if "," in path else path for path in found)
     return replace(override, value=joined if sweep else found[0])
 
 
