@@ -89,8 +89,12 @@ class Batch:
     def step(self) -> list[Text]:
         """Give each text that has a row its next token; return those that ended."""
         ended = self._drop()
+        full: list[Text] = []
         for capacity in list(self._groups):
+            full += self._make_room(capacity)
             ended += self._decode(capacity)
+        kept = max(1, self._most // 2)
+        ended += [t for t in full if self._begin(t, [*t.prompt, *t.reply][-kept:])]
         spent = 0
         while self.waiting and self.running < self._rows and spent < PROMPT_TOKENS:
             text = self.waiting.popleft()
@@ -134,7 +138,6 @@ class Batch:
 
     def _decode(self, capacity: int) -> list[Text]:
         """Feed each text of a group its last token and choose the next."""
-        self._make_room(capacity)
         slots, texts = self._groups[capacity]
         if not texts:
             return []
@@ -150,30 +153,21 @@ class Batch:
                 _leave(slots, texts, row)
         return ended
 
-    def _make_room(self, capacity: int) -> None:
-        """Move texts that have filled their row, to a longer one or to its beginning."""
+    def _make_room(self, capacity: int) -> list[Text]:
+        """Move texts that have filled their row to a longer one; return those in the longest."""
         slots, texts = self._groups[capacity]
+        full = []
         for row in reversed(range(len(texts))):
             if slots.lengths[row] < capacity:
                 continue
-            text = texts[row]
             if capacity < self._most:
                 wider, others = self._group(capacity)
                 wider.take(slots, row)
-                others.append(text)
-                _leave(slots, texts, row)
+                others.append(texts[row])
             else:
-                self._refill(text, slots, texts, row)
-
-    def _refill(self, text: Text, slots: Slots, texts: list[Text], row: int) -> None:
-        """Compute the last half of a text anew, but for its newest token, which comes next."""
-        kept = [*text.prompt, *text.reply][-max(1, self._most // 2) :][:-1] or [text.reply[-1]]
-        _leave(slots, texts, row)
-        slots, texts = self._group(len(kept))
-        row = slots.add()
-        texts.append(text)
-        self._network.forward(np.array(kept)[None], kv_cache=slots.prompt(row))
-        slots.lengths[row] = len(kept)
+                full.append(texts[row])
+            _leave(slots, texts, row)
+        return full
 
     def _choose(self, text: Text, logits: np.ndarray) -> bool:
         """Choose a text's next token from logits (1, V), and tell whether it is over."""

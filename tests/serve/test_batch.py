@@ -63,7 +63,7 @@ def replies(net, found, rows):
     return [(text.reply, text.reason) for text in found]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["gpt2", "mixtral"])  # the others in the slow test below
 def test_a_text_is_the_same_in_any_company(preset):
     net = network(preset)
     alone = [replies(net, [text], 1)[0] for text in texts(16)]
@@ -84,7 +84,7 @@ def test_a_text_is_the_same_in_every_batch_size(preset, size):
     assert replies(net, texts(size, 190), size) == alone
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["rustgpt", "mistral"])
 def test_greedy_texts_are_those_of_the_engine(preset):
     net, found = network(preset), texts(6)
     greedy = SAMPLERS.build({"type": "greedy"}, "sampler")
@@ -99,14 +99,16 @@ def test_greedy_texts_are_those_of_the_engine(preset):
 
 
 def test_a_text_moves_to_wider_rows_and_begins_anew_when_the_context_is_full():
-    net = network(context=300)
+    net = network(context=150)
     greedy = SAMPLERS.build({"type": "greedy"}, "sampler")
-    found = [Text([5, 6, 7], 700, greedy, refills=True), Text([8] * 120, 100, greedy)]
+    found = [Text([5, 6, 7], 300, greedy, refills=True), Text([8] * 120, 20, greedy)]
     replies(net, found, 2)
-    assert [(len(text.reply), text.reason) for text in found] == [(700, "length"), (100, "length")]
-    first = Engine(net).generate([[5, 6, 7]], max_new_tokens=297)[0].ids
-    assert found[0].reply[:297] == first
+    assert [(len(text.reply), text.reason) for text in found] == [(300, "length"), (20, "length")]
+    for start, stop, prompt in ((0, 148, [5, 6, 7]), (148, 224, found[0].reply[73:148])):
+        reply = Engine(net).generate([prompt])[0]
+        assert found[0].reply[start:stop] == reply.ids and reply.reason == "context"
     assert replies(net, [Text([5, 6, 7], 700, greedy)], 1)[0][1] == "context"
+    assert len(replies(network(context=1), [Text([5], 9, greedy, refills=True)], 1)[0][0]) == 9
 
 
 def test_who_has_gone_frees_the_row_within_a_token():
@@ -127,10 +129,10 @@ def test_who_has_gone_frees_the_row_within_a_token():
 
 def test_rows_of_a_product_dont_know_each_other():
     rng = np.random.default_rng(0)
-    for shape in ((40, 50), (513, LARGE // 512)):
+    for shape in ((40, 50), (33, LARGE // 32)):
         b = rng.normal(size=shape).astype(np.float32)
         one = rng.normal(size=(1, shape[0])).astype(np.float32)
-        for count in range(1, 2 * BLOCK + 2):
+        for count in (1, BLOCK - 1, BLOCK, BLOCK + 1):
             for place in range(count):
                 a = rng.normal(size=(count, shape[0])).astype(np.float32)
                 a[place] = one[0]
