@@ -141,20 +141,19 @@ def _job(
     stops = [*sampler.stop, *([stop] if isinstance(stop, str) else stop)]
     limit, refills = _limit(want.most, served, limits, warnings)
     seed = int(data["seed"]) if "seed" in data else secrets.randbits(63)
-    choices = int(data.get("n", 1))
+    choices, streams = int(data.get("n", 1)), bool(data.get("stream"))
     texts, speeches = [], []
     tokenizer = served.model.tokenizer
     for ids in want.prompts:
         text_of = following(tokenizer, ids) if want.continues else tokenizer.continuation
         for choice in range(choices):
-            speech = Speech(text_of, stops, want.strips, want.top)
+            speech = Speech(text_of, stops, want.strips, want.top, streams)
             rng = stream(seed, "sampling", choice)
             text = Text(ids, limit, sampler, rng, want.stop_ids, speech.hear, refills=refills)
             texts.append(text)
             speeches.append(speech)
     usage = bool((data.get("stream_options") or {}).get("include_usage"))
     answer = Answer(texts, speeches)
-    streams = bool(data.get("stream"))
     return Job(served, answer, want.prompts, choices, streams, usage, warnings)
 
 

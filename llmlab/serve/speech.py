@@ -42,6 +42,8 @@ class Speech:
         Whether white space around it is left out.
     top
         How many of the most probable tokens are noted; None: no probabilities at all.
+    live
+        Whether somebody reads along; else the text is made at the end alone, if it can be.
 
     Attributes
     ----------
@@ -57,7 +59,9 @@ class Speech:
         stops: Sequence[str],
         strip: bool,
         top: int | None,
+        live: bool = True,
     ):
+        self._live = live or bool(stops) or top is not None
         self._text_of, self._stops = text_of, tuple(stops)
         self._strip, self._top = strip, top
         self._ids: list[int] = []
@@ -68,6 +72,8 @@ class Speech:
     def hear(self, token: int, logits: np.ndarray) -> bool:
         """Take a token and its logits (V,); tell whether a stop text has come."""
         self._ids.append(token)
+        if not self._live:
+            return False
         if self._top is not None:
             offset = len(self._said)
             self._tokens.append(token_log(token, logits, self._top, offset))
