@@ -108,7 +108,16 @@ def test_schemathesis(server, tmp_path):
     pytest.importorskip("schemathesis")
     command = [str(Path(sys.executable).with_name("schemathesis"))]
     command += ["run", f"{server.url}/openapi.json", "--checks", "not_a_server_error"]
-    command += ["--max-examples", "30", "--seed", "1", "--phases", "examples,coverage,fuzzing"]
+    command += [
+        "--max-examples",
+        "20",
+        "--seed",
+        "1",
+        "--request-timeout",
+        "60",
+        "--phases",
+        "examples,coverage,fuzzing",
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=500, env=own_environment(), cwd=tmp_path
     )
