@@ -20,7 +20,7 @@ def mpirun():
     about = subprocess.run([found, "--version"], capture_output=True, text=True).stdout
     if "Open MPI" not in about:
         return [found]
-    return [found, "-q", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
+    return [found, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
 
 
 def why_not():
@@ -32,9 +32,10 @@ def why_not():
     return None
 
 
-def start(ranks, *argv, folder, program=("-m", "llmlab"), first=(), **options):
-    """Start a command on some ranks, or without mpirun if `ranks` is 0."""
-    front = [*(mpirun() or ()), *first, "-n", str(ranks)] if ranks else []
+def start(ranks, *argv, folder, program=("-m", "llmlab"), machines=None, **options):
+    """Start a command on some ranks, on `machines` if given; without mpirun if `ranks` is 0."""
+    before, flags = (machines.before, machines.flags) if machines else ([], [])
+    front = [*before, *(mpirun() or ()), *flags, "-n", str(ranks)] if ranks else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [*front, sys.executable, *program, *argv],
@@ -49,14 +50,27 @@ def start(ranks, *argv, folder, program=("-m", "llmlab"), first=(), **options):
 
 
 def finish(process):
-    """Return (exit code, standard output, standard error); end what hangs."""
+    """Return exit code, standard output and standard error without what mpirun adds to it.
+
+    What hangs is ended.
+    """
     try:
         out, err = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         process.terminate()  # mpirun ends its ranks
         process.communicate()
         raise
-    return process.returncode, out, err
+    return process.returncode, out, "".join(_without_boxes(err.splitlines(keepends=True)))
+
+
+def _without_boxes(lines):
+    """Leave out what stands between two lines of dashes, where mpirun comments on the end."""
+    inside = False
+    for line in lines:
+        if line.startswith("-----"):
+            inside = not inside
+        elif not inside:
+            yield line
 
 
 def run(ranks, *argv, folder, **options):

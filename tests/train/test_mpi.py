@@ -9,6 +9,7 @@ import zipfile
 import mpirun
 import pytest
 from hashes import hashes
+from namespaces import CannotError, Machines
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,9 +50,9 @@ class Norm(LayerNorm):
 """
 
 
-def train(folder, name, *argv, ranks=0):
+def train(folder, name, *argv, ranks=0, **options):
     """Train in a folder of this name; return the hash of its arrays and metrics."""
-    code, _, err = mpirun.run(ranks, *argv, f"hydra.run.dir={name}", folder=folder)
+    code, _, err = mpirun.run(ranks, *argv, f"hydra.run.dir={name}", folder=folder, **options)
     assert code == 0, err
     return hashes(folder / name)
 
@@ -89,6 +90,16 @@ def test_an_optimizer_that_cannot_tell_its_parts_is_not_divided(tmp_path, ranks,
     wanted = train(tmp_path, "threads", *keys, f"threads={ranks * threads}")
     argv = [*keys, "workers=mpi", f"threads={threads}"]
     assert train(tmp_path, "ranks", *argv, ranks=ranks) == wanted
+
+
+def test_over_two_machines_the_bytes_are_the_same(tmp_path):
+    try:
+        with Machines(rate=1000) as machines:
+            argv = [*SHORT, "optimizer=muon", *WHOLE]
+            wanted = train(tmp_path, "threads", *argv, "threads=2")
+            assert train(tmp_path, "ranks", *argv, *MPI, ranks=2, machines=machines) == wanted
+    except CannotError as error:
+        pytest.skip(str(error))
 
 
 def begin(folder, name, ranks, *keys, program=("-m", "llmlab")):
