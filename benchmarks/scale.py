@@ -7,8 +7,8 @@ A rank has one thread. C and D are the networks of `train.py`, 30M is a larger o
 start of its own, and all take turns. A time is the least of all steps of all rounds: whatever else
 the machine does can only add to it, and ranks feel it more than one process does. An exchange is
 the two messages of a step, a gradient's parts to whoever sums them and the parameters from whoever
-has updated them, when all ranks begin together. The last table predicts clusters from the time of
-a sample's gradient and what an exchange sends.
+has updated them, when all ranks begin together. The last table predicts clusters from the processor
+time of a sample's gradient and what an exchange sends.
 
 `--machines` puts two ranks into two network namespaces, joined at a rate (Mbit/s) and a delay (ms,
 one way), and prints the exchange beside its prediction. It needs root; delays need netem.
@@ -21,7 +21,7 @@ import sys
 from dataclasses import asdict, replace
 from itertools import islice, repeat
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from timing import cores, table
@@ -103,15 +103,16 @@ def measure(workload: Workload, threads: int) -> None:
 
 
 def steps_of(trainer: Trainer, task: Task) -> dict[str, float]:
-    """Return the least seconds of a step and of its gradients."""
-    workers, gradients, whole = trainer._workers, [], []
+    """Return the least seconds of a step and of its gradients, and their processor time."""
+    workers, gradients, processor, whole = trainer._workers, [], [], []
     assert workers is not None
     original = workers.gradients
 
     def timed(*given: Any) -> float:
-        began = perf_counter()
+        began, worked = perf_counter(), process_time()
         loss = original(*given)
         gradients.append(perf_counter() - began)
+        processor.append(process_time() - worked)
         return loss
 
     workers.gradients = timed  # type: ignore[method-assign]
@@ -121,8 +122,8 @@ def steps_of(trainer: Trainer, task: Task) -> dict[str, float]:
         began = perf_counter()
         trainer.step([one])
         whole.append(perf_counter() - began)
-    middle = {"step": whole[2:], "gradients": gradients[2:]}
-    return {name: min(times) for name, times in middle.items()}
+    found = {"step": whole[2:], "gradients": gradients[2:], "processor": processor[2:]}
+    return {name: min(times) for name, times in found.items()}
 
 
 def exchange(ranks: Ranks, trainer: Trainer) -> float:
@@ -202,7 +203,7 @@ def predict(found: dict[str, tuple[Workload, dict[str, list[dict]]]]) -> None:
     rows = []
     for network, (workload, turns) in found.items():
         alone = turns.get("1 rank") or next(iter(turns.values()))
-        sample = least(alone, "gradients") / workload.batch
+        sample = least(alone, "processor") / workload.batch
         size = int(alone[0]["size"])
         for link, (rate, delay) in LINKS.items():
             cells = []

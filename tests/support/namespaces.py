@@ -74,7 +74,7 @@ class Machines:
         rate = [] if self.rate is None else ["rate", f"{self.rate}mbit"]
         if self.delay:
             return [["netem", "delay", f"{self.delay}ms", *rate]]
-        return [["tbf", *rate, "burst", "256kb", "latency", "50ms"]] if rate else []
+        return [["tbf", *rate, "burst", "256kb", "latency", "500ms"]] if rate else []
 
     @property
     def before(self):
