@@ -1,23 +1,22 @@
 """The composition root: from a checked configuration to objects."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmlab.checkpoints import Checkpoint, compare, require
 from llmlab.config import Config, check_stored
 from llmlab.config.stored import PATH_KEYS, stored_config
-from llmlab.errors import CheckpointError, ConfigError, DataError, ResourceError
+from llmlab.errors import CheckpointError, ConfigError, DataError
 from llmlab.generate import SAMPLERS, Sampler
 from llmlab.layers import Stack, build_stack
 from llmlab.layers.lora import ADAPTERS
 from llmlab.network import Network
 from llmlab.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from llmlab.params import Arena, Layout
-from llmlab.runs.provenance import usable_cpus
+from llmlab.resources import check_memory, machines, resolve_threads
 from llmlab.text import DATASETS, TEMPLATES, Dataset, Template, Tokenizer, train_tokenizer
 from llmlab.text.paths import named
-from llmlab.train.memory import available_memory, training_memory
 from llmlab.train.trackers import TRACKERS, Tracker
 
 _SIZES = ("embedding_dim", "max_seq_len", "num_blocks")
@@ -26,7 +25,6 @@ _USED = (
     *(f"config.model.{key}" for key in (*_SIZES, "stack")),
     *("config.template", "tokenizer"),
 )
-TOKENS_PER_THREAD = 320  # fewer, and handing over costs more than a second core gives
 
 
 @dataclass
@@ -77,19 +75,20 @@ def new_tokenizer(config: Config) -> Tokenizer:
 
 def new_model(config: Config, tokenizer: Tokenizer) -> Model:
     """Return the model of the configuration with fresh parameters."""
-    stack = new_stack(config.model, tokenizer)
+    stack = new_stack(config.model, tokenizer.vocab_size)
     layout = Layout(stack)
     length = config.model["max_seq_len"]
-    threads = resolve_threads(config.threads, config.batch_size, length)
-    check_memory(config, stack, layout, length, threads)
+    ranks, here = machines(config)
+    threads = resolve_threads(config.threads, config.batch_size, length, ranks, here)
+    check_memory(config, stack, layout, length, threads, ranks, here)
     params = layout.init(config.seed, config.dtype)
     return Model(config.model, stack, params, tokenizer, config.template)
 
 
-def new_stack(spec: Mapping[str, Any], tokenizer: Tokenizer, adapter: Any = None) -> Stack:
+def new_stack(spec: Mapping[str, Any], vocab_size: int, adapter: Any = None) -> Stack:
     """Return the network that the keys of `model`, and of `adapter` if there is one, describe."""
     sizes = {key: spec[key] for key in _SIZES}
-    stack = build_stack(spec["stack"], vocab_size=tokenizer.vocab_size, **sizes)
+    stack = build_stack(spec["stack"], vocab_size=vocab_size, **sizes)
     if adapter is not None:
         ADAPTERS.build(adapter, "adapter").apply(stack)
     return stack
@@ -102,7 +101,7 @@ def with_adapter(config: Config, model: Model) -> Model:
             "adapter: the checkpoint has one, which is tuned further if adapter= is left out; "
             "phase=export merges it"
         )
-    stack = new_stack(model.spec, model.tokenizer, config.adapter)
+    stack = new_stack(model.spec, model.tokenizer.vocab_size, config.adapter)
     params = Layout(stack).init(config.seed, config.dtype)
     for name, view in model.params.items():
         params[name][...] = view
@@ -115,7 +114,7 @@ def merged(model: Model) -> Model:
         return model
     adapter = ADAPTERS.build(model.adapter, "adapter")
     found = adapter.merge(dict(model.params.items()), model.stack)
-    stack = new_stack(model.spec, model.tokenizer)
+    stack = new_stack(model.spec, model.tokenizer.vocab_size)
     params = Layout(stack).zeros(model.params.flat.dtype)
     for name, view in params.items():
         view[...] = found[name]
@@ -142,7 +141,7 @@ def load_model(config: Config, checkpoint: Checkpoint) -> Model:
         if problems := check_stored(stored):
             raise ConfigError(problems)
         TEMPLATES.build(stored["template"], "template")
-        stack = new_stack(stored["model"], tokenizer, stored.get("adapter"))
+        stack = new_stack(stored["model"], tokenizer.vocab_size, stored.get("adapter"))
     except (ConfigError, CheckpointError) as error:
         told = "; ".join(getattr(error, "problems", [str(error)]))
         raise CheckpointError(f"{checkpoint.path}: unusable checkpoint: {told}") from error
@@ -198,29 +197,6 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def check_memory(config: Config, stack: Stack, layout: Layout, time: int, threads: int) -> None:
-    """Raise a ResourceError if a training step can't fit into the memory that is free."""
-    needed = training_memory(
-        stack,
-        layout,
-        new_optimizer(config),
-        batch=config.batch_size,
-        time=time,
-        threads=threads,
-        dtype=config.dtype,
-        average=config.ema is not None,
-    )
-    free = available_memory()
-    if free is None or needed.total <= free:
-        return
-    parts = ", ".join(f"{name} {size / 2**30:,.1f}" for name, size in asdict(needed).items())
-    raise ResourceError(
-        f"a training step needs about {needed.total / 2**30:,.1f} GiB ({parts}), and "
-        f"{free / 2**30:,.1f} GiB are free: lower batch_size={config.batch_size} or the sizes of "
-        "the model"
-    )
-
-
 def new_dataset(spec: Mapping[str, Any], where: str, model: Model) -> Dataset:
     """Return the dataset of one entry of `data`."""
     return DATASETS.build(
@@ -250,11 +226,3 @@ def new_sampler(config: Config, vocab_size: int) -> Sampler:
 def new_tracker(config: Config, folder: Any, name: str) -> Tracker:
     """Return the tracker."""
     return TRACKERS.build(config.tracker, "tracker", folder=folder, name=name)
-
-
-def resolve_threads(threads: int | str, batch_size: int, max_seq_len: int) -> int:
-    """Return the number of shards: as typed, or what pays for this batch on this machine."""
-    if threads != "auto":
-        return int(threads)
-    enough = batch_size * max_seq_len // TOKENS_PER_THREAD
-    return max(1, min(usable_cpus(), batch_size, enough))

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -88,10 +88,16 @@ class Signals:
 
     A job that a sweep has put into a process of its own also stops, as by SIGTERM, when the
     sweep's process is gone: it would work on with nobody waiting, and hold the run's lock.
+
+    Parameters
+    ----------
+    elsewhere
+        Returns the number of a signal that another process of the same work has received; 0: none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: Callable[[], int] = lambda: 0) -> None:
         self._received: signal.Signals | None = None
+        self._elsewhere = elsewhere
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -117,6 +123,8 @@ class Signals:
         """The first stopping signal."""
         if self._received is None and orphaned():
             self._received = signal.SIGTERM
+        if self._received is None and (number := self._elsewhere()):
+            self._received = signal.Signals(number)
         return self._received
 
     @property

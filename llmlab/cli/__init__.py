@@ -32,6 +32,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdin, sys.stdout, sys.stderr = before
 
 
+def _lead(argv: list[str]) -> int:
+    """Run a command line, unless another process does."""
+    from llmlab.cli.ranks import refuse_sweep
+    from llmlab.cli.resume import prepare
+
+    command = prepare(argv)
+    if command.sweep:
+        refuse_sweep(command.tokens)
+    from llmlab.cli.start import start
+
+    return start(command)
+
+
 def _run(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv) or argv[:1] == ["help"]:
         from llmlab.cli.help import help_text
@@ -42,12 +55,9 @@ def _run(argv: list[str]) -> int:
         print(f"llmlab {__version__}")
         return 0
     try:
-        from llmlab.cli.resume import prepare
+        from llmlab.cli import ranks
 
-        command = prepare(argv)
-        from llmlab.cli.start import start
-
-        return start(command)
+        return ranks.run(argv, lambda: _lead(argv))
     except BrokenPipeError:
         raise
     except SystemExit as error:

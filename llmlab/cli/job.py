@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from llmlab import kernels
+from llmlab.cli import ranks
 from llmlab.cli.arguments import typed_keys
 from llmlab.cli.explain import explain, report
 from llmlab.cli.standard_streams import forgiving
@@ -42,9 +43,8 @@ def run_job(composed: Any, typed: Sequence[str], start: Start | None) -> int:
         How its run begins, if `resume=` said so; else it is a new one.
     """
     try:
-        folder = output_folder()
-        begin = Start(Kind.NEW) if start is None else start
-        _execute(composed, typed, replace(begin, folder=folder), in_sweep=False)
+        begin = replace(start or Start(Kind.NEW), folder=output_folder())
+        _execute(composed, typed, begin, in_sweep=False)
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
     return 0
@@ -122,6 +122,7 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
     try:
         config = load(composed, typed_keys(_tokens("task")), start.stored_config())
         phase = find(config.phase)
+        ranks.check(config)
         arguments = arguments_of(config)
         if phase.wants_checkpoint and config.checkpoint is None and phase.function is not None:
             config = replace(config, checkpoint=str(resolve_checkpoint("latest")))
@@ -256,5 +257,4 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _loss(result: dict[str, Any]) -> float:
-    loss = result.get("loss")
-    return math.nan if loss is None else float(loss)
+    return math.nan if result.get("loss") is None else float(result["loss"])

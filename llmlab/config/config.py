@@ -62,6 +62,10 @@ class Config:
     threads: Annotated[
         int | str, Key("threads for training, or auto", low=1, high=4_096, choices=("auto",))
     ]
+    workers: Annotated[
+        str,
+        Key("who shares a batch: fork, processes here; mpi, ranks", choices=("fork", "mpi")),
+    ]
     kernels: Annotated[
         str, Key("numpy, numba or auto", kept=True, choices=("numpy", "numba", "auto"))
     ]

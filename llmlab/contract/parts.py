@@ -60,6 +60,27 @@ def optimizer_writes(build: Build) -> None:
     assert not params.flat[~inside].any(), "the items between arrays didn't stay 0"
 
 
+def optimizer_owns(build: Build) -> None:
+    """Read gradients and change numbers only where `owned` says, if it says so."""
+    count = 2
+    for index in range(count):
+        params, grads, state = _arenas(build())
+        owned = build().owned(params.layout, (index, count))
+        if owned is None:
+            return
+        inside = np.zeros(len(params.flat), bool)
+        for at in owned:
+            inside[at] = True
+        flats = {"parameters": params.flat} | {name: arena.flat for name, arena in state.items()}
+        before = {name: flat.copy() for name, flat in flats.items()}
+        grads.flat[~inside] = np.nan
+        _update(build(), params, grads, state, 1, count, [index])
+        for name, flat in flats.items():
+            assert np.isfinite(flat).all(), f"part {index}: it reads gradients it doesn't own"
+            same = np.array_equal(flat[~inside], before[name][~inside])
+            assert same, f"part {index}: {name} changed that it doesn't own"
+
+
 def schedule_is_pure(build: Build) -> None:
     """Return a finite number, not negative, that depends on the step alone."""
     factor = build()
@@ -131,7 +152,7 @@ def template_holds_the_chat(build: Build) -> None:
 
 PARTS: Mapping[str, Sequence[Callable[[Build], None]]] = {
     "initialisation": (initialisation_draws,),
-    "optimizer": (optimizer_writes, optimizer_divides, optimizer_repeats),
+    "optimizer": (optimizer_writes, optimizer_divides, optimizer_owns, optimizer_repeats),
     "schedule": (schedule_is_pure,),
     "sampler": (sampler_chooses,),
     "tokenizer": (tokenizer_comes_back,),
@@ -149,8 +170,16 @@ def _arenas(optimizer: Any) -> Any:
     return layout.init(0), grads, {name: layout.zeros() for name in optimizer.state_names}
 
 
-def _update(optimizer: Any, params: Any, grads: Any, state: Any, step: int, count: int) -> None:
-    for index in range(count):
+def _update(
+    optimizer: Any,
+    params: Any,
+    grads: Any,
+    state: Any,
+    step: int,
+    count: int,
+    chosen: Sequence[int] | None = None,
+) -> None:
+    for index in range(count) if chosen is None else chosen:
         ctx = Context(NUMPY)
         sizes = {"lr": 0.01, "step": step, "scale": 0.5, "part": (index, count)}
         optimizer.update(params, grads, state, ctx=ctx, **sizes)

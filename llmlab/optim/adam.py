@@ -24,6 +24,10 @@ class Adam(Optimizer):
             ctx, params.flat[at], grads.flat[at], m, v, lr, self.betas, self.eps, step, scale
         )
 
+    def owned(self, layout, part):
+        """Return one span."""
+        return [span(layout.size, part)]
+
 
 @OPTIMIZERS.register("adamw")
 class AdamW(Optimizer):
@@ -56,3 +60,7 @@ class AdamW(Optimizer):
             ctx.kernels.adam(
                 ctx, p[at], g[at], m[at], v[at], lr, self.betas, self.eps, step, scale, decay
             )
+
+    def owned(self, layout, part):
+        """Return one span."""
+        return [span(layout.size, part)]

@@ -71,6 +71,14 @@ class Optimizer(ABC):
             Kernels and scratch memory.
         """
 
+    def owned(self, layout: Layout, part: tuple[int, int]) -> list[slice] | None:
+        """Return where `update` of a part reads gradients and changes the flat vectors.
+
+        Only then can the machines of a cluster divide the update among them; None, which is
+        always right, has each of them do all of it.
+        """
+        return None
+
 
 def span(size: int, part: tuple[int, int], align: int = 16) -> slice:
     """Return the `part` of a vector of `size` items, cut on cache lines."""

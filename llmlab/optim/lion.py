@@ -31,3 +31,7 @@ class Lion(Optimizer):
         for at, shrinks in decayed(params.layout, span(len(p), part), self.no_decay):
             decay = lr * self.weight_decay if shrinks else 0.0
             ctx.kernels.lion(ctx, p[at], g[at], m[at], lr, self.betas, scale, decay)
+
+    def owned(self, layout, part):
+        """Return one span."""
+        return [span(layout.size, part)]

@@ -94,6 +94,11 @@ class Muon(Optimizer):
                 ctx, p[at], g[at], m[at], v[at], lr, self.betas, self.eps, step, scale, decay
             )
 
+    def owned(self, layout, part):
+        """Return the matrices of the part, and its slices of the rest."""
+        matrices, rest = self._plan(layout, part)
+        return [*(layout.slices[name] for name, _ in matrices), *(at for at, _ in rest)]
+
     def _plan(
         self, layout: Layout, part: tuple[int, int]
     ) -> tuple[list[tuple[str, bool]], list[tuple[slice, bool]]]:

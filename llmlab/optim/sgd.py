@@ -33,3 +33,7 @@ class SGD(Optimizer):
             m = state["m"].flat[at] if self.momentum else None
             decay = self.weight_decay if shrinks else 0.0
             ctx.kernels.sgd(ctx, p[at], g[at], m, lr, self.momentum, self.nesterov, scale, decay)
+
+    def owned(self, layout, part):
+        """Return one span."""
+        return [span(layout.size, part)]

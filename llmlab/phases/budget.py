@@ -7,6 +7,7 @@ from statistics import median
 
 from llmlab import build
 from llmlab.config import Config
+from llmlab.phases.following import others
 from llmlab.phases.outcome import flops_of_step
 from llmlab.runs import Run
 from llmlab.text import Dataset
@@ -53,7 +54,8 @@ def _seconds_of_step(config: Config, run: Run, model: build.Model, training: Dat
 
 def measured_speed(config: Config, model: build.Model, training: Dataset) -> float:
     """Return the median time of the first steps, which are done on a copy and forgotten."""
-    threads = build.resolve_threads(config.threads, config.batch_size, model.max_seq_len)
+    length, (ranks, here) = model.max_seq_len, build.machines(config)
+    threads = build.resolve_threads(config.threads, config.batch_size, length, ranks, here)
     batches = cycle(training.batches(config.batch_size, config.seed, 0))
     times: list[float] = []
     trainer = Trainer(
@@ -65,6 +67,7 @@ def measured_speed(config: Config, model: build.Model, training: Dataset) -> flo
         seed=config.seed,
         ema=config.ema,
         threads=threads,
+        ranks=others(config, model, threads),
         kernels=config.kernels,
     )
     with trainer:

@@ -86,7 +86,7 @@ def adapted_model(config: Config, source: Path) -> build.Model:
 def imported_model(config: Config, found: Imported, source: Path) -> build.Model:
     """Return the model that a folder holds, in float32, or float64 if the folder has that."""
     spec = _shortened(config, found)
-    stack = build.new_stack(spec, found.tokenizer)
+    stack = build.new_stack(spec, found.tokenizer.vocab_size)
     layout = Layout(stack)
     compare(layout.shapes, {n: array.shape for n, array in found.arrays.items()}, str(source))
     dtype = np.result_type(*found.arrays.values())

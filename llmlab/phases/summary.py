@@ -36,7 +36,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
         plan = Plan(model.spec, model.stack, model.layout, model.tokenizer, model.template_spec)
     else:
         tokenizer = build.new_tokenizer(config)
-        stack = build.new_stack(config.model, tokenizer)
+        stack = build.new_stack(config.model, tokenizer.vocab_size)
         plan = Plan(config.model, stack, Layout(stack), tokenizer, config.template)
     print(describe(config, plan), flush=True)
     return {"parameters": plan.layout.num_parameters}

@@ -17,6 +17,7 @@ from llmlab.measure.losses import Evaluator
 from llmlab.network import Network
 from llmlab.phases.budget import steps_of
 from llmlab.phases.continuing import continued, refuse_another_order, restore, tell_finished
+from llmlab.phases.following import others
 from llmlab.phases.outcome import training_results
 from llmlab.report.loss import Report, summarise, write_report
 from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
@@ -74,10 +75,11 @@ def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> d
         log.warning("patience=%d: %s", config.patience, f"data.{config.phase} has no validation")
     if state is not None:
         refuse_another_order(config, state, progress)
-    threads = build.resolve_threads(config.threads, config.batch_size, model.max_seq_len)
-    build.check_memory(config, model.stack, model.layout, model.max_seq_len, threads)
+    length, (ranks, here) = model.max_seq_len, build.machines(config)
+    threads = build.resolve_threads(config.threads, config.batch_size, length, ranks, here)
+    build.check_memory(config, model.stack, model.layout, length, threads, ranks, here)
     trainer = _trainer(config, model, state, steps, threads)
-    with Signals() as signals, trainer:
+    with Signals(trainer.signal_elsewhere) as signals, trainer:
         stage = Stage(config, run, folder, model, data, hashes, trainer, signals, steps)
         stage.train(progress, state if start.kind is Kind.CONTINUED else None)
     # As `result` has it, but what was just written isn't read again.
@@ -116,6 +118,7 @@ def _trainer(
         label_smoothing=config.label_smoothing,
         ema=config.ema,
         threads=threads,
+        ranks=others(config, model, threads),
         kernels=config.kernels,
         prepare=prepare,
     )
@@ -141,7 +144,8 @@ class Stage:
         tracker = build.new_tracker(config, self.folder, self.run.folder.name)
         known = self.run.record.get("hashes", {})
         self.run.begin(
-            threads=self.trainer.threads,
+            threads=self.trainer.shards,
+            ranks=build.machines(config)[0],
             kernels=config.kernels,
             hashes={**known, config.phase: self.hashes},
         )
@@ -183,7 +187,7 @@ class Stage:
         work = 3 * sum(self.model.stack.flops(*batch.inputs.shape) for batch in batches) / steps
         speed = SHARE_OF_PEAK * sgemm_peak(self.config.dtype, size=256, rounds=3)
         calls = CALLS * sum(1 for _ in self.model.stack.leaves())
-        return calls + work / speed / self.trainer.threads
+        return calls + work / speed / self.trainer.shards
 
     def callbacks(self, metrics: MetricsFile, tracker: Tracker) -> dict[str, Callback]:
         """Return the callbacks by name, in order."""

@@ -174,7 +174,8 @@ class Run:
     @property
     def resume_command(self) -> str:
         """The command that continues the run, from the current folder."""
-        return shell_command(f"resume={near(self.folder)}")
+        ranks = self.record.get("ranks", 1)
+        return f"mpirun -n {ranks} " * (ranks > 1) + shell_command(f"resume={near(self.folder)}")
 
     def stage_folder(self, name: str) -> Path:
         """Return the folder of a stage of a `full` run."""

@@ -46,7 +46,7 @@ RUN: dict[str, Fits] = {
     **dict.fromkeys(("restarts", "blas"), _list_of(_MAPPING)),
     "versions": _mapping_of(_MAYBE_TEXT),
     "hashes": _MAPPING,
-    "order": _is(int),
+    **dict.fromkeys(("order", "ranks"), _is(int)),
     "seconds": _is(int, float, _NONE),
 }
 SWEEP = _STARTED

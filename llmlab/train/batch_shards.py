@@ -89,7 +89,10 @@ class Shard:
     Parameters
     ----------
     grads
-        One arena for each shard; this one writes to `grads[rank]`.
+        One arena for each shard of this machine; this one writes to `grads[rank]`.
+    parts
+        (index, number of all shards) of each part of the flat vectors that this shard updates;
+        the first is that of which it returns the norm. None: one, as `rank` says.
     seed
         Of dropout's streams; None for no randomness.
     label_smoothing
@@ -107,10 +110,12 @@ class Shard:
         rank: int,
         seed: int | None,
         label_smoothing: float = 0.0,
+        parts: Sequence[tuple[int, int]] | None = None,
     ):
         self.stack, self.params, self.grads, self.state = stack, params, grads, state
         self.optimizer, self.rank, self.seed = optimizer, rank, seed
         self.kernels, self.label_smoothing = kernels, label_smoothing
+        self.parts = parts or [(rank, len(grads))]
         self.ctx = Context(kernels, params.flat.dtype)
 
     def gradients(self, shares: Sequence[ShardBatch], scale: float, step: int) -> float:
@@ -156,11 +161,15 @@ class Shard:
             raise TrainingError(unwritten(own, ctx.fresh))
         return loss
 
-    def reduce(self) -> None:
-        """Add the shards' gradients, in order, in this shard's part of the first."""
+    def reduce(self) -> float:
+        """Add the shards' gradients, in order, in this shard's part of the first.
+
+        Return the squared norm of the part.
+        """
         total = self._part(self.grads[0])
         for other in self.grads[1:]:
             total += self._part(other)
+        return self.squared_norm()
 
     def squared_norm(self) -> float:
         """Return the squared norm of this shard's part of the whole gradient."""
@@ -168,21 +177,22 @@ class Shard:
         return float(np.dot(total, total))
 
     def _part(self, arena: Arena) -> np.ndarray:
-        return arena.flat[span(arena.layout.size, (self.rank, len(self.grads)))]
+        return arena.flat[span(arena.layout.size, self.parts[0])]
 
     def update(self, lr: float, step: int, scale: float) -> None:
-        """Let the optimizer change this shard's part of the parameters."""
-        self.ctx.begin(0, 0)
-        self.optimizer.update(
-            self.params.trained,
-            self.grads[0],
-            self.state,
-            lr=lr,
-            step=step,
-            scale=scale,
-            part=(self.rank, len(self.grads)),
-            ctx=self.ctx,
-        )
+        """Let the optimizer change this shard's parts of the parameters."""
+        for part in self.parts:
+            self.ctx.begin(0, 0)
+            self.optimizer.update(
+                self.params.trained,
+                self.grads[0],
+                self.state,
+                lr=lr,
+                step=step,
+                scale=scale,
+                part=part,
+                ctx=self.ctx,
+            )
 
     def _streams(self, step: int, rows: np.ndarray) -> RowStreams | None:
         return None if self.seed is None else RowStreams(self.seed, step, rows)

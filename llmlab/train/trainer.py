@@ -15,9 +15,12 @@ from llmlab.layers import Layer
 from llmlab.optim import Optimizer, Schedule
 from llmlab.params import Arena, Layout
 from llmlab.train.batch_shards import Shard, ShardBatch, cut
+from llmlab.train.division import parts_of
 from llmlab.train.ema import WeightAverage
-from llmlab.train.workers import Alone, Workers
+from llmlab.train.ranks import Command, Ranks
+from llmlab.train.workers import Alone, OneMachine, Workers
 from llmlab.train.workers_forked import Forked, can_fork, shared
+from llmlab.train.workers_mpi import Mpi
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class Trainer:
     threads
         Number of shards that a batch is divided into, one processor core each. Where processes
         can't be forked (Windows, macOS) there is one shard, and BLAS gets the threads.
+    ranks
+        The machines that share the work, each with so many threads: this trainer's at rank 0, and
+        at the others one that `obey` commands. None: this machine alone.
     kernels
         Name of the kernel set, or the set itself.
     prepare
@@ -92,6 +98,7 @@ class Trainer:
         label_smoothing: float = 0.0,
         ema: float | None = None,
         threads: int = 1,
+        ranks: Ranks | None = None,
         kernels: Any = "numpy",
         prepare: Callable[["Trainer"], None] | None = None,
     ):
@@ -101,6 +108,8 @@ class Trainer:
         self.label_smoothing = label_smoothing
         self.kernels = kernel_sets.load(kernels) if isinstance(kernels, str) else kernels
         self.threads = threads if can_fork() else 1
+        self.ranks = ranks
+        self.shards = self.threads * (1 if ranks is None else ranks.size)
         self.layout: Layout = params.layout
         dtype = params.flat.dtype
         trained = self.layout.trained
@@ -116,14 +125,12 @@ class Trainer:
         ]
         self.steps = self.updates = 0
         self.batches: Sequence[Batch] = ()  # of the last step
+        self._workers: Workers | None = None
         self._blas: Any = threadpool_limits(threads // self.threads, user_api="blas")
         try:
             if prepare is not None:
                 prepare(self)
-            forked = self.threads > 1
-            self._workers: Workers = (
-                Forked(self._shard, self.threads) if forked else Alone(self._shard(0))
-            )
+            self._workers = self._start()
         except BaseException:
             self._blas.restore_original_limits()
             raise
@@ -131,6 +138,7 @@ class Trainer:
     @property
     def grads(self) -> Arena:
         """The gradient of the last step, before clipping."""
+        self._working.fetch_gradient()
         return self._grads[0]
 
     @property
@@ -151,29 +159,30 @@ class Trainer:
             if fine:
                 clip = self.clip_norm
                 scale = 1.0 if clip is None or norm <= clip else clip / norm
-                self._workers.update(lr, self.updates + 1, scale)
+                self._working.update(lr, self.updates + 1, scale)
                 self.updates += 1
                 if self._average is not None:
-                    self._average.update(self.params, self.updates, self._workers.shard.ctx)
+                    self._average.update(self.params, self.updates, self._working.shard.ctx)
         self.steps += 1
         return StepResult(loss, norm, lr, tokens, not fine)
 
     def _gradients(self, batches: Sequence[Batch]) -> tuple[float, float, float]:
         """Return mean loss, norm of the gradient and weight of the targets."""
         tokens = sum(batch.tokens for batch in batches)
-        shares: list[list[ShardBatch]] = [[] for _ in range(self.threads)]
+        shares: list[list[ShardBatch]] = [[] for _ in range(self.shards)]
         row = 0
         for batch in batches:
-            for own, part in zip(shares, cut(batch, self.threads, row), strict=False):
+            for own, part in zip(shares, cut(batch, self.shards, row), strict=False):
                 own.append(part)
             row += len(batch.inputs)
         scale = 1 / tokens if tokens else 0.0
-        loss = self._workers.gradients(shares, scale, self.steps) * scale
-        self._workers.reduce()
-        return loss, sqrt(self._workers.squared_norm()), tokens
+        loss = self._working.gradients(shares, scale, self.steps) * scale
+        return loss, sqrt(self._working.reduce()), tokens
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return everything learned or remembered, by the names that checkpoints use."""
+        if self._workers is not None:
+            self._workers.fetch_state()
         arrays = {f"params/{name}": view for name, view in self.params.items()}
         for kind, arena in self.state.items():
             arrays |= {f"optimizer/{kind}/{name}": view for name, view in arena.items()}
@@ -189,7 +198,7 @@ class Trainer:
 
     def close(self) -> None:
         """End the workers and give BLAS its threads back."""
-        self._workers.close()
+        self._working.close()
         if self._blas is not None:
             self._blas.restore_original_limits()
             self._blas = None
@@ -205,11 +214,37 @@ class Trainer:
     ) -> None:
         self.close()
 
+    @property
+    def _working(self) -> Workers:
+        assert self._workers is not None
+        return self._workers
+
+    def _start(self) -> Workers:
+        """Start the workers of this machine, and at rank 0 give the other ranks the state."""
+        forked = self.threads > 1
+        here: OneMachine = Forked(self._shard, self.threads) if forked else Alone(self._shard(0))
+        if self.ranks is None:
+            return here
+        arenas = (self.params, self._grads, self.state)
+        return Mpi(self.ranks, here, self.optimizer, *arenas, begun=self.updates > 0)
+
+    def signal_elsewhere(self) -> int:
+        """Return the number of a signal that has reached another rank; 0 for none."""
+        return 0 if self.ranks is None else self.ranks.signal
+
+    def obey(self, command: Command, signal: int = 0) -> None:
+        """Do what rank 0 has commanded, as another rank; `signal` has reached this one."""
+        assert isinstance(self._workers, Mpi)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            self._workers.obey(command, signal)
+
     def _memory(self, layout: Layout, dtype: np.dtype) -> np.ndarray | None:
         """Return memory that the workers will share, if there are to be any."""
         return shared(layout.size, dtype) if self.threads > 1 else None
 
     def _shard(self, rank: int) -> Shard:
+        """Return the `rank`-th shard of this machine."""
+        ranks = self.ranks
         return Shard(
             self.stack,
             self.params,
@@ -220,4 +255,5 @@ class Trainer:
             rank,
             self.seed,
             self.label_smoothing,
+            None if ranks is None else parts_of(self.optimizer, self._grads, ranks, rank),
         )

@@ -13,17 +13,17 @@ import struct
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from llmlab.errors import LlmlabError, ResourceError, TrainingError
-from llmlab.plugin_errors import PluginError, described, plugin_error
+from llmlab.errors import ResourceError, TrainingError
 from llmlab.train.batch_shards import Shard, ShardBatch
 from llmlab.train.share_stream import read_share, write_share
+from llmlab.train.worker_errors import OK, error_of, told
+from llmlab.train.workers import Here, total
 
 GRADIENTS, REDUCE, NORM, UPDATE = range(4)
-OK, FAILED, REFUSED, NO_MEMORY, OF_PLUGIN = range(5)
 _HEAD = struct.Struct("<iqddq")  # command, step, two reals, number of batches
 _REPLY = struct.Struct("<idq")  # status, value, length of a text
 _IGNORED = tuple(
@@ -43,7 +43,7 @@ def shared(size: int, dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, max(1, size) * dtype.itemsize), dtype)
 
 
-class Forked:
+class Forked(Here):
     """A shard in this process, and one in each of the processes that are forked from it.
 
     Parameters
@@ -64,31 +64,47 @@ class Forked:
 
     def gradients(self, shares: Sequence[Sequence[ShardBatch]], scale: float, step: int) -> float:
         """Fill the gradients; return the sum of the weighted losses."""
+        return total(self.losses(shares, scale, step))
+
+    def losses(
+        self, shares: Sequence[Sequence[ShardBatch]], scale: float, step: int
+    ) -> list[float]:
+        """Fill the gradients; return each shard's sum of the weighted losses."""
         with self._together():
             for worker, own in zip(self._workers, shares[1:], strict=True):
                 worker.send(GRADIENTS, step, (scale, 0.0), own)
             loss = self.shard.gradients(shares[0], scale, step)
-            return loss + sum(worker.receive() for worker in self._workers)
+            return [loss, *(worker.receive() for worker in self._workers)]
 
-    def reduce(self) -> None:
-        """Sum the shards' gradients, each process a part of the vector."""
-        self._all(self.shard.reduce, REDUCE)
+    def reduce(self) -> float:
+        """Sum the shards' gradients, each process a part; return the squared norm of the sum."""
+        return total(self._all(self.shard.reduce, REDUCE))
 
-    def squared_norm(self) -> float:
-        """Return the squared norm of the sum, from those of the parts."""
-        own, others = self._all(self.shard.squared_norm, NORM)
-        return own + others
+    def squared_norms(self) -> list[float]:
+        """Return the squared norm of each part of the first gradient."""
+        return self._all(self.shard.squared_norm, NORM)
 
     def update(self, lr: float, step: int, scale: float) -> None:
         """Update the parameters."""
-        self._all(lambda: self.shard.update(lr, step, scale), UPDATE, step, (lr, scale))
 
-    def _all(self, own: Callable[[], Any], *command: Any) -> tuple[Any, float]:
-        """Do one thing in every process; return this one's result and the sum of the others'."""
+        def own() -> float:
+            self.shard.update(lr, step, scale)
+            return 0.0
+
+        self._all(own, UPDATE, step, (lr, scale))
+
+    def _all(
+        self,
+        own: Callable[[], float],
+        command: int,
+        step: int = 0,
+        reals: tuple[float, float] = (0.0, 0.0),
+    ) -> list[float]:
+        """Do one thing in every process; return this one's result and those of the others."""
         with self._together():
             for worker in self._workers:
-                worker.send(*command)
-            return own(), sum(worker.receive() for worker in self._workers)
+                worker.send(command, step, reals)
+            return [own(), *(worker.receive() for worker in self._workers)]
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
@@ -154,15 +170,8 @@ class _Worker:
         if len(reply) < _REPLY.size:
             raise TrainingError("a worker process ended unexpectedly (killed, or out of memory)")
         status, value, length = _REPLY.unpack(reply)
-        if status == NO_MEMORY:
-            raise MemoryError("in a worker process")
-        text = self._in.read(length).decode(errors="replace")
-        if status == REFUSED:
-            raise TrainingError(text)
-        if status in (FAILED, OF_PLUGIN):
-            line, _, trace = text.partition("\n")
-            cause = RuntimeError(f"in a worker process:\n{trace}")
-            raise (PluginError if status == OF_PLUGIN else RuntimeError)(line) from cause
+        if status != OK:
+            raise error_of(status, self._in.read(length))
         return value
 
     def close(self) -> None:
@@ -210,24 +219,12 @@ def _loop(shard: Shard, reader: BinaryIO, writer: BinaryIO) -> None:
             if command == GRADIENTS:
                 value = shard.gradients(share, x, step)
             elif command == REDUCE:
-                shard.reduce()
+                value = shard.reduce()
             elif command == NORM:
                 value = shard.squared_norm()
             elif command == UPDATE:
                 shard.update(x, step, y)
-        except MemoryError:
-            status = NO_MEMORY
         except Exception as error:
-            status, text = _told(error)
+            status, text = told(error)
         writer.write(_REPLY.pack(status, value, len(text)) + text)
         writer.flush()
-
-
-def _told(error: Exception) -> tuple[int, bytes]:
-    """Return the status and the text of an error: a line, and the traceback unless it says all."""
-    found = error if isinstance(error, PluginError) else plugin_error(error)
-    if isinstance(error, LlmlabError) and found is None:
-        return REFUSED, str(error).encode()
-    line = str(found) if found else f"in a worker process: {described(error)}"
-    text = f"{line}\n{''.join(traceback.format_exception(error))}"
-    return OF_PLUGIN if found else FAILED, text.encode(errors="replace")

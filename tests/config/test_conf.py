@@ -150,5 +150,5 @@ def test_parts_of_files_are_no_options_but_their_keys_are_known(tmp_path, monkey
 def test_cores_are_used_as_far_as_rows_and_tokens_go(
     threads, batch_size, length, wanted, monkeypatch
 ):
-    monkeypatch.setattr("llmlab.build.usable_cpus", lambda: 8)
+    monkeypatch.setattr("llmlab.resources.usable_cpus", lambda: 8)
     assert resolve_threads(threads, batch_size, length) == wanted

@@ -20,7 +20,7 @@ FLOORS = {
     **dict.fromkeys(("atomic_write", "regular_file", "signals"), 0),
     **dict.fromkeys(("layers", "optim", "text", "checkpoints"), 1),
     **dict.fromkeys(("train", "generate", "measure", "exchange", "study", "inspect"), 2),
-    **dict.fromkeys(("config", "build", "contract", "runs", "report"), 3),
+    **dict.fromkeys(("config", "build", "contract", "runs", "report", "resources"), 3),
     **dict.fromkeys(("phases", "serve"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
@@ -34,6 +34,7 @@ LIBRARIES = {  # third-party imports, and where each may be
     "threadpoolctl": ("train", "runs", "generate", "phases"),
     "tqdm": ("text", "train", "phases"),
     "yaml": ("cli", "config", "runs"),
+    "mpi4py": ("train",),
     "tensorboardX": ("train",),
     "tokenizers": ("text", "exchange"),
     "jinja2": ("text",),

@@ -91,7 +91,7 @@ def test_summary_counts_the_parameters_of_the_default_network(capsys):
 @pytest.mark.parametrize("name", sorted(p.stem for p in (conf_folder() / "model").glob("*.yaml")))
 def test_summary_takes_every_preset_at_sizes_that_no_machine_has(name, monkeypatch, capsys):
     """Also when a training step wouldn't fit; nothing is allocated for its parameters."""
-    monkeypatch.setattr("llmlab.build.available_memory", lambda: 2**20)
+    monkeypatch.setattr("llmlab.resources.available_memory", lambda: 2**20)
     monkeypatch.setattr("llmlab.phases.summary.available_memory", lambda: 2**20)
     monkeypatch.setattr("llmlab.params.aligned", None)  # what every arena is made of
     sizes = ["model.embedding_dim=12288", "model.hidden_dim=49152", "batch_size=1000"]
