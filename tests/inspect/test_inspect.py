@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from networks import gpt_stack
 
+from llmlab.batch import Batch
 from llmlab.cli.start import compose
 from llmlab.errors import ConfigError
 from llmlab.inspect import (
@@ -64,10 +65,9 @@ def small():
 
 
 IDS = np.random.default_rng(0).integers(V, size=T)
-ROWS = [
-    (ids[:-1], ids[1:], np.array([0.0] * n + [1.0] * (9 - n)))
-    for n, ids in enumerate(np.random.default_rng(5).integers(11, size=(4, 10)))
-]
+_DRAWN = np.random.default_rng(5).integers(11, size=(4, 10))
+_WEIGHTS = np.tri(4, 9, 5, np.float32)[:, ::-1].copy()  # 6 to 9 targets count, at the end
+ROWS = Batch(_DRAWN[:, :-1], _DRAWN[:, 1:], _WEIGHTS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -112,7 +112,8 @@ def test_parts_add_up_to_every_logit(networks, name):
 def test_mean_ablation_is_that_of_a_plain_loop(networks, name):
     """The heads are put together by hand, from the shares that `trace` gives."""
     network = networks[name]
-    rows = [(IDS[:-1], IDS[1:], np.ones(T - 1)), (IDS[1:], IDS[:-1], np.ones(T - 1))]
+    inputs, targets = np.stack([IDS[:-1], IDS[1:]]), np.stack([IDS[1:], IDS[:-1]])
+    rows = Batch(inputs, targets, np.ones((2, T - 1), np.float32))
     attention = next(part for part in parts_of(network) if part.head is not None)
     layer = next(
         each for at, each, _ in network.walk() if at == attention.path and is_attention(each)
@@ -121,7 +122,7 @@ def test_mean_ablation_is_that_of_a_plain_loop(networks, name):
     shares = np.concatenate(
         [
             next(r.heads for r in trace(network, x).records if r.layer is layer)[:, chosen.head]
-            for x, _, _ in rows
+            for x in inputs
         ]
     )
     mean = shares.astype(np.float64).mean(axis=0)
@@ -130,17 +131,16 @@ def test_mean_ablation_is_that_of_a_plain_loop(networks, name):
         if each is not layer or path != chosen.path:
             return None
         p = next(p for at, one, p in network.walk() if one is layer and at == path)
-        return (y - layer.heads(cache, p, network.ctx)[0][:, chosen.head] + mean).astype(y.dtype)
+        share = layer.heads(cache, p, network.ctx)[:, :, chosen.head].reshape(y.shape)
+        return (y - share + mean).astype(y.dtype)
 
-    plain, changed = [], []
-    for x, y, _ in rows:
-        plain.append(token_losses(network, x, y).sum())
-        with network.listening(post=without):
-            changed.append(token_losses(network, x, y).sum())
-    wanted = np.subtract(changed, plain).sum() / (2 * (T - 1))
+    plain = token_losses(network, rows).sum(axis=1)
+    with network.listening(post=without):
+        changes = token_losses(network, rows).sum(axis=1) - plain
+    wanted = changes.sum() / (2 * (T - 1))
     found = effects(network, rows, mean=True, parts=[chosen])[chosen]
     assert found.change == pytest.approx(wanted, abs=2e-6)
-    totals = np.subtract(changed, plain) / (T - 1)
+    totals = changes / (T - 1)
     assert found.error == pytest.approx(totals.std(ddof=1) / np.sqrt(2), abs=2e-6)
 
 
@@ -173,7 +173,7 @@ def test_a_part_that_is_left_out_gives_nothing(small):
 def test_means_leave_padding_out(small):
     means = mean_outputs(small, ROWS)
     plain = {path: [] for path in means}
-    for x, _, weights in ROWS:
+    for x, weights in zip(ROWS.inputs, ROWS.weights, strict=True):
         found = trace(small, x)
         for path, each in plain.items():
             inner = f"{path}.out" if path.endswith("attention") else path
@@ -187,17 +187,31 @@ def test_means_leave_padding_out(small):
 def test_errors_are_those_of_rows_with_different_weights(small):
     part = parts_of(small)[0]
     found = effects(small, ROWS, parts=[part])[part]
-    plain = [token_losses(small, x, y) for x, y, _ in ROWS]
+    plain = token_losses(small, ROWS)
     with ablated(small, part):
-        changes = [token_losses(small, x, y) - b for (x, y, _), b in zip(ROWS, plain, strict=True)]
-    sums = np.array([c @ w for c, (_, _, w) in zip(changes, ROWS, strict=True)])
-    weights = np.array([w.sum() for _, _, w in ROWS])
+        changes = token_losses(small, ROWS) - plain
+    sums, weights = (changes * ROWS.weights).sum(axis=1), ROWS.weights.sum(axis=1)
     mean = sums.sum() / weights.sum()
     deviations = sums - mean * weights
     assert found.change == pytest.approx(mean)
     wanted = np.sqrt((deviations**2).sum() * 4 / 3) / weights.sum()
     assert found.error == pytest.approx(wanted)
-    assert np.isnan(effects(small, ROWS[:1], parts=[part])[part].error)
+    one = ROWS.rows(np.array([1]), 9)
+    assert np.isnan(effects(small, one, parts=[part])[part].error)
+
+
+def test_rows_are_measured_in_pieces(small, monkeypatch):
+    """As many rows at once as fit into a bounded array of logits."""
+    found = effects(small, ROWS, mean=True)
+    monkeypatch.setattr("llmlab.inspect.ablation.MOST_LOGITS", 2 * 9 * 11)
+    asked, forward = [], small.forward
+    monkeypatch.setattr(
+        small, "forward", lambda x, **more: asked.append(len(x)) or forward(x, **more)
+    )
+    again = effects(small, ROWS, mean=True)
+    assert set(asked) == {1, 2}
+    for part, each in found.items():
+        np.testing.assert_allclose(each, again[part], rtol=1e-9, atol=1e-12)
 
 
 def test_attribution_is_the_derivative_along_a_part_with_the_norm_held(small):

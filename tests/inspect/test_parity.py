@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from llmlab.batch import Batch
 from llmlab.inspect import ablated, attribute, lens, parts_of, token_losses, trace
 from llmlab.network import Network
 
@@ -91,6 +92,7 @@ def test_ablations_are_those_of_transformer_lens(both):
         logs = torch.log_softmax(logits, -1)
         return -logs[torch.arange(len(ids) - 1), torch.from_numpy(ids[1:])].numpy()
 
+    row = Batch(ids[None, :-1], ids[None, 1:], np.ones((1, len(ids) - 1), np.float32))
     seen = []
     for part in parts_of(network):
         n = part.path.split(".")[1]
@@ -106,7 +108,7 @@ def test_ablations_are_those_of_transformer_lens(both):
         hook = "mlp.hook_out" if part.head is None else "attn.hook_z"
         wanted = losses([(f"blocks.{n}.{hook}", zero)])
         with ablated(network, part):
-            alike(token_losses(network, ids[:-1], ids[1:]), wanted)
+            alike(token_losses(network, row)[0], wanted)
         seen.append(wanted)
     assert len(seen) == 10  # two layers of four heads and a feed-forward
     assert min(np.ptp([each[5] for each in seen], axis=0, keepdims=True)) > 1e-3
