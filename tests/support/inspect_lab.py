@@ -1,5 +1,8 @@
 """Looks into small networks of every preset, without a training."""
 
+from copy import deepcopy
+from functools import cache
+
 import numpy as np
 
 from llmlab.batch import Batch
@@ -26,11 +29,19 @@ class Words:
 
 def small_model(*overrides, tokens, dtype=np.float32, time=64):
     """Return a preset's model with these tokens."""
-    spec = compose(*overrides).model
+    spec = deepcopy(_composed(*overrides))
     spec["max_seq_len"] = time
+    for layer in spec["stack"].values():
+        if layer and "max_seq_len" in layer:
+            layer["max_seq_len"] = time
     sizes = {key: spec[key] for key in ("embedding_dim", "max_seq_len", "num_blocks")}
     stack = build_stack(spec["stack"], vocab_size=len(tokens), **sizes)
     return Model(spec, stack, Layout(stack).init(0, dtype), Words(tokens), "none")
+
+
+@cache
+def _composed(*overrides):
+    return compose(*overrides).model
 
 
 def random_rows(vocab_size, count, time, seed=1):

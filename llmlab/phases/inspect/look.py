@@ -61,11 +61,16 @@ class Look:
         self._model, self._network = model, network
         self.ids, self.rows = np.asarray(ids), rows
         self._notes, self._name = notes, name
-        self._trace: Trace = trace(network, ids)
+        with np.errstate(all="ignore"):  # a broken network has a page that says so
+            self._trace: Trace = trace(network, ids)
         self.maps = np.concatenate([np.zeros((0, len(ids), len(ids))), *self._trace.maps.values()])
 
     def content(self) -> dict[str, Any]:
-        """Return all of it."""
+        """Return all of it; of a network that overflows, what is left."""
+        with np.errstate(all="ignore"):
+            return self._content()
+
+    def _content(self) -> dict[str, Any]:
         found = self._trace
         readings, scores = lens(self._network, found), self._scores()
         losses = surprise(found.logits, found.ids)
@@ -82,13 +87,13 @@ class Look:
             "title": f"{self._model.spec['name']}, looked into",
             "checkpoint": self._name,
             "notes": self._notes,
-            "findings": [*troubles(found, readings), *habits(scores)],
+            "findings": [*troubles(self._network, found, readings), *habits(scores)],
             "loss": rounded(float(losses.mean()), 6),
             "tokens": self._tokens(found.ids),
             "targets": self._tokens(targets),
             "surprise": rounded(losses),
             "top": [
-                [[self.shown(i), round(p, 4)] for i, p in zip(row, own, strict=True)]
+                [[self.shown(i), rounded(p, 4)] for i, p in zip(row, own, strict=True)]
                 for row, own in zip(places.tolist(), chances.tolist(), strict=True)
             ],
             "lens": self._lens(readings, targets),
@@ -202,5 +207,5 @@ class Look:
         found = {}
         for id in dict.fromkeys(self.ids.tolist()):
             near = neighbours(table, id, _NEAR)
-            found[self.shown(id)] = [[self.shown(n), round(cosine, 3)] for n, cosine in near]
+            found[self.shown(id)] = [[self.shown(n), rounded(cosine)] for n, cosine in near]
         return found
