@@ -4,6 +4,7 @@ from copy import deepcopy
 from functools import cache
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from llmlab.batch import Batch
 from llmlab.build import Model
@@ -52,8 +53,9 @@ def random_rows(vocab_size, count, time, seed=1):
 
 def look_at(model, ids, rows=None, name="a checkpoint"):
     """Return a look and its content."""
-    look = Look(model, model.network("numpy"), ids, rows, [], name)
-    return look, look.content()
+    with threadpool_limits(1, user_api="blas"):  # small products: threads would only wait
+        look = Look(model, model.network("numpy"), ids, rows, [], name)
+        return look, look.content()
 
 
 def write(folder, look, content):
