@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from inspect_lab import look_at, random_rows, small_model
 
+from llmlab.inspect.findings import habits
+from llmlab.inspect.heads import HeadScores
+
 SIZES = ("model.embedding_dim=32", "model.hidden_dim=64", "model.num_blocks=3")
 WORDS = tuple(f"word{n}" for n in range(40))
 IDS = np.random.default_rng(3).integers(40, size=32)
@@ -24,7 +27,10 @@ def found(model):
     return look_at(model, IDS, random_rows(40, 2, 8))[1]["findings"]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "rustgpt", "mixtral"])
+SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "mixtral"))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "rustgpt", *SLOW])
 def test_nothing_is_found_in_sound_networks(name):
     assert found(network(name)) == []
 
@@ -107,3 +113,23 @@ def test_only_the_cause_is_named_and_not_what_follows():
     model = network("gpt2")
     no_output(dict(model.params.views))
     assert sum("zeros" in each for each in found(model)) == 1
+
+
+def test_a_head_is_named_by_its_habit_and_the_clearest_first():
+    nothing = np.zeros(2)
+    scores = HeadScores(np.array([0.25, 0.1]), nothing, np.array([0.1, 0.4]), nothing, nothing)
+    assert habits({"blocks.1.attention": scores}) == [
+        "blocks.1.attention, head 1 looks at what came after the same token a while ago "
+        "(induction): 0.40.",
+        "blocks.1.attention, head 0 looks at the token before: 0.25.",
+    ]
+
+
+def test_habits_are_measured_on_two_periods():
+    """A head that looks a fixed way back then has no clear score of induction."""
+    model = network("gpt2")
+    look, _ = look_at(model, IDS, random_rows(40, 2, 8))
+    lengths = {len(row) for row in look.repeated}
+    assert lengths == {48, 32}
+    assert all(np.array_equal(row[: len(row) // 2], row[len(row) // 2 :]) for row in look.repeated)
+    assert not any((row == 0).any() for row in look.repeated)  # the end of a text

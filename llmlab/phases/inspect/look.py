@@ -33,7 +33,8 @@ from llmlab.phases.summary import own_parameters
 from llmlab.report.inspect_page import rounded
 
 _TOP, _NEAR = 8, 5
-_PERIOD, _REPEATS = 24, 8  # of the random tokens that tell heads' habits
+_PERIOD, _REPEATS = 24, 4  # of the random tokens that tell heads' habits
+_FEWEST = 12  # tokens to draw these from
 
 
 class Look:
@@ -136,11 +137,20 @@ class Look:
         return [self.shown(id) for id in ids]
 
     @property
-    def repeated(self) -> np.ndarray:
-        """Random tokens that are repeated, for the habits of heads; none where they don't fit."""
-        period = min(_PERIOD, self._model.max_seq_len // 3)
-        tokenizer, count = self._model.tokenizer, _REPEATS if period > 1 else 0
-        return repeated_tokens(tokenizer.vocab_size, period, count, avoid=(tokenizer.end_id,))
+    def repeated(self) -> list[np.ndarray]:
+        """Random tokens that are repeated, for the habits of heads; none where they don't fit.
+
+        They are those of the rows that are measured, if these have enough.
+        """
+        tokenizer = self._model.tokenizer
+        known = np.empty(0) if self.rows is None else np.unique(self.rows.inputs)
+        tokens = known if len(known) > _FEWEST else tokenizer.vocab_size
+        longest = min(_PERIOD, self._model.max_seq_len // 2)
+        found: list[np.ndarray] = []
+        for period in (longest, longest * 2 // 3):
+            if period > 1:
+                found += [*repeated_tokens(tokens, period, _REPEATS, 0, (tokenizer.end_id,))]
+        return found
 
     def _scores(self) -> dict[str, HeadScores]:
         return dict(head_scores(self._network, self.repeated))
