@@ -62,7 +62,7 @@ def ablated(
     A head's output is replaced before the heads are mixed.
     """
     inner = next(layer for path, layer in _sublayers(network) if path == part.path)
-    value = 0.0 if means is None else means[part.path]
+    value = np.zeros(1) if means is None else means[part.path]
 
     def replaced(x: np.ndarray) -> np.ndarray:
         x = x.copy()
