@@ -13,6 +13,8 @@ from llmlab.layers.attention import Attention
 from llmlab.layers.residual import Parallel
 from llmlab.network import Network
 
+MOST_LOGITS = 2**23  # at once: 64 MB in float64
+
 
 class Part(NamedTuple):
     """A head of an attention, or with `head` None the whole of what a residual goes round."""
@@ -60,7 +62,7 @@ def ablated(
     A head's output is replaced before the heads are mixed.
     """
     inner = next(layer for path, layer in _sublayers(network) if path == part.path)
-    value = 0.0 if means is None else means[part.path]
+    value = np.zeros(1) if means is None else means[part.path]
 
     def replaced(x: np.ndarray) -> np.ndarray:
         x = x.copy()
@@ -88,29 +90,38 @@ def mean_outputs(network: Network, batch: Batch) -> dict[str, np.ndarray]:
     Of attention it is what the heads give before they are mixed. Padding doesn't count.
     """
     inner = dict(_sublayers(network))
-    real = batch.weights.reshape(-1) > 0
-    means: dict[str, np.ndarray] = {}
+    sums: dict[str, np.ndarray] = {}
+    count, real = 0, np.empty(0, bool)
+
+    def add(path: str, x: np.ndarray) -> None:
+        sums[path] = sums.get(path, 0.0) + x[real].sum(axis=0, dtype=np.float64)
 
     def pre(path: str, layer: Any, x: np.ndarray) -> None:
         own = inner.get(path.removesuffix(".out"))
         if path.endswith(".out") and isinstance(own, Attention) and layer is own.out:
-            means[path.removesuffix(".out")] = x[real].mean(axis=0, dtype=np.float64)
+            add(path.removesuffix(".out"), x)
 
     def post(path: str, layer: Any, y: np.ndarray, cache: Any) -> None:
         own = inner.get(path)
         if layer is own and not (isinstance(own, Attention) and own.out is not None):
-            means[path] = y[real].mean(axis=0, dtype=np.float64)
+            add(path, y)
 
+    pieces = list(_pieces(network, batch))
     with network.listening(pre, post):
-        network.forward(batch.inputs, segments=batch.segments, positions=batch.positions)
-    return means
+        for piece in pieces:
+            real = piece.weights.reshape(-1) > 0
+            count += int(real.sum())
+            _logits(network, piece)
+    return {path: total / max(count, 1) for path, total in sums.items()}
 
 
 def token_losses(network: Network, batch: Batch) -> np.ndarray:
     """Return −ln p of each target after its inputs, in nats: (B, T)."""
-    circumstances = {"segments": batch.segments, "positions": batch.positions}
-    logs = log_softmax(network.forward(batch.inputs, **circumstances))
-    return -np.take_along_axis(logs, batch.targets[..., None], axis=-1)[..., 0]
+    found = []
+    for piece in _pieces(network, batch):
+        logs = log_softmax(_logits(network, piece))
+        found.append(-np.take_along_axis(logs, piece.targets[..., None], axis=-1)[..., 0])
+    return np.concatenate(found)
 
 
 def effects(
@@ -143,6 +154,19 @@ def effects(
             changes = (token_losses(network, batch) * weights).sum(axis=1) - before
         found[part] = _ratio(changes, weights.sum(axis=1))
     return found
+
+
+def _logits(network: Network, piece: Batch) -> np.ndarray:
+    return network.forward(piece.inputs, segments=piece.segments, positions=piece.positions)
+
+
+def _pieces(network: Network, batch: Batch) -> Iterator[Batch]:
+    """Yield the rows of a batch, as many at a time as there is room for their logits."""
+    count, time = batch.inputs.shape
+    vocab_size = network.forward(batch.inputs[:1, :1]).shape[-1]
+    each = max(1, MOST_LOGITS // (time * vocab_size))
+    for start in range(0, count, each):
+        yield batch.rows(np.arange(start, min(start + each, count)), time)
 
 
 def _ratio(totals: np.ndarray, weights: np.ndarray) -> Effect:

@@ -1,6 +1,6 @@
 """How a network has come to be, from the states that were kept of its training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +45,11 @@ class Moment(NamedTuple):
 
 
 def moment(
-    network: Network, step: int, ids: np.ndarray, repeated: np.ndarray, batch: Batch | None
+    network: Network,
+    step: int,
+    ids: np.ndarray,
+    repeated: Sequence[np.ndarray],
+    batch: Batch | None,
 ) -> Moment:
     """Return a look at one state.
 

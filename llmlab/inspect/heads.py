@@ -1,6 +1,6 @@
 """What a head attends to, measured on text that tells habits apart."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,30 +36,40 @@ class HeadScores(NamedTuple):
 
 
 def repeated_tokens(
-    vocab_size: int, period: int, rows: int, seed: int = 0, avoid: tuple[int, ...] = ()
+    tokens: int | np.ndarray, period: int, rows: int, seed: int = 0, avoid: tuple[int, ...] = ()
 ) -> np.ndarray:
     """Return rows of random tokens that are repeated once, (rows, 2 · period).
 
-    `avoid` are tokens that stand for something else, such as the end of a text.
+    Parameters
+    ----------
+    tokens
+        Ids to draw from, or the size of the vocabulary for all. What a network has never read
+        hides its heads' habits.
+    avoid
+        Tokens that stand for something else, such as the end of a text.
     """
-    known = np.setdiff1d(np.arange(vocab_size), avoid)
+    known = np.setdiff1d(np.arange(tokens) if isinstance(tokens, int) else tokens, avoid)
     half = known[stream(seed, "repeated").integers(len(known), size=(rows, period))]
     return np.concatenate([half, half], axis=1)
 
 
-def head_scores(network: Network, rows: np.ndarray) -> Mapping[str, HeadScores]:
+def head_scores(
+    network: Network, rows: Sequence[np.ndarray] | np.ndarray
+) -> Mapping[str, HeadScores]:
     """Return by path of each attention the scores of its heads, means over the rows.
 
     Parameters
     ----------
     rows
-        From `repeated_tokens`. Scores are over the second half, where there is something to
-        find; the entropy and the first token are over all places but the first.
+        From `repeated_tokens`, also of several periods: a head that looks a fixed way back does
+        so whatever is repeated, and has the score of one period only. Scores are over the second
+        half, where there is something to find; the entropy and the first token are over all
+        places but the first.
     """
-    period = rows.shape[1] // 2
-    second = np.arange(period, 2 * period)
     sums: dict[str, np.ndarray] = {}
     for row in rows:
+        period = len(row) // 2
+        second = np.arange(period, 2 * period)
         for path, maps in trace(network, row, shares=False).maps.items():
             with np.errstate(divide="ignore", invalid="ignore"):
                 logs = np.where(maps > 0, maps * np.log(maps), 0.0)

@@ -61,7 +61,7 @@ function choose(at) {
   token(data.targets[place], make("b", null, line));
   line.append(last ? "." : `, which costs ${number(data.surprise[place])} nats (p = ${number(Math.exp(-data.surprise[place]), 4)}).`);
   fill("top", ["token", "p"], data.top[place].map(([text, p]) => [text, number(p, 4)]));
-  fill("near", ["token", "cosine"], (data.neighbours[data.tokens[place]] ?? []).map(([text, c]) => [text, number(c)]));
+  fill("near", ["token", "cosine"], (Object.hasOwn(data.neighbours, data.tokens[place]) ? data.neighbours[data.tokens[place]] : []).map(([text, c]) => [text, number(c)]));
   drawLens();
   drawParts();
   drawSources();
@@ -81,7 +81,9 @@ function fill(id, head, rows) {
 }
 
 function drawLens() {
-  const table = el("lens"), from = Math.max(0, Math.min(place - 4, size - 9)), to = Math.min(size, from + 9);
+  const table = el("lens"), room = Math.floor((table.parentNode.clientWidth - 420) / 85);
+  const count = Math.min(9, Math.max(3, room)), half = Math.floor(count / 2); // so that the sums beside them are seen
+  const from = Math.max(0, Math.min(place - half, size - count)), to = Math.min(size, from + count);
   table.replaceChildren();
   const top = make("tr", null, make("thead", null, table));
   make("th", "after", top);
@@ -142,7 +144,7 @@ function drawHeads() {
   paint(el("large"), maps[row.map], byRow);
   el("large").setAttribute("aria-label", `Attention of ${row.path}, head ${row.head}`);
   el("head").textContent = `${row.path}, head ${row.head}` + (row.zero === undefined ? ""
-    : `: without it the loss rises by ${number(row.zero, 4)} ± ${number(row.zero_error, 4)} nats`);
+    : `: without it the loss ${row.zero < 0 ? "falls" : "rises"} by ${number(row.zero === null ? null : Math.abs(row.zero), 4)}${row.zero_error === null ? "" : ` ± ${number(row.zero_error, 4)}`} nats`);
 }
 
 function drawSources() {
@@ -258,7 +260,9 @@ function point(event) {
 }
 
 el("checkpoint").textContent = `${data.checkpoint}; ${size} tokens, ${number(data.loss)} nats each`;
-data.findings.forEach((text) => make("p", text, el("findings")));
+const nothing = ["Nothing out of the ordinary was found, and no head has a clear habit."];
+(data.findings.length ? data.findings : nothing).forEach((text) => make("p", text, el("findings")));
+window.addEventListener("resize", drawLens);
 data.notes.forEach((text) => make("li", text, el("notes")));
 el("byrow").addEventListener("change", drawHeads);
 el("large").addEventListener("pointermove", point);

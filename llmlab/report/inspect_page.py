@@ -25,7 +25,7 @@ def packed_maps(maps: np.ndarray, bits: int) -> str:
     """
     rows, columns = np.tril_indices(maps.shape[1])
     levels = 2**bits - 1
-    values = np.rint(np.sqrt(maps[:, rows, columns]) * levels).astype(np.uint8)
+    values = np.rint(np.sqrt(np.nan_to_num(maps[:, rows, columns])) * levels).astype(np.uint8)
     return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()
 
 

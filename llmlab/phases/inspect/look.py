@@ -33,7 +33,8 @@ from llmlab.phases.summary import own_parameters
 from llmlab.report.inspect_page import rounded
 
 _TOP, _NEAR = 8, 5
-_PERIOD, _REPEATS = 24, 8  # of the random tokens that tell heads' habits
+_PERIOD, _REPEATS = 24, 4  # of the random tokens that tell heads' habits
+_FEWEST = 12  # tokens to draw these from
 
 
 class Look:
@@ -61,11 +62,16 @@ class Look:
         self._model, self._network = model, network
         self.ids, self.rows = np.asarray(ids), rows
         self._notes, self._name = notes, name
-        self._trace: Trace = trace(network, ids)
+        with np.errstate(all="ignore"):  # a broken network has a page that says so
+            self._trace: Trace = trace(network, ids)
         self.maps = np.concatenate([np.zeros((0, len(ids), len(ids))), *self._trace.maps.values()])
 
     def content(self) -> dict[str, Any]:
-        """Return all of it."""
+        """Return all of it; of a network that overflows, what is left."""
+        with np.errstate(all="ignore"):
+            return self._content()
+
+    def _content(self) -> dict[str, Any]:
         found = self._trace
         readings, scores = lens(self._network, found), self._scores()
         losses = surprise(found.logits, found.ids)
@@ -82,13 +88,13 @@ class Look:
             "title": f"{self._model.spec['name']}, looked into",
             "checkpoint": self._name,
             "notes": self._notes,
-            "findings": [*troubles(found, readings), *habits(scores)],
+            "findings": [*troubles(self._network, found, readings), *habits(scores)],
             "loss": rounded(float(losses.mean()), 6),
             "tokens": self._tokens(found.ids),
             "targets": self._tokens(targets),
             "surprise": rounded(losses),
             "top": [
-                [[self.shown(i), round(p, 4)] for i, p in zip(row, own, strict=True)]
+                [[self.shown(i), rounded(p, 4)] for i, p in zip(row, own, strict=True)]
                 for row, own in zip(places.tolist(), chances.tolist(), strict=True)
             ],
             "lens": self._lens(readings, targets),
@@ -131,11 +137,20 @@ class Look:
         return [self.shown(id) for id in ids]
 
     @property
-    def repeated(self) -> np.ndarray:
-        """Random tokens that are repeated, for the habits of heads; none where they don't fit."""
-        period = min(_PERIOD, self._model.max_seq_len // 3)
-        tokenizer, count = self._model.tokenizer, _REPEATS if period > 1 else 0
-        return repeated_tokens(tokenizer.vocab_size, period, count, avoid=(tokenizer.end_id,))
+    def repeated(self) -> list[np.ndarray]:
+        """Random tokens that are repeated, for the habits of heads; none where they don't fit.
+
+        They are those of the rows that are measured, if these have enough.
+        """
+        tokenizer = self._model.tokenizer
+        known = np.empty(0) if self.rows is None else np.unique(self.rows.inputs)
+        tokens = known if len(known) > _FEWEST else tokenizer.vocab_size
+        longest = min(_PERIOD, self._model.max_seq_len // 2)
+        found: list[np.ndarray] = []
+        for period in (longest, longest * 2 // 3):
+            if period > 1:
+                found += [*repeated_tokens(tokens, period, _REPEATS, 0, (tokenizer.end_id,))]
+        return found
 
     def _scores(self) -> dict[str, HeadScores]:
         return dict(head_scores(self._network, self.repeated))
@@ -202,5 +217,5 @@ class Look:
         found = {}
         for id in dict.fromkeys(self.ids.tolist()):
             near = neighbours(table, id, _NEAR)
-            found[self.shown(id)] = [[self.shown(n), round(cosine, 3)] for n, cosine in near]
+            found[self.shown(id)] = [[self.shown(n), rounded(cosine)] for n, cosine in near]
         return found
