@@ -23,10 +23,7 @@ from llmlab.train.trackers import TRACKERS, Tracker
 
 _SIZES = ("embedding_dim", "max_seq_len", "num_blocks")
 # What of a checkpoint's meta everyone needs who computes with its model.
-_USED = (
-    *(f"config.model.{key}" for key in (*_SIZES, "stack")),
-    *("config.template", "tokenizer"),
-)
+_USED = (*(f"config.model.{key}" for key in (*_SIZES, "stack")), "config.template", "tokenizer")
 TOKENS_PER_THREAD = 320  # fewer, and handing over costs more than a second core gives
 
 

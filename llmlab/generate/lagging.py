@@ -33,6 +33,8 @@ class Row:
         Prompt and reply, and where the part of it begins that is in view.
     waiting
         Whether plain decoding has to say the next token.
+    reach
+        How many tokens are worth guessing.
     choices
         How many tokens were chosen when it ended, with the one that ended it; None before.
     """
@@ -44,6 +46,7 @@ class Row:
     text: list[int] = field(init=False)
     start: int = 0
     waiting: bool = False
+    reach: int = 1_000
     choices: int | None = None
 
     def __post_init__(self) -> None:
@@ -104,11 +107,14 @@ class Lagging:
 
 def too_close(scores: np.ndarray, logits: np.ndarray) -> list[bool]:
     """Tell of which rows of scores (B, V), made from logits, rounding could change the greatest."""
-    two = np.partition(scores, scores.shape[1] - 2, axis=1)[:, -2:].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        apart = two[:, 1] - two[:, 0]
+    first = scores.max(axis=1)
+    sizes = np.maximum(first, -scores.min(axis=1))
+    if scores is not logits or not np.isfinite(sizes).all():
         sizes = np.maximum(_greatest(scores), _greatest(logits))
-        return (~(apart > ROUNDING * np.finfo(logits.dtype).eps * sizes)).tolist()
+    with np.errstate(invalid="ignore"):
+        edge = first - ROUNDING * np.finfo(logits.dtype).eps * sizes
+        # Not a number compares with nothing: then plain decoding has to say.
+        return (np.count_nonzero(scores >= edge[:, None], axis=1) != 1).tolist()
 
 
 def _greatest(scores: np.ndarray) -> np.ndarray:

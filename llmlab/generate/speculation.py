@@ -34,6 +34,10 @@ class _Speculation:
         texts = [row.text for row in rows]
         self._drafting = draft.start(texts, terms.sampler, self._those(rows))
         self._plain = Lagging(rows, terms)
+        first = self._decoding.logits
+        # Whether the greatest logit is taken, whatever stands before it: then all tokens of a
+        # pass are looked at together.
+        self._literal = terms.sampler.scores(first, self._those(self._rows)) is first
 
     def run(self) -> Iterator[int]:
         """Extend the replies to their ends."""
@@ -45,7 +49,7 @@ class _Speculation:
                 yield from self._add(row, token)
             if self._left():
                 yield from self._refill()
-            if self._left():
+            if self._left() and not all(row.waiting for row in self._rows):
                 yield from self._step()
 
     def _left(self) -> bool:
@@ -119,11 +123,10 @@ class _Speculation:
             row.text[row.start + length :]
             for row, length in zip(rows, lengths.tolist(), strict=True)
         ]
+        left = [0 if row.waiting else self._terms.limit - len(row.reply.ids) - 1 for row in rows]
+        reach = [min(row.reach, self._draft.tokens) for row in rows]
         counts = [
-            0
-            if row.waiting
-            else min(self._draft.tokens, room - len(n), self._terms.limit - len(row.reply.ids) - 1)
-            for row, n in zip(rows, new, strict=True)
+            min(most, far, room - len(ids)) for most, far, ids in zip(left, reach, new, strict=True)
         ]
         guesses = self._drafting.guess([row.text for row in rows], counts)
         wanted = [[*n, *guess.ids] for n, guess in zip(new, guesses, strict=True)]
@@ -132,15 +135,21 @@ class _Speculation:
         tokens = np.zeros((len(rows), time), np.intp)
         for row, ids in zip(tokens, wanted, strict=True):
             row[: len(ids)] = ids[:time]
-        logits = decoding.look(tokens).copy()  # who takes a token may use the network, too
+        logits = decoding.look(tokens)
+        greatest = self._greatest(logits)
+        # Who takes a token may use the network, too.
+        logits = logits.copy() if greatest is None else logits
         tally.passes += len(active)
         kept = np.zeros(len(rows), np.intp)
         kept[active] = [min(len(new[n]), time) for n in active]
         going = [n for n in active if len(new[n]) <= time]
         for number in range(time):
             at = [len(new[n]) - 1 + number for n in going]
-            those = [rows[n] for n in going]
-            chosen = self._next(those, logits[going, at], [guesses[n] for n in going], number)
+            if greatest is None:
+                own = [guesses[n] for n in going]
+                chosen = self._next([rows[n] for n in going], logits[going, at], own, number)
+            else:
+                chosen = [greatest[n][place] for n, place in zip(going, at, strict=True)]
             further = []
             for n, token in zip(going, chosen, strict=True):
                 guessed = guesses[n].ids[number : number + 1]
@@ -158,6 +167,20 @@ class _Speculation:
             if not going:
                 break
         decoding.keep(kept)
+        for row, guess, before, after in zip(rows, guesses, new, kept.tolist(), strict=True):
+            if guess.ids:  # more after guesses that were right, fewer after others
+                right = after - len(before) == len(guess.ids)
+                row.reach = min(row.reach + 2, self._draft.tokens) if right else row.reach - 1
+                row.reach = max(row.reach, 1)
+
+    def _greatest(self, logits: np.ndarray) -> list[list[int | None]] | None:
+        """Return all next tokens (B, T) as `_next` does; None if they depend on one another."""
+        if not self._literal:
+            return None
+        flat = logits.reshape(-1, logits.shape[-1])
+        chosen = np.argmax(logits, axis=-1).tolist()
+        close = iter(too_close(flat, flat))
+        return [[None if next(close) else id for id in row] for row in chosen]
 
     def _next(
         self, rows: Sequence[Row], logits: np.ndarray, guesses: Sequence[Guess], number: int
