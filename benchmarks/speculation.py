@@ -68,8 +68,11 @@ def model(run: str) -> build.Model:
 def prompts(own: build.Model, text: Path, count: int) -> list[list[int]]:
     """Return prompts as ids."""
     if text.suffix in (".json", ".jsonl"):
-        chats = (entry for entry, _ in read_chats(text, notices=False))
-        asked = [own.template.parse(chat)[0] for chat in islice(chats, count)]
+        chats = [entry for entry, _ in islice(read_chats(text, notices=False), count)]
+        asked = [
+            own.template.parse(chat)[0] if isinstance(chat, str) else chat[0].content
+            for chat in chats
+        ]
         return [own.template.encode_prompt(own.tokenizer, prompt) for prompt in asked]
     ids = own.tokenizer.encode(text.read_text(encoding="utf-8")[-200_000:])
     size = own.max_seq_len // 2

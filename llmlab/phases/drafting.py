@@ -22,7 +22,7 @@ def new_draft(config: Config, model: build.Model) -> Draft | None:
     ConfigError
         A checkpoint with another vocabulary.
     """
-    if config.draft is None:
+    if not config.draft:
         return None
     if config.draft == NGRAM:
         return NgramDraft(config.draft_tokens)
@@ -42,15 +42,15 @@ def told(draft: Draft | None) -> dict[str, Any]:
     if draft is None or not draft.tally.passes:
         return {}
     tally = draft.tally
-    log.info(
-        "draft: %d of %d guessed tokens were right (%s), %.2f tokens a pass",
-        tally.accepted,
-        tally.drafted,
-        f"{tally.accepted / tally.drafted:.0%}" if tally.drafted else "none",
-        tally.tokens / tally.passes,
-    )
+    each = tally.tokens / tally.passes
+    if tally.drafted:
+        part = f"{tally.accepted / tally.drafted:.0%}"
+        right = f"{tally.accepted} of {tally.drafted} guessed tokens were right ({part})"
+        log.info("draft: %s, %.2f tokens a pass", right, each)
+    else:
+        log.info("draft: nothing to guess, %.2f tokens a pass", each)
     return {
         "drafted": tally.drafted,
         "accepted": tally.accepted,
-        "tokens_per_pass": tally.tokens / tally.passes,
+        "tokens_per_pass": each,
     }
