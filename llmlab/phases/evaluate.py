@@ -60,12 +60,8 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
         raise CheckpointError("no checkpoint: name one with checkpoint=FILE")
     checkpoint = load_present(config.checkpoint)
     model = build.load_model(config, checkpoint)
-<<<<<<< HEAD
     measured = measured_text(config, model, checkpoint)
-=======
-    measured = _data(config, model, checkpoint)
     model = measured.model
->>>>>>> 0f8cd3f (context, draft and template=auto: generation beyond the context, guesses, the template a model was trained with)
     dataset, lengths = measured.dataset, model.tokenizer.byte_lengths()
     losses = Evaluator(model.network(config.kernels)).measure(
         dataset.batches(config.batch_size, config.seed, 0), lengths

@@ -226,12 +226,8 @@ def stage_model(config: Config, state: Checkpoint | None, begin: Path | None) ->
     if state is not None:
         return build.load_model(config, state)
     if begin is not None:
-<<<<<<< HEAD
         model = build.load_model(config, load_present(begin))
-=======
-        model = build.load_model(config, load(begin))
         model = with_roles(config, model, config.data[config.phase])
->>>>>>> 0f8cd3f (context, draft and template=auto: generation beyond the context, guesses, the template a model was trained with)
         wanted = config.phase == "tune" and config.adapter is not None
         return build.with_adapter(config, model) if wanted else model
     if config.adapter is not None:
