@@ -7,6 +7,7 @@ from typing import Any
 from llmlab.checkpoints import Checkpoint, compare, require
 from llmlab.config import Config, check_stored
 from llmlab.config.stored import PATH_KEYS, stored_config
+from llmlab.config.template import for_words, template_of, typed_template
 from llmlab.errors import CheckpointError, ConfigError, DataError
 from llmlab.generate import SAMPLERS, Sampler
 from llmlab.layers import Stack, build_stack
@@ -21,10 +22,7 @@ from llmlab.train.trackers import TRACKERS, Tracker
 
 _SIZES = ("embedding_dim", "max_seq_len", "num_blocks")
 # What of a checkpoint's meta everyone needs who computes with its model.
-_USED = (
-    *(f"config.model.{key}" for key in (*_SIZES, "stack")),
-    *("config.template", "tokenizer"),
-)
+_USED = (*(f"config.model.{key}" for key in (*_SIZES, "stack")), "config.template", "tokenizer")
 
 
 @dataclass
@@ -66,7 +64,7 @@ def new_tokenizer(config: Config) -> Tokenizer:
     policy = "replace" if lenient else "error"
     corpus = config.tokenizer["corpus"]
     try:
-        return train_tokenizer(spec, corpus, invalid_utf8=policy, template=config.template)
+        return train_tokenizer(spec, corpus, invalid_utf8=policy, template=for_words(config))
     except DataError as error:
         read = [s for s, each in config.data.items() if named(each["path"]) in str(error)]
         error.option = error.option and f"data.{[*read, 'pretrain'][0]}.{error.option}"
@@ -82,7 +80,7 @@ def new_model(config: Config, tokenizer: Tokenizer) -> Model:
     threads = resolve_threads(config.threads, config.batch_size, length, ranks, here)
     check_memory(config, stack, layout, length, threads, ranks, here)
     params = layout.init(config.seed, config.dtype)
-    return Model(config.model, stack, params, tokenizer, config.template)
+    return Model(config.model, stack, params, tokenizer, template_of(config, tokenizer))
 
 
 def new_stack(spec: Mapping[str, Any], vocab_size: int, adapter: Any = None) -> Stack:
@@ -158,7 +156,7 @@ def load_model(config: Config, checkpoint: Checkpoint) -> Model:
     params = layout.zeros(config.dtype)
     for name, view in params.items():
         view[...] = found[name]
-    template = config.template if config.is_typed("template") else stored["template"]
+    template = typed_template(config) or stored["template"]
     return Model(stored["model"], stack, params, tokenizer, template, stored.get("adapter"))
 
 

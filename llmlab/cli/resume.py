@@ -74,7 +74,9 @@ def _tokens(overrides: list[Override], sweep: bool) -> list[str]:
         )
     return [
         token(
-            _located(override, phase, sweep) if override.name == "checkpoint" else override,
+            _located(override, phase, sweep)
+            if override.name in ("checkpoint", "draft")
+            else override,
             sweep,
             phase,
         )
@@ -90,12 +92,17 @@ def _located(override: Override, phase: str, sweep: bool) -> Override:
         each = [resolve_checkpoint(path) for path in parts(str(override.value)[1:-1])]
         return replace(override, value=listed([str(path) for path in each]))
     value = override.value
-    if value in (None, "", "null"):
+    if value in (None, "", "null") or (override.name, value) == ("draft", "ngram"):
         return override
-    if phase == "verify":  # takes whole runs and sweeps, too
+    if phase == "verify" and override.name == "checkpoint":  # takes whole runs and sweeps, too
         found = value if value in LATEST else str(named(value))
         return replace(override, value=found)
-    found = [str(resolve_checkpoint(part)) for part in (parts(value) if sweep else [value])]
+    values = parts(value) if sweep else [value]
+    words = ("ngram",) if override.name == "draft" else ()
+    try:
+        found = [part if part in words else str(resolve_checkpoint(part)) for part in values]
+    except CheckpointError as error:
+        raise CheckpointError(re.sub("^checkpoint=", f"{override.name}=", str(error))) from None
     joined = ",".join(f"'{path}'" if "," in path else path for path in found)
     return replace(override, value=joined if sweep else found[0])
 

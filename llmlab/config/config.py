@@ -15,7 +15,7 @@ from llmlab.config.study import Baseline, Direction, MetricName, Seeds, StudySpe
 from llmlab.config.values import Key, check_fields, keys_of, plain
 
 # Free text, which is meant as it stands.
-LITERAL = {"prompt", "checkpoint", "resume", "source", "target", "on", "baseline"}
+LITERAL = {"prompt", "checkpoint", "draft", "resume", "source", "target", "on", "baseline"}
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,23 @@ class Config:
     dtype: Annotated[str, Key("float32 or float64", kept=True, choices=("float32", "float64"))]
     plugins: Annotated[list[str], Key("your own modules to import first: my_layers.py or [a,b]")]
     prompt: Annotated[str | None, Key("text for generate and score; question for full")]
-    template: Annotated[Any, Key("how a chat is written as text; none: unchanged", kept=True)]
-    max_new_tokens: Annotated[
-        int | None, Key("most tokens in an answer; null: until the context is full", low=0)
+    template: Annotated[
+        Any,
+        Key(
+            "how a chat is written as text; auto: as the model knows it; none: unchanged", kept=True
+        ),
     ]
+    max_new_tokens: Annotated[
+        int | None, Key("most tokens in an answer; null: as many as the context has", low=0)
+    ]
+    context: Annotated[
+        str,
+        Key("a full context: go on with its last half, or stop", choices=("refill", "stop")),
+    ]
+    draft: Annotated[
+        str | None, Key("who guesses tokens ahead, for speed: ngram, or a smaller checkpoint")
+    ]
+    draft_tokens: Annotated[int, Key("most tokens of a guess", low=1, high=15)]
     chat: Annotated[bool, Key("whether full ends with a chat")]
     source: Annotated[str | None, Key("the folder that import reads")]
     target: Annotated[str | None, Key("what export writes; for import, an extra copy")]

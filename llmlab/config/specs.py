@@ -38,7 +38,8 @@ def check_specs(values: dict[str, Any], typed: Collection[str], problems: list[s
     known = registries()
     reader = Reader(typed, problems)
     for kind in ("optimizer", "schedule", "template", "sampler", "tracker"):
-        values[kind] = reader.checked(values[kind], known[kind], kind)
+        if (kind, values[kind]) != ("template", "auto"):
+            values[kind] = reader.checked(values[kind], known[kind], kind)
     if values["adapter"] is not None:
         values["adapter"] = reader.checked(values["adapter"], known["adapter"], "adapter")
     values["tokenizer"] = _tokenizer(values["tokenizer"], known["tokenizer"], reader)

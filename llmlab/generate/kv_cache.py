@@ -175,6 +175,14 @@ class KVCache:
             for layer in store:
                 store[layer] = store[layer][rows]
 
+    def replace(self, rows: np.ndarray, part: "KVCache") -> None:
+        """Put the rows of another cache of the same network and capacity in place of `rows`."""
+        self.lengths, self._longest = self.lengths.copy(), self._longest.copy()
+        self.lengths[rows], self._longest[rows] = part.lengths, part._longest
+        for own, other in ((self._keys, part._keys), (self._values, part._values)):
+            for layer in own:
+                own[layer][rows] = other[layer]
+
     def _used(self, window: int) -> int:
         """Return how many places of a ring hold something; one new token is already there."""
         before = self._stop if self._time == 1 else self._stop - self._time

@@ -10,6 +10,7 @@ from llmlab.checkpoints import Checkpoint
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.generate import Engine, Reply
+from llmlab.phases.drafting import new_draft
 from llmlab.runs.lookup import load_present
 from llmlab.streams import stream
 from llmlab.text.templates.none import NoTemplate
@@ -54,6 +55,8 @@ class Answerer:
         self._raw = isinstance(self.template, NoTemplate)  # what continues it keeps its white space
         self._stop_ids = self.template.stop_ids(self.tokenizer)
         self._engine = Engine(model.network(config.kernels))
+        self.draft = new_draft(config, model)
+        self._told = False  # that a context was full
         self.use(config.sampler)
 
     def use(self, spec: Any) -> None:
@@ -83,7 +86,7 @@ class Answerer:
 
     def check(self, text: str) -> None:
         """Refuse an empty prompt, and warn about words that are unknown."""
-        if not text.strip():
+        if not (text if self._raw else text.strip()):
             raise ConfigError("prompt: empty; give some text, as in prompt='What causes rain?'")
         unknown = self.tokenizer.unknown_words(text)
         if unknown:
@@ -115,14 +118,7 @@ class Answerer:
 
         `number` chooses the stream of random numbers, so answers differ.
         """
-        tokens = self._engine.stream_ids(
-            ids,
-            max_new_tokens=self._limit,
-            stop_ids=self._stop_ids,
-            sampler=self.sampler,
-            rngs=self._rngs(number, 1, each=1),
-            until=self._until(),
-        )
+        tokens = self._engine.stream_ids(ids, rngs=self._rngs(number, 1, each=1), **self._options())
         said: list[int] = []
         shown = ""
         while True:
@@ -143,14 +139,18 @@ class Answerer:
         return answer
 
     def _generate(self, prompts: Sequence[Sequence[int]]) -> list[Reply]:
-        return self._engine.generate(
-            prompts,
-            max_new_tokens=self._limit,
-            stop_ids=self._stop_ids,
-            sampler=self.sampler,
-            rngs=self._rngs(0, len(prompts), self.sampler.num_samples),
-            until=self._until(),
-        )
+        rngs = self._rngs(0, len(prompts), self.sampler.num_samples)
+        return self._engine.generate(prompts, rngs=rngs, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "max_new_tokens": self._limit,
+            "stop_ids": self._stop_ids,
+            "sampler": self.sampler,
+            "until": self._until(),
+            "refill": self.config.context == "refill",
+            "draft": self.draft,
+        }
 
     def _rngs(self, first: int, prompts: int, each: int) -> list[Any]:
         return [stream(self._seed, "sampling", first + row) for row in range(prompts * each)]
@@ -166,8 +166,22 @@ class Answerer:
         text = self.tokenizer.continuation(reply.ids)
         places = [place for stop in self.sampler.stop if (place := text.find(stop)) >= 0]
         text = text[: min(places)] if places else text
-        reason = "stop" if places else reply.reason
-        return Answer(text if self._raw else text.strip(), reply.ids, reason)
+        text = text if self._raw else text.strip()
+        self._tell(text, reply)
+        return Answer(text, reply.ids, "stop" if places else reply.reason)
+
+    def _tell(self, text: str, reply: Reply) -> None:
+        """Say what can't be seen in an answer: that it is empty, and what it looked back at."""
+        if not text and self._limit != 0:
+            why = "consists of special tokens or blanks" if reply.ids else "ends where it begins"
+            log.warning("the answer is empty: what the model writes %s", why)
+        if reply.refills and not self._told:
+            self._told = True
+            log.warning(
+                "longer than the context, %d tokens: each time that it was full, the answer went "
+                "on with the last half of it in view (context=stop ends there)",
+                self.model.max_seq_len,
+            )
 
     def _settled(self, text: str) -> str:
         """Return `text` without an end that later tokens may change or take away."""

@@ -1,7 +1,7 @@
 """Phase `evaluate`: how well a checkpoint does on a text, and what is possible there."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, log
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from llmlab import build
 from llmlab.checkpoints import Checkpoint, require
 from llmlab.config import Config
 from llmlab.config.stored import PATH_KEYS, stored_config
+from llmlab.config.template import with_roles
 from llmlab.errors import CheckpointError, DataError
 from llmlab.measure import Baseline, Evaluator, Losses, baselines, entropy_floor, wilson
 from llmlab.phases.answering import Answerer
@@ -40,11 +41,14 @@ class Measured:
         The text, each target once.
     training
         The text that was trained on, where `dataset` is another; what else: why there is none.
+    model
+        The model, with a template for chats if these are some.
     """
 
     name: str
     dataset: Dataset
     training: Dataset | str
+    model: build.Model
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
@@ -57,6 +61,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     checkpoint = load_present(config.checkpoint)
     model = build.load_model(config, checkpoint)
     measured = measured_text(config, model, checkpoint)
+    model = measured.model
     dataset, lengths = measured.dataset, model.tokenizer.byte_lengths()
     losses = Evaluator(model.network(config.kernels)).measure(
         dataset.batches(config.batch_size, config.seed, 0), lengths
@@ -83,7 +88,9 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
         "first guess"
     )
     if dataset.chats:
-        right, count = recall(Answerer(config, model), dataset)
+        # An answer beyond the context is none of the data's, and guesses change none.
+        plain = replace(config, context="stop", draft=None)
+        right, count = recall(Answerer(plain, model), dataset)
         results |= {"recall": right, "answers": count, "chats": len(dataset.chats)}
         part = right / count if count else 0.0
         interval = share(part, wilson(part, count))
@@ -148,16 +155,19 @@ def measured_text(config: Config, model: build.Model, checkpoint: Checkpoint) ->
     on = config.on or stage
     if on not in config.data:
         spec = {**_spec(config, checkpoint, stage), "path": on, "val_fraction": 0.0}
+        model = with_roles(config, model, spec)
         dataset = build.new_dataset(spec, "on", model).once()
-        return Measured(on, dataset, _trained_on(config, model, checkpoint, stage))
-    whole = build.new_dataset(_spec(config, checkpoint, on), f"data.{on}", model)
+        return Measured(on, dataset, _trained_on(config, model, checkpoint, stage), model)
+    spec = _spec(config, checkpoint, on)
+    model = with_roles(config, model, spec)
+    whole = build.new_dataset(spec, f"data.{on}", model)
     seed = config.seed if config.is_typed("seed") else checkpoint.meta["config"]["seed"]
     training, validation = whole.split(whole.val_fraction, seed)
     if on == stage and training.sha256 != checkpoint.meta["hashes"].get("data"):
         logger.warning("data.%s: not the text that the checkpoint was trained on", on)
     if validation is None:
-        return Measured(on, whole.once(), f"data.{on} keeps no part for validation")
-    return Measured(f"{on}, the part for validation", validation, training)
+        return Measured(on, whole.once(), f"data.{on} keeps no part for validation", model)
+    return Measured(f"{on}, the part for validation", validation, training, model)
 
 
 def _trained_on(

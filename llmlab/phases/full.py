@@ -8,6 +8,7 @@ from typing import Any
 from llmlab import build
 from llmlab.checkpoints import load
 from llmlab.config import Config
+from llmlab.config.template import with_roles
 from llmlab.phases import chat
 from llmlab.phases.answering import Answerer
 from llmlab.phases.chat.terminal import wrapped
@@ -28,6 +29,8 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     begin = None if config.checkpoint is None else Path(config.checkpoint)
     before = start_of_stage(run, run.stage_folder("pretrain"), config.keep).state
     model = stage_model(first, before, begin)
+    # Asked as it will be once it is tuned.
+    model = with_roles(second, model, second.data["tune"])
     question = config.prompt or _question(config, model)
     print(describe(first, model), flush=True)  # pyright: ignore[reportArgumentType]
     if before is None:

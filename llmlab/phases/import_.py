@@ -11,6 +11,7 @@ from llmlab import build
 from llmlab.atomic_write import make_folder
 from llmlab.checkpoints import CheckpointFolder, compare, load, save
 from llmlab.config import Config
+from llmlab.config.template import AUTO, RAW, by_tokens, typed_template
 from llmlab.errors import ConfigError
 from llmlab.exchange import Imported, read_adapter, read_folder
 from llmlab.exchange.peft_form import CONFIG as PEFT
@@ -18,12 +19,9 @@ from llmlab.layers.lora import columns
 from llmlab.params import Layout
 from llmlab.phases.training import checkpoint_meta
 from llmlab.runs import CHECKPOINTS, Run
-from llmlab.text import TEMPLATES
 from llmlab.train.progress import Progress
 
 log = logging.getLogger("llmlab")
-
-_BY_TOKENS = ("chatml", "llama")  # templates that a tokenizer's special tokens give away
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
@@ -93,7 +91,7 @@ def imported_model(config: Config, found: Imported, source: Path) -> build.Model
     params = layout.zeros(dtype)
     for name, view in params.items():
         view[...] = found.arrays.pop(name)
-    template = config.template if config.is_typed("template") else _template(config, found)
+    template = typed_template(config) or _template(config, found)
     return build.Model(spec, stack, params, found.tokenizer, template)
 
 
@@ -119,10 +117,7 @@ def _template(config: Config, found: Imported) -> Any:
     """Return the folder's own, or that whose special tokens the tokenizer has, or `template`."""
     if found.template is not None:
         return found.template
-    for name in _BY_TOKENS:
-        if set(TEMPLATES.build(name, "template").specials) <= set(found.tokenizer.special_ids):
-            return name
-    return config.template
+    return by_tokens(found.tokenizer) or (RAW if config.template == AUTO else config.template)
 
 
 def _target(config: Config) -> Path | None:

@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 from llmlab import build
 from llmlab.config import Config
 from llmlab.config.specs import STAGES
+from llmlab.config.template import with_roles
 from llmlab.errors import ConfigError
 from llmlab.kernels import load as load_kernels
 from llmlab.layers import Stack
@@ -30,6 +31,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
         model = checkpoint_model(config)
     else:
         model = build.new_model(config, build.new_tokenizer(config))
+    model = with_roles(config, model, config.data[stage])
     build.check_memory(config, model.stack, model.layout, model.max_seq_len, 1)
     batches = _batches(config, model, stage)
     with threadpool_limits(1, user_api="blas"):

@@ -12,6 +12,7 @@ from llmlab import build
 from llmlab.batch import Batch
 from llmlab.checkpoints import Checkpoint, CheckpointFolder
 from llmlab.config import Config
+from llmlab.config.template import with_roles
 from llmlab.errors import ConfigError
 from llmlab.measure.losses import Evaluator
 from llmlab.network import Network
@@ -230,6 +231,7 @@ def stage_model(config: Config, state: Checkpoint | None, begin: Path | None) ->
         return build.load_model(config, state)
     if begin is not None:
         model = build.load_model(config, load_present(begin))
+        model = with_roles(config, model, config.data[config.phase])
         wanted = config.phase == "tune" and config.adapter is not None
         return build.with_adapter(config, model) if wanted else model
     if config.adapter is not None:

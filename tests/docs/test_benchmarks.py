@@ -105,6 +105,25 @@ def test_every_script_prints_a_table(script, words):
     assert "| :--" in done.stdout
 
 
+@pytest.mark.slow
+def test_guessing_is_measured_on_a_run(tmp_path):
+    train = [
+        "-m",
+        "llmlab",
+        "phase=tune",
+        "experiment=tiny",
+        "steps=2",
+        "threads=1",
+        "hydra.run.dir=run",
+    ]
+    subprocess.run([sys.executable, *train], cwd=tmp_path, check=True, capture_output=True)
+    given = str(tmp_path / "run"), str(BENCHMARKS.parent / "data" / "chats.json")
+    short = ["--rounds", "1", "--prompts", "2", "--tokens", "5", "--batch", "2"]
+    done = run("speculation.py", *given, "--draft", given[0], *short)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| ngram ") == 2 and "found other tokens" not in done.stdout
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("name", SMALL)
 def test_the_peer_has_our_gradients(name):

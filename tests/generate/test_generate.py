@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from decoding_lab import Recorded
 from networks import gpt_stack, rustgpt_stack
 
 from llmlab import kernels
-from llmlab.generate import SAMPLERS, Engine, KVCache, Sampler
+from llmlab.generate import SAMPLERS, Engine, KVCache
 from llmlab.layers import Stack
 from llmlab.network import Network
 from llmlab.params import Layout
@@ -60,17 +61,6 @@ def without_cache(stack, params, prompt, limit, stops=()):
             return found, seen, "context"
         ids.append(token)
     return found, seen, "length"
-
-
-class Recorded(Sampler):
-    """Greedy, keeping the logits of every choice."""
-
-    def __init__(self):
-        self.seen = []
-
-    def choose(self, logits, rng):
-        self.seen.append(logits.copy())
-        return np.argmax(logits, axis=-1)
 
 
 @pytest.mark.parametrize("limit", [4, None])

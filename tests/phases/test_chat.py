@@ -138,7 +138,10 @@ def test_temperature_keeps_other_options(config, model):  # noqa: F811
 
 def test_tokens(talk):
     assert talk(f"/tokens {ASKED}").err == "What | falls | from | clouds | ?\n5 tokens\n"
-    assert talk("/tokens").err.endswith("may have 18 tokens, 36 with its answer\n")
+    with_answer = "may have 18 tokens, 36 with its answer"
+    assert talk("/tokens", context="stop").err.endswith(f"{with_answer}\n")
+    goes_on = ", which may go on with the last half in view\n"
+    assert talk("/tokens").err.endswith(f"{with_answer}{goes_on}")
     assert talk("/history on", ASKED, "/tokens").err.splitlines()[-1].startswith("15 tokens are in")
 
 

@@ -152,7 +152,7 @@ def test_the_extra_is_named_where_it_is_missing(run, source, tmp_path, monkeypat
     ("tokens", "name"),
     [
         (("<|im_start|>", "<|im_end|>"), "chatml"),
-        ((), "user_assistant"),
+        ((), "none"),
     ],
 )
 def test_the_template_follows_from_the_special_tokens(run, source, tokens, name):

@@ -60,6 +60,7 @@ WORDS += ["x" * 5000, "[" * 300, "a,b", "glob(*)", "range(3)", "choice(1,2)", "-
 KEYS = ["lr", "epochs", "steps", "batch_size", "accumulate", "clip_norm", "label_smoothing", "ema"]
 KEYS += ["seed", "checkpoint", "resume", "threads", "kernels", "dtype", "plugins", "prompt", "on"]
 KEYS += ["template", "max_new_tokens", "save_every", "eval_every", "log_every", "keep", "stages"]
+KEYS += ["context", "draft", "draft_tokens"]
 KEYS += ["model", "model.embedding_dim", "model.num_heads", "model.dropout", "model.stack", "data"]
 KEYS += [
     "optimizer",

@@ -55,6 +55,14 @@ class Sampler(ABC):
     def choose(self, logits: np.ndarray, rows: Rows) -> np.ndarray:
         """Return ids (B,) for logits (B, V), which stay as they are."""
 
+    def scores(self, logits: np.ndarray, rows: Rows) -> np.ndarray | None:
+        """Return what `choose` takes the first greatest of, (B, V); None if it does otherwise."""
+        return None
+
+    def distribution(self, logits: np.ndarray, rows: Rows) -> np.ndarray | None:
+        """Return the probabilities (B, V) that `choose` draws from; None if it doesn't say."""
+        return None
+
 
 class Search(ABC):
     """Find whole replies by continuing several beginnings at once.

@@ -27,18 +27,24 @@ class Pipeline(Sampler):
 
     def choose(self, logits, rows):
         """Return one id for each row."""
-        if not self.draws:
-            scores = self._scores(logits, rows) if self.steps else logits
+        scores = self.scores(logits, rows)
+        if scores is not None:
             return np.argmax(scores, axis=1)
         if rows.rngs is None or len(rows.rngs) != len(logits):
             raise ValueError("a sampler that draws needs a generator for each reply: rngs=[...]")
         return draw(self.distribution(logits, rows), rows.rngs)
 
+    def scores(self, logits, rows):
+        """Return the scores after all steps if the greatest is taken."""
+        if self.draws:
+            return None
+        return self._shaped(logits, rows) if self.steps else logits
+
     def distribution(self, logits: np.ndarray, rows: Rows) -> np.ndarray:
         """Return the probabilities (B, V) that are drawn from."""
-        return probabilities(self._scores(logits, rows))
+        return probabilities(self._shaped(logits, rows))
 
-    def _scores(self, logits: np.ndarray, rows: Rows) -> np.ndarray:
+    def _shaped(self, logits: np.ndarray, rows: Rows) -> np.ndarray:
         scores = logits.astype(np.float64)
         with np.errstate(invalid="ignore"):  # a network that overflows gives a poor token
             for step in self.steps:

@@ -11,6 +11,7 @@ from llmlab.phases.answering import checkpoint_model
 from llmlab.phases.chat.commands import COMMANDS, run_command
 from llmlab.phases.chat.speaker import Speaker
 from llmlab.phases.chat.terminal import reader
+from llmlab.phases.drafting import told
 from llmlab.text.reading import read_chats
 
 QUESTIONS = 3  # shown as a greeting
@@ -29,11 +30,14 @@ def converse(config: Config, model: build.Model) -> None:
     if sys.stdin.isatty():
         speaker.say(_greeting(known_questions(config, model)))
     lines = reader(list(COMMANDS))
-    while not speaker.over:
-        line = lines.read()
-        if line is None:
-            return
-        take(speaker, line)
+    try:
+        while not speaker.over:
+            line = lines.read()
+            if line is None:
+                return
+            take(speaker, line)
+    finally:
+        told(speaker.answerer.draft)
 
 
 def take(speaker: Speaker, line: str) -> None:

@@ -113,6 +113,8 @@ def _tokens(speaker: Speaker, argument: str) -> str:
         return f"{' | '.join(tokens)}\n{len(tokens)} tokens"
     room = speaker.answerer.longest_prompt
     held = f"{room} tokens, {speaker.answerer.model.max_seq_len} with its answer"
+    if speaker.answerer.config.context == "refill":
+        held += ", which may go on with the last half in view"
     if not conversation.remember:
         return f"each prompt is answered by itself and may have {held}"
     return f"{conversation.size()} tokens are in view; with the next prompt at most {held}"
