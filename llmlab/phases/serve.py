@@ -112,7 +112,7 @@ def _served(config: Config, names: list[str] | str | None, limits: Any, executor
                 config.sampler,
                 config.max_new_tokens,
                 scheduler_of(model, config.kernels, limits, executor),
-                getattr(config, "context", "refill") == "refill",
+                config.context == "refill",
             )
         )
     return found
