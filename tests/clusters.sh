@@ -75,7 +75,7 @@ python() {
 }
 
 # tests FILE ...: run the tests of an engine; -rs shows why some are skipped.
-tests() { "$python" -m pytest -q -n0 -rs -p no:cacheprovider -m clusters "$@"; }
+tests() { "$python" -m pytest -q -n0 -rs --durations=12 --durations-min=1 -m clusters "$@"; }
 
 # start LOG COMMAND ...: start a program in the background, to be ended at the end.
 start() {
@@ -117,10 +117,11 @@ slurm() {
     head -c 1024 /dev/urandom >"$here/munge.key"
     chmod 700 "$here"
     chmod 400 "$here/munge.key"
-    /usr/sbin/munged --force --socket="$here/munge.socket" --key-file="$here/munge.key" \
-        --pid-file="$here/munge.pid" --log-file="$here/munge.log" --seed-file="$here/munge.seed"
-    at_end+=("kill \$(cat '$here/munge.pid')")
-    # cred_expire is also how long a requeued job waits; the default is two minutes.
+    start munged.out /usr/sbin/munged --foreground --force --socket="$here/munge.socket" \
+        --key-file="$here/munge.key" --pid-file="$here/munge.pid" \
+        --log-file="$here/munge.log" --seed-file="$here/munge.seed"
+    # cred_expire is also how long a requeued job waits; the default is two
+    # minutes, the least 5 s.
     cat >"$here/slurm.conf" <<CONF
 ClusterName=llmlab
 SlurmctldHost=$(hostname -s)(127.0.0.1)
@@ -129,7 +130,7 @@ SlurmdUser=$me
 SlurmctldPort=17817
 SlurmdPort=17818
 AuthType=auth/munge
-AuthInfo=socket=$here/munge.socket,cred_expire=3
+AuthInfo=socket=$here/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation=$here/state
 SlurmdSpoolDir=$here/spool
@@ -151,7 +152,7 @@ ReturnToService=2
 KillWait=10
 MpiDefault=none
 SlurmdParameters=config_overrides
-NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=8 RealMemory=1000 State=UNKNOWN
+NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=6 RealMemory=1000 State=UNKNOWN
 PartitionName=low Nodes=ALL Default=YES MaxTime=60 PriorityTier=1 State=UP
 PartitionName=high Nodes=ALL MaxTime=60 PriorityTier=10 PreemptMode=OFF State=UP
 CONF

@@ -121,8 +121,7 @@ def test_a_launcher_that_is_not_installed_says_what_is(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     assert main(["launcher=joblib", "-m", "phase=list", "seed=1,2"]) == 2
     assert capsys.readouterr().err == (
-        "error: launcher=joblib: needs a package, install it with: "
-        "pip install hydra-joblib-launcher\n"
+        "error: launcher=joblib: needs a package; pip install 'llmlab[joblib]' adds it\n"
     )
 
 

@@ -1,0 +1,127 @@
+"""Dask: the jobs of a sweep on a local cluster, or on one that runs somewhere."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+
+from llmlab.cli.order import Order
+from llmlab.errors import ConfigError, ResourceError
+
+_TO_CONNECT = 30.0  # seconds
+_LOOK = 0.5  # seconds between two looks at whether a job is still wanted
+_TO_SAVE = 60.0  # seconds in which a job that isn't may finish its step and save
+
+
+class DaskLauncher(Launcher):
+    """Send each job to a worker of Dask, which runs it in a process of its own.
+
+    Parameters
+    ----------
+    order
+        Of the sweep.
+    address
+        Of a scheduler; None for Dask's own settings, such as DASK_SCHEDULER_ADDRESS, and else a
+        local cluster that ends with the sweep.
+    workers
+        Of a local cluster; None for one a processor.
+    """
+
+    def __init__(self, order: Order, address: str | None = None, workers: int | None = None):
+        if workers is not None and workers < 1:
+            raise ConfigError(f"hydra.launcher.workers={workers}: must be at least 1")
+        self._order, self._address, self._workers = order, address, workers
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        """Remember what Hydra wants of a launcher; workers compose their jobs themselves."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs; a job whose worker dies is given to another one.
+
+        Raises
+        ------
+        ResourceError
+            There is no cluster at the address.
+        """
+        from distributed import KilledWorker, as_completed
+
+        with self._client() as client:
+            futures = [
+                client.submit(run_in_process, self._order.of_job(tokens, number), pure=False)
+                for number, tokens in enumerate(job_overrides, initial_job_idx)
+            ]
+            try:
+                for future in as_completed(futures):
+                    error = future.exception()
+                    if error is not None and not isinstance(error, KilledWorker):
+                        raise ResourceError(f"launcher=dask: {type(error).__name__}: {error}")
+            except BaseException:
+                client.cancel(futures)
+                raise
+        done = JobReturn(status=JobStatus.COMPLETED, _return_value=None)
+        return [done] * len(futures)
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[Any]:
+        """While open, have a client of the cluster, and a local cluster if there is no other."""
+        import dask.config
+        from distributed import Client, LocalCluster
+
+        address = self._address or dask.config.get("scheduler-address", None)
+        if address is None:
+            with (
+                LocalCluster(
+                    n_workers=self._workers or len(os.sched_getaffinity(0)),
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                ) as cluster,
+                Client(cluster) as client,
+            ):
+                yield client
+            return
+        try:
+            client = Client(address, timeout=_TO_CONNECT)
+        except (OSError, ValueError) as error:
+            raise ResourceError(
+                f"hydra.launcher.address={address}: {error}; start one there with: dask scheduler"
+            ) from error
+        with client:
+            yield client
+
+
+def run_in_process(order: str) -> int:
+    """Run a job in a process of its own, as a task of Dask; return its exit code.
+
+    It ends with this worker, however that dies, and when its task is cancelled.
+    """
+    from distributed import get_worker
+    from distributed.worker import thread_state
+
+    worker, key = get_worker(), thread_state.key
+    command = [sys.executable, "-m", "llmlab.cli.one_job", str(os.getpid())]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+    try:
+        assert process.stdin is not None
+        process.stdin.write(order)
+        process.stdin.close()
+        while True:
+            task = worker.state.tasks.get(key)
+            if task is None or task.state == "cancelled":
+                process.terminate()
+                return process.wait(_TO_SAVE)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(_LOOK)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,142 @@
+"""Sweeps on real Dask clusters: local, and of two nodes in two network namespaces."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from clusters import SLOW, Sweep, assert_same_numbers, processes, run, statuses
+
+pytest.importorskip("distributed", reason="pip install 'llmlab[dask]'")
+pytestmark = pytest.mark.clusters
+SIX = ["lr=1e-3,2e-3", "seed=1,2,3", "steps=30"]
+NAMESPACES = os.environ.get("LLMLAB_NAMESPACES", "").split()
+
+
+@contextmanager
+def started(tmp_path, *command, inside=None, name="dask"):
+    """Run a program of Dask's while open, in a network namespace or here."""
+    within = ["ip", "netns", "exec", inside] if inside else []
+    with (tmp_path / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
+            [*within, sys.executable, "-m", *command],
+            cwd=tmp_path,
+            env=os.environ | {"LLMLAB_TEST_PAUSE": "0.15"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Return the address of a scheduler with two workers, on two nodes if there are any."""
+    if not NAMESPACES:
+        print("no network namespaces here: both workers are on this node")
+    address = "tcp://10.77.0.1:18786" if NAMESPACES else "tcp://127.0.0.1:18786"
+    host = address.partition("//")[2].partition(":")[0]
+    scheduler = ["distributed.cli.dask_scheduler", "--host", host, "--port", "18786"]
+    with ExitStack() as stack:
+        stack.enter_context(started(tmp_path, *scheduler, "--no-dashboard", name="scheduler"))
+        for number, inside in enumerate(NAMESPACES or [None, None]):
+            worker = ["distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+            worker += ["--name", f"w{number}", "--local-directory", str(tmp_path / f"w{number}")]
+            stack.enter_context(started(tmp_path, *worker, inside=inside, name=f"w{number}"))
+        yield address
+
+
+def workers(tmp_path):
+    """Return the processes of Dask's workers that run a job now: those jobs' parents."""
+    found = {}
+    for job in processes("llmlab.cli.one_job"):
+        try:
+            with open(f"/proc/{job}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+            if b"llmlab.cli.one_job" in words:
+                found[job] = int(words[words.index(b"llmlab.cli.one_job") + 1])
+        except OSError:
+            continue
+    return found
+
+
+def test_two_nodes_and_a_killed_worker_equal_one_process(tmp_path, cluster):
+    with Sweep(tmp_path / "d", "launcher=dask", f"hydra.launcher.address={cluster}", *SIX) as sweep:
+        sweep.until(lambda: max(sweep.rows().values(), default=0) > 5)
+        job, worker = next(iter(workers(tmp_path).items()))
+        os.kill(worker, signal.SIGKILL)
+        end = time.monotonic() + 20
+        while job in workers(tmp_path):  # no orphan lives on
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert sweep.wait() == 0
+    run(tmp_path / "basic", *SIX)
+    assert_same_numbers(tmp_path / "d", tmp_path / "basic")
+    assert statuses(sweep.folder) == ["finished"] * 6
+    assert sum(len(each["restarts"]) for each in sweep.records().values()) == 1
+
+
+def test_ctrl_c_ends_the_jobs_on_the_cluster_and_resume_goes_on(tmp_path, cluster):
+    sent = ["launcher=dask", f"hydra.launcher.address={cluster}", "seed=1,2", "steps=200"]
+    with Sweep(tmp_path / "d", *sent) as sweep:
+        sweep.until(lambda: len(sweep.rows()) == 2 and min(sweep.rows().values()) > 2)
+        sweep.process.send_signal(signal.SIGINT)
+        assert sweep.wait() == 130
+    end = time.monotonic() + 20
+    while workers(tmp_path):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert [each["status"] for each in sweep.records().values()] == ["stopped"] * 2
+    command = [sys.executable, "-m", "llmlab", f"resume={tmp_path / 'd'}", "steps=20"]
+    command += ["launcher=dask", f"hydra.launcher.address={cluster}"]
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0
+    assert statuses(sweep.folder) == ["finished"] * 2
+
+
+def test_a_local_cluster_ends_with_a_sweep_that_is_killed(tmp_path):
+    local = ["launcher=dask", "hydra.launcher.workers=2", "seed=1,2", "steps=60"]
+    with Sweep(tmp_path / "d", *local, pause=0.2) as sweep:
+        sweep.until(lambda: len(sweep.rows()) == 2 and min(sweep.rows().values()) > 2)
+        sweep.process.kill()
+        sweep.process.wait()
+        end = time.monotonic() + 20
+        while workers(tmp_path):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    run(tmp_path / "d", *local)
+    assert statuses(sweep.folder) == ["finished"] * 2
+
+
+def test_auto_seeds_plug_ins_and_own_yaml_reach_the_workers(tmp_path, monkeypatch):
+    own = tmp_path / "own" / "experiment"
+    own.mkdir(parents=True)
+    # `steps` replaces the preset's epochs only if the workers read it as the sweep does.
+    (own / "mine.yaml").write_text("# @package _global_\ndefaults: [tiny]\nsteps: 8\nthreads: 1\n")
+    command = [sys.executable, "-m", "llmlab", "--config-dir", str(tmp_path / "own")]
+    command += ["experiment=mine", "phase=pretrain", "lr=1e-3,1e-2", "seeds=auto"]
+    command += ["study.max_seeds=3", f"plugins={SLOW}", "callbacks.slow.type=slow_down"]
+    for name, launcher in (
+        ("basic", []),
+        ("dask", ["launcher=dask", "hydra.launcher.workers=2"]),
+    ):
+        done = subprocess.run(
+            [*command, *launcher, f"hydra.sweep.dir={tmp_path / name}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_numbers(tmp_path / "dask", tmp_path / "basic")
+    for name in ("summary.csv",):
+        rows = [(tmp_path / each / name).read_text() for each in ("dask", "basic")]
+        assert len(rows[0].splitlines()) == len(rows[1].splitlines()) == 3
