@@ -2,7 +2,7 @@
 # Tests against real engines: installs and starts each one in a folder of its own, runs the tests
 # that need it, and ends it again. Debian or Ubuntu, as root for the packages and the namespaces.
 #
-#     tests/clusters.sh short            # what .ci/run does: slurm dask mpi search
+#     tests/clusters.sh short            # what .ci/run does: joblib slurm dask mpi search
 #     tests/clusters.sh long             # and ray, postgresql, two namespaces, delays
 #     tests/clusters.sh short slurm      # one engine, or several
 #
@@ -13,8 +13,8 @@ cd "$(dirname "$0")/.."
 form=${1:-short}
 shift || true
 case $form in
-    short) engines=(slurm dask mpi search) ;;
-    long) engines=(slurm dask ray mpi search postgresql) ;;
+    short) engines=(joblib slurm dask mpi search) ;;
+    long) engines=(joblib slurm dask ray mpi search postgresql) ;;
     *)
         echo "usage: tests/clusters.sh short|long [ENGINE ...]" >&2
         exit 2
@@ -106,6 +106,12 @@ namespaces() {
 }
 
 # One function for each engine: install, start, export where it is, run its tests.
+
+joblib() {
+    say "joblib"
+    python joblib
+    tests tests/clusters/test_joblib.py
+}
 
 slurm() {
     say "SLURM"

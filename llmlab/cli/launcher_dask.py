@@ -1,6 +1,7 @@
 """Dask: the jobs of a sweep on a local cluster, or on one that runs somewhere."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import subprocess
@@ -12,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
+from llmlab.cli.lost_jobs import LOST
 from llmlab.cli.order import Order
 from llmlab.errors import ConfigError, ResourceError
 
@@ -35,8 +37,10 @@ class DaskLauncher(Launcher):
     """
 
     def __init__(self, order: Order, address: str | None = None, workers: int | None = None):
-        if workers is not None and workers < 1:
-            raise ConfigError(f"hydra.launcher.workers={workers}: must be at least 1")
+        if workers is not None and (type(workers) is not int or workers < 1):
+            raise ConfigError(f"hydra.launcher.workers={workers}: expected a number from 1 up")
+        if importlib.util.find_spec("distributed") is None:
+            raise ConfigError("launcher=dask: needs a package; pip install 'llmlab[dask]' adds it")
         self._order, self._address, self._workers = order, address, workers
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
@@ -53,7 +57,7 @@ class DaskLauncher(Launcher):
         ResourceError
             There is no cluster at the address.
         """
-        from distributed import KilledWorker, as_completed
+        from distributed import KilledWorker, wait
 
         with self._client() as client:
             futures = [
@@ -61,15 +65,11 @@ class DaskLauncher(Launcher):
                 for number, tokens in enumerate(job_overrides, initial_job_idx)
             ]
             try:
-                for future in as_completed(futures):
-                    error = future.exception()
-                    if error is not None and not isinstance(error, KilledWorker):
-                        raise ResourceError(f"launcher=dask: {type(error).__name__}: {error}")
+                wait(futures)
+                return [_outcome(future, KilledWorker) for future in futures]
             except BaseException:
                 client.cancel(futures)
                 raise
-        done = JobReturn(status=JobStatus.COMPLETED, _return_value=None)
-        return [done] * len(futures)
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[Any]:
@@ -79,13 +79,11 @@ class DaskLauncher(Launcher):
 
         address = self._address or dask.config.get("scheduler-address", None)
         if address is None:
+            local: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None}
+            workers = self._workers or os.cpu_count()
+            quiet = logging.CRITICAL
             with (
-                LocalCluster(
-                    n_workers=self._workers or len(os.sched_getaffinity(0)),
-                    threads_per_worker=1,
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                ) as cluster,
+                LocalCluster(n_workers=workers, silence_logs=quiet, **local) as cluster,
                 Client(cluster) as client,
             ):
                 yield client
@@ -100,15 +98,36 @@ class DaskLauncher(Launcher):
             yield client
 
 
+def _outcome(future: Any, lost: type[Exception]) -> JobReturn:
+    """Return what became of a job.
+
+    Raises
+    ------
+    ResourceError
+        It couldn't be begun, for example since the worker lacks llmlab.
+    """
+    if future.cancelled():
+        raise ResourceError("launcher=dask: the scheduler is gone; start one and run this again")
+    error = future.exception()
+    if error is not None and not isinstance(error, lost):
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ResourceError(
+            f"launcher=dask: {reason}; every worker needs llmlab, of the version that is here"
+        )
+    if error is not None or not 0 <= future.result() < 128:  # it was killed
+        return LOST
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=None)
+
+
 def run_in_process(order: str) -> int:
     """Run a job in a process of its own, as a task of Dask; return its exit code.
 
     It ends with this worker, however that dies, and when its task is cancelled.
     """
     from distributed import get_worker
-    from distributed.worker import thread_state
 
-    worker, key = get_worker(), thread_state.key
+    worker = get_worker()
+    key = worker.get_current_task()
     command = [sys.executable, "-m", "llmlab.cli.one_job", str(os.getpid())]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
     try:

@@ -13,8 +13,8 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import DictConfig, OmegaConf
 
-from llmlab.cli.launching import Cancelled
-from llmlab.errors import ResourceError
+from llmlab.cli.lost_jobs import CANCELLED, LOST
+from llmlab.errors import ConfigError, ResourceError
 
 # Of a job that has ended; in all other states it runs or will run.
 _ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL")
@@ -30,9 +30,18 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
 
     @classmethod
     def of(cls, settings: DictConfig) -> "SlurmLauncher":
-        """Return the launcher with the values of `hydra.launcher`."""
+        """Return the launcher with the values of `hydra.launcher`.
+
+        Raises
+        ------
+        ConfigError
+            A text has several lines: submitit would write the second as a command.
+        """
         plain = OmegaConf.to_container(settings, resolve=True)
         assert isinstance(plain, dict)
+        for key, value in plain.items():
+            if isinstance(value, str) and not value.isprintable():
+                raise ConfigError(f"hydra.launcher.{key}={value!r}: must be one line of text")
         return cls(**{str(key): value for key, value in plain.items() if key != "_target_"})
 
     def launch(
@@ -60,7 +69,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         except KeyboardInterrupt:
             _slurm("scancel", f"--user={getpass.getuser()}", f"--name={name}")
             raise
-        return [_ended(states[job]) for job in found]
+        return [_outcome(states[job]) for job in found]
 
     def _executor(self, name: str) -> Any:
         """Return submitit's executor with the settings of `hydra.launcher`."""
@@ -70,7 +79,9 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         folder, timeouts = settings.pop("submitit_folder"), settings.pop("max_num_timeout")
         shared = set(OmegaConf.structured(BaseQueueConf).keys())
         try:
-            executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts)
+            executor = submitit.AutoExecutor(
+                folder, cluster="slurm", slurm_max_num_timeout=timeouts
+            )
             executor.update_parameters(
                 **{k if k in shared else f"slurm_{k}": v for k, v in settings.items()}
             )
@@ -97,11 +108,13 @@ def _wait(name: str, jobs: Sequence[str]) -> Mapping[str, str]:
             return found
 
 
-def _ended(state: str) -> JobReturn:
-    """Return what Hydra wants of a job; its figures are in its folder."""
+def _outcome(state: str) -> JobReturn:
+    """Return what a job's last state means."""
     if state.startswith("CANCELLED"):
-        return JobReturn(status=JobStatus.FAILED, _return_value=Cancelled("cancelled in SLURM"))
-    return JobReturn(status=JobStatus.COMPLETED, _return_value=None)
+        return CANCELLED
+    if state == "COMPLETED":
+        return JobReturn(status=JobStatus.COMPLETED, _return_value=None)
+    return LOST
 
 
 def _slurm(*command: str) -> str | None:

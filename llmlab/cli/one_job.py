@@ -37,9 +37,7 @@ class OneJobSweeper(Sweeper):
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         """Take the job to Hydra's own launcher."""
         self.launcher = BasicLauncher()
-        self.launcher.setup(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the job; what it raises is raised."""

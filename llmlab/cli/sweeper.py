@@ -15,7 +15,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from llmlab.atomic_write import make_folder
-from llmlab.cli.launching import launched, launcher_of
+from llmlab.cli.launching import launcher_of
+from llmlab.cli.lost_jobs import launched
 from llmlab.cli.order import Order
 from llmlab.cli.sweep_job import shown
 from llmlab.config.study import STUDY_KEYS, Question

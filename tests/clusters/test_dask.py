@@ -56,27 +56,18 @@ def cluster(tmp_path):
         yield address
 
 
-def workers(tmp_path):
-    """Return the processes of Dask's workers that run a job now: those jobs' parents."""
-    found = {}
-    for job in processes("llmlab.cli.one_job"):
-        try:
-            with open(f"/proc/{job}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-            if b"llmlab.cli.one_job" in words:
-                found[job] = int(words[words.index(b"llmlab.cli.one_job") + 1])
-        except OSError:
-            continue
-    return found
+def jobs():
+    """Return the processes of jobs, and of each the worker of Dask that started it."""
+    return {job: int(words[-2]) for job, words in processes("llmlab.cli.one_job").items()}
 
 
 def test_two_nodes_and_a_killed_worker_equal_one_process(tmp_path, cluster):
     with Sweep(tmp_path / "d", "launcher=dask", f"hydra.launcher.address={cluster}", *SIX) as sweep:
         sweep.until(lambda: max(sweep.rows().values(), default=0) > 5)
-        job, worker = next(iter(workers(tmp_path).items()))
+        job, worker = next(iter(jobs().items()))
         os.kill(worker, signal.SIGKILL)
         end = time.monotonic() + 20
-        while job in workers(tmp_path):  # no orphan lives on
+        while job in jobs():  # no orphan lives on
             assert time.monotonic() < end
             time.sleep(0.05)
         assert sweep.wait() == 0
@@ -93,7 +84,7 @@ def test_ctrl_c_ends_the_jobs_on_the_cluster_and_resume_goes_on(tmp_path, cluste
         sweep.process.send_signal(signal.SIGINT)
         assert sweep.wait() == 130
     end = time.monotonic() + 20
-    while workers(tmp_path):
+    while jobs():
         assert time.monotonic() < end
         time.sleep(0.05)
     assert [each["status"] for each in sweep.records().values()] == ["stopped"] * 2
@@ -110,7 +101,7 @@ def test_a_local_cluster_ends_with_a_sweep_that_is_killed(tmp_path):
         sweep.process.kill()
         sweep.process.wait()
         end = time.monotonic() + 20
-        while workers(tmp_path):
+        while jobs():
             assert time.monotonic() < end
             time.sleep(0.05)
     run(tmp_path / "d", *local)
@@ -137,6 +128,5 @@ def test_auto_seeds_plug_ins_and_own_yaml_reach_the_workers(tmp_path, monkeypatc
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert_same_numbers(tmp_path / "dask", tmp_path / "basic")
-    for name in ("summary.csv",):
-        rows = [(tmp_path / each / name).read_text() for each in ("dask", "basic")]
-        assert len(rows[0].splitlines()) == len(rows[1].splitlines()) == 3
+    tables = [(tmp_path / each / "summary.csv").read_text() for each in ("dask", "basic")]
+    assert [len(table.splitlines()) for table in tables] == [3, 3]

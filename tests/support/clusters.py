@@ -95,19 +95,25 @@ def assert_same_numbers(folder, other):
             assert mine[key].tobytes() == theirs[key].tobytes(), (name, key)
 
 
+def finished(folder):
+    """Tell whether all runs of `folder` have finished; a run that isn't there yet hasn't."""
+    records = [json.loads(path.read_text()) for path in folder.rglob("run.json")]
+    return bool(records) and all(each["status"] == "finished" for each in records)
+
+
 def statuses(folder):
     """Return the status of each job in the sweep's results."""
     return [json.loads(path.read_text())["status"] for path in sorted(folder.glob("*/result.json"))]
 
 
 def processes(text):
-    """Return the numbers of the processes whose command line or environment contains `text`."""
-    found = []
+    """Return the command lines of all processes that have `text` as a word, by their numbers."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            seen = (path / "cmdline").read_bytes() + (path / "environ").read_bytes()
+            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if text.encode() in seen and int(path.name) != os.getpid():
-            found.append(int(path.name))
+        if text in words:
+            found[int(path.name)] = words
     return found
