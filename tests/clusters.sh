@@ -7,6 +7,7 @@
 #     tests/clusters.sh short slurm      # one engine, or several
 #
 # LLMLAB_CLUSTER_PYTHON is a Python with llmlab and pytest; else a new environment is made.
+# LLMLAB_CLUSTER_TESTS chooses among the tests, as -k of pytest does.
 # A test skips with the reason where this machine can't: no root, no network namespaces.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -75,7 +76,10 @@ python() {
 }
 
 # tests FILE ...: run the tests of an engine; -rs shows why some are skipped.
-tests() { "$python" -m pytest -q -n0 -rs --durations=12 --durations-min=1 -m clusters "$@"; }
+tests() {
+    "$python" -m pytest -q -n0 -rs --durations=12 --durations-min=1 -m clusters \
+        ${LLMLAB_CLUSTER_TESTS:+-k "$LLMLAB_CLUSTER_TESTS"} "$@"
+}
 
 # start LOG COMMAND ...: start a program in the background, to be ended at the end.
 start() {

@@ -5,38 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
-from clusters import SLOW, Sweep, assert_same_numbers, processes, run, statuses
+from clusters import SLOW, Sweep, assert_same_numbers, processes, run, started, statuses
 
 pytest.importorskip("distributed", reason="pip install 'llmlab[dask]'")
 pytestmark = pytest.mark.clusters
 SIX = ["lr=1e-3,2e-3", "seed=1,2,3", "steps=30"]
 NAMESPACES = os.environ.get("LLMLAB_NAMESPACES", "").split()
-
-
-@contextmanager
-def started(tmp_path, *command, inside=None, name="dask"):
-    """Run a program of Dask's while open, in a network namespace or here."""
-    within = ["ip", "netns", "exec", inside] if inside else []
-    with (tmp_path / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(
-            [*within, sys.executable, "-m", *command],
-            cwd=tmp_path,
-            env=os.environ | {"LLMLAB_TEST_PAUSE": "0.15"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -46,13 +23,17 @@ def cluster(tmp_path):
         print("no network namespaces here: both workers are on this node")
     address = "tcp://10.77.0.1:18786" if NAMESPACES else "tcp://127.0.0.1:18786"
     host = address.partition("//")[2].partition(":")[0]
+    dask = [sys.executable, "-m"]
     scheduler = ["distributed.cli.dask_scheduler", "--host", host, "--port", "18786"]
+    pause = {"LLMLAB_TEST_PAUSE": "0.15"}
     with ExitStack() as stack:
-        stack.enter_context(started(tmp_path, *scheduler, "--no-dashboard", name="scheduler"))
+        log = tmp_path / "scheduler.log"
+        stack.enter_context(started(log, *dask, *scheduler, "--no-dashboard"))
         for number, inside in enumerate(NAMESPACES or [None, None]):
             worker = ["distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
-            worker += ["--name", f"w{number}", "--local-directory", str(tmp_path / f"w{number}")]
-            stack.enter_context(started(tmp_path, *worker, inside=inside, name=f"w{number}"))
+            worker += ["--local-directory", str(tmp_path / f"w{number}")]
+            log = tmp_path / f"w{number}.log"
+            stack.enter_context(started(log, *dask, *worker, inside=inside, **pause))
         yield address
 
 

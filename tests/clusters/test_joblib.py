@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from clusters import Sweep, assert_same_numbers, run, statuses
@@ -14,10 +15,9 @@ pytestmark = pytest.mark.clusters
 
 def workers(sweep):
     """Return the processes that work for a sweep."""
-    children = f"/proc/{sweep.process.pid}/task/{sweep.process.pid}/children"
-    with open(children) as file:
-        found = map(int, file.read().split())
-    return [each for each in found if "LokyProcess" in open(f"/proc/{each}/cmdline").read()]
+    children = Path(f"/proc/{sweep.process.pid}/task/{sweep.process.pid}/children").read_text()
+    found = map(int, children.split())
+    return [each for each in found if "LokyProcess" in Path(f"/proc/{each}/cmdline").read_text()]
 
 
 def test_a_killed_worker_costs_nothing_but_time(tmp_path):

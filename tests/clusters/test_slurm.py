@@ -89,7 +89,7 @@ def test_a_killed_job_seeds_auto_plug_ins_and_own_yaml(tmp_path):
     (own / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ndefaults: [tiny]\nsteps: 20\n"
     )
-    auto = ["experiment=mine", "lr=1e-3,1e-2", "seeds=auto", "study.max_seeds=2"]
+    auto = ["experiment=mine", "lr=1e-3,1e-2", "seeds=auto", "study.max_seeds=3"]
     flags = ["--config-dir", str(own)]
     with Sweep(tmp_path / "slurm", *flags, "launcher=ours", *auto, pause=0.3) as sweep:
         sweep.until(lambda: max(sweep.rows().values(), default=0) > 6)

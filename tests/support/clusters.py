@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ SLOWLY = [f"plugins={SLOW}", "callbacks.slow.type=slow_down"]
 
 
 class Sweep:
-    """A command line in a process of its own; `folder` is where its sweep goes."""
+    """A command line in a process of its own; `folder` is where its sweep goes.
 
-    def __init__(self, folder, *argv, pause=0.0, **environment):
+    `inside` is a network namespace to start it in.
+    """
+
+    def __init__(self, folder, *argv, pause=0.0, inside=None, **environment):
         self.folder, self.log = folder, folder.parent / f"{folder.name}.out"
         command = [sys.executable, "-m", "llmlab", "-m", *TRAINING, *SLOWLY, *argv]
-        command.append(f"hydra.sweep.dir={folder}")
+        command = [*within(inside), *command, f"hydra.sweep.dir={folder}"]
         environment |= {"LLMLAB_TEST_PAUSE": str(pause)}
         with self.log.open("a") as out:
             self.process = subprocess.Popen(
@@ -72,6 +76,35 @@ class Sweep:
             time.sleep(0.1)
 
 
+def within(namespace):
+    """Return what a command begins with to run in a network namespace, if one is given."""
+    return ["ip", "netns", "exec", namespace] if namespace else []
+
+
+@contextmanager
+def started(log, *command, inside=None, **environment):
+    """Run a program and all that it starts, while open; `log` gets what it prints."""
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*within(inside), *command],
+            cwd=log.parent,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def run(folder, *argv, **given):
     """Run a sweep to its end and return it."""
     sweep = Sweep(folder, *argv, **given)
@@ -93,12 +126,6 @@ def assert_same_numbers(folder, other):
         assert arrays
         for key in arrays:
             assert mine[key].tobytes() == theirs[key].tobytes(), (name, key)
-
-
-def finished(folder):
-    """Tell whether all runs of `folder` have finished; a run that isn't there yet hasn't."""
-    records = [json.loads(path.read_text()) for path in folder.rglob("run.json")]
-    return bool(records) and all(each["status"] == "finished" for each in records)
 
 
 def statuses(folder):
