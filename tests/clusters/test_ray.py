@@ -1,6 +1,7 @@
 """Sweeps on a real Ray cluster of two nodes, in two network namespaces."""
 
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -23,12 +24,14 @@ RAY += ["+hydra.launcher.ray.init.object_store_memory=null"]
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, monkeypatch):
     """Start a head and another node, each with room for one job; return the head's namespace."""
     ray = shutil.which("ray", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     head, other = NAMESPACES
     common = ["--block", "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
     pause = {"LLMLAB_TEST_PAUSE": "0.25"}
+    # All machines need the same token, which Ray would write to the user's folder.
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with ExitStack() as stack:
         start = [ray, "start", "--head", "--node-ip-address=10.77.0.2", "--port=6399", *common]
         start += ["--include-dashboard=false"]
