@@ -31,6 +31,7 @@ def cluster(tmp_path, monkeypatch):
     common = ["--block", "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
     pause = {"LLMLAB_TEST_PAUSE": "0.25"}
     # All machines need the same token, which Ray would write to the user's folder.
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with ExitStack() as stack:
         start = [ray, "start", "--head", "--node-ip-address=10.77.0.2", "--port=6399", *common]
