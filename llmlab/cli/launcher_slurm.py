@@ -62,14 +62,24 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             for number, tokens in zip(numbers, job_overrides, strict=True)
         ]
         try:
-            submitted = self._executor(name).map_array(self, *zip(*rows, strict=True))
-            found = [str(job.job_id) for job in submitted]
+            found = self._submit(name, rows)
             print(f"submitted: {len(found)} jobs as {found[0].partition('_')[0]}", flush=True)
             states = _wait(name, found)
         except KeyboardInterrupt:
             _slurm("scancel", f"--user={getpass.getuser()}", f"--name={name}")
             raise
         return [_outcome(states[job]) for job in found]
+
+    def _submit(self, name: str, rows: Sequence[Sequence[Any]]) -> list[str]:
+        """Submit a job for each row of arguments to `__call__`; return SLURM's numbers of them."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        try:
+            jobs = self._executor(name).map_array(self, *zip(*rows, strict=True))
+        except (FailedJobError, FailedSubmissionError) as error:
+            reason = " ".join(f"{error}".split())[-300:]
+            raise ResourceError(f"launcher=slurm: sbatch refuses: {reason}") from error
+        return [str(job.job_id) for job in jobs]
 
     def _executor(self, name: str) -> Any:
         """Return submitit's executor with the settings of `hydra.launcher`."""

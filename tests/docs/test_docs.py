@@ -216,7 +216,9 @@ def written(page):
     for line in [*lines, *within]:
         if match := re.match(r"python -m llmlab((?: .*)?)$", line.strip()):
             words = shlex.split(match[1], comments=True)
-            yield words[: next((i for i, w in enumerate(words) if w in ("|", ">", "&", "&&")), None)]
+            yield words[
+                : next((i for i, w in enumerate(words) if w in ("|", ">", "&", "&&")), None)
+            ]
 
 
 @pages
