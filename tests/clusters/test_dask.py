@@ -58,12 +58,13 @@ def test_two_nodes_and_a_killed_worker_equal_one_process(tmp_path, cluster):
     assert sum(len(each["restarts"]) for each in sweep.records().values()) == 1
 
 
-def test_ctrl_c_ends_the_jobs_on_the_cluster_and_resume_goes_on(tmp_path, cluster):
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_jobs_on_the_cluster_end_with_the_sweep_and_resume_goes_on(tmp_path, cluster, how, code):
     sent = ["launcher=dask", f"hydra.launcher.address={cluster}", "seed=1,2", "steps=200"]
     with Sweep(tmp_path / "d", *sent) as sweep:
         sweep.until(lambda: len(sweep.rows()) == 2 and min(sweep.rows().values()) > 2)
-        sweep.process.send_signal(signal.SIGINT)
-        assert sweep.wait() == 130
+        sweep.process.send_signal(how)
+        assert sweep.wait() == code
     end = time.monotonic() + 20
     while jobs():
         assert time.monotonic() < end

@@ -78,6 +78,19 @@ def test_ctrl_c_cancels_the_jobs_and_resume_goes_on(tmp_path):
     assert [len(each["restarts"]) for each in sweep.records().values()] == [1, 1]
 
 
+def test_a_sweep_that_was_killed_waits_for_its_jobs_when_it_is_started_again(tmp_path):
+    two = [*LOW, "seed=1,2", "steps=60"]
+    with Sweep(tmp_path / "s", *two, pause=0.3) as sweep:
+        sweep.until(lambda: len(sweep.rows()) == 2 and min(sweep.rows().values()) > 2)
+        sweep.process.kill()
+        sweep.process.wait()
+    again = run(tmp_path / "s", *two)
+    assert statuses(again.folder) == ["finished"] * 2
+    assert [each["restarts"] for each in again.records().values()] == [[], []]  # one did it all
+    logs = [path.read_text() for path in again.folder.glob(".submitit/*/*_log.*")]
+    assert sum("this job waits for it" in text for text in logs) >= 1
+
+
 def test_a_killed_job_seeds_auto_plug_ins_and_own_yaml(tmp_path):
     own = tmp_path / "own"
     (own / "launcher").mkdir(parents=True)

@@ -216,9 +216,8 @@ def written(page):
     for line in [*lines, *within]:
         if match := re.match(r"python -m llmlab((?: .*)?)$", line.strip()):
             words = shlex.split(match[1], comments=True)
-            yield words[
-                : next((i for i, w in enumerate(words) if w in ("|", ">", "&", "&&")), None)
-            ]
+            ends = [i for i, word in enumerate(words) if word in ("|", ">", "&", "&&")]
+            yield words[: min(ends, default=None)]
 
 
 @pages
