@@ -44,7 +44,7 @@ def test_own_yaml_is_guarded_in_the_workers(tmp_path):
     seen = []
     for launcher in ([], ["launcher=joblib", "hydra.launcher.n_jobs=2"]):
         done = subprocess.run(
-            [*command, "-m", *launcher], cwd=tmp_path, capture_output=True, text=True, timeout=120
+            [*command, "-m", *launcher], cwd=tmp_path, capture_output=True, text=True, timeout=600
         )
         seen.append((done.returncode, "references expand to more" in done.stderr + done.stdout))
     assert seen == [(2, True), (2, True)]

@@ -47,7 +47,7 @@ def cluster(tmp_path, monkeypatch):
 
 
 def wait_for(log):
-    end = time.monotonic() + 90
+    end = time.monotonic() + 240
     while "Ray runtime started" not in log.read_text():
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.2)
@@ -67,9 +67,9 @@ def jobs():
 
 def test_two_nodes_and_a_killed_worker_equal_one_process(tmp_path, cluster):
     with Sweep(tmp_path / "r", *RAY, *SIX, inside=cluster) as sweep:
-        sweep.until(lambda: max(sweep.rows().values(), default=0) > 8, 180)
+        sweep.until(lambda: max(sweep.rows().values(), default=0) > 8)
         os.kill(jobs()[0], signal.SIGKILL)
-        assert sweep.wait(400) == 0
+        assert sweep.wait() == 0
     run(tmp_path / "basic", *SIX)
     assert_same_numbers(tmp_path / "r", tmp_path / "basic")
     assert statuses(sweep.folder) == ["finished"] * 6

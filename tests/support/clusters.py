@@ -49,7 +49,7 @@ class Sweep:
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def wait(self, timeout=300):
+    def wait(self, timeout=900):
         """Return the exit code; the output is shown if the test fails."""
         code = self.process.wait(timeout)
         print(self.log.read_text())
@@ -67,7 +67,7 @@ class Sweep:
         files = sorted(self.folder.glob("*/metrics.jsonl"))
         return {path.parent.name: len(path.read_text().splitlines()) for path in files}
 
-    def until(self, condition, timeout=90):
+    def until(self, condition, timeout=300):
         """Wait until `condition()` holds; fail with the output if the sweep ends before."""
         end = time.monotonic() + timeout
         while not condition():
