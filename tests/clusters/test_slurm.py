@@ -36,6 +36,10 @@ def record(folder):
     return json.loads((folder / "run.json").read_text())
 
 
+def status(sweep):
+    return (each["status"] for each in sweep.records().values())
+
+
 def code_blocks(name):
     text = (Path(__file__).parents[2] / "docs" / name).read_text()
     return re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
@@ -51,10 +55,7 @@ def test_six_jobs_with_preemption_and_a_time_limit_equal_those_of_one_process(tm
         sweep.until(lambda: len(sweep.rows()) == 6 and min(sweep.rows().values()) > 2)
         # All six processors are in use, so two jobs have to go.
         slurm("sbatch", "-p", "high", "-n", "2", "-o", "/dev/null", "--wrap", "sleep 3")
-        taken = {name for name, each in sweep.records().items() if each["status"] == "preempted"}
-        while len(taken) < 2:
-            time.sleep(0.1)
-            taken = {n for n, each in sweep.records().items() if each["status"] == "preempted"}
+        sweep.until(lambda: list(status(sweep)).count("preempted") >= 2)
         assert sweep.wait() == 0
     run(tmp_path / "basic", *SIX, "steps=75")
     assert_same_numbers(tmp_path / "slurm", tmp_path / "basic")
