@@ -19,6 +19,8 @@ def launcher_of(
     context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
     given: dict[str, Any] = {"hydra_context": context, "task_function": task_function}
     choice = config.hydra.runtime.choices["hydra/launcher"]
+    if not isinstance(config.hydra.launcher, DictConfig):
+        choice = None  # Hydra says what is wrong
     if choice == "dask":
         from llmlab.cli.launcher_dask import DaskLauncher
 
