@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 REPEATED_SECONDS = 2.0  # SLURM's srun sends a step's SIGTERM twice
 PREEMPTING = ("SIGUSR1", "SIGUSR2")  # as SLURM sends them before it takes the machine away
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class Interrupted(KeyboardInterrupt):
@@ -79,6 +81,20 @@ def orphaned() -> bool:
     except OSError:
         pass
     return False
+
+
+def end_with(parent: int) -> None:
+    """Have this process stopped when `parent`, which started it, dies, even by kill -9.
+
+    Then it saves and ends, as by SIGTERM. Only Linux can; elsewhere it works on to its end.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:  # it died before
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Signals:

@@ -32,7 +32,8 @@ _ELSEWHERE = {
     "num_attention_heads": "model.num_heads",
 }
 
-_LAUNCHERS = {"joblib": "hydra-joblib-launcher"}  # files of conf/launcher that need a plug-in
+# Launchers of Hydra that need a plug-in, and the files of conf/launcher that choose them.
+_LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "ray": "ray"}
 
 
 def translated(error: Exception, tokens: Sequence[str]) -> Exception:
@@ -94,8 +95,8 @@ def _unknown_option(group: str, name: str, text: str) -> str:
     listed = text.partition("Available options")[2].partition("Config search path")[0]
     options = re.findall(r"^\t([^\s_]\S*)$", listed, re.MULTILINE)
     if group == "hydra/launcher" and name in _LAUNCHERS:
-        package = _LAUNCHERS[name]
-        return f"launcher={name}: needs a package, install it with: pip install {package}"
+        extra = _LAUNCHERS[name]
+        return f"launcher={extra}: needs a package; pip install 'llmlab[{extra}]' adds it"
     own = f"; one of your own needs phase/{name}.yaml in a folder that --config-dir names"
     return (
         f"{group}={name}: unknown {group}{suggest(name, options)}; known: {', '.join(options)}"

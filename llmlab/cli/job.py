@@ -1,9 +1,6 @@
 """One job: from what Hydra composed to a phase's results."""
 
-import logging
 import math
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,21 +12,15 @@ from omegaconf import OmegaConf
 from llmlab import kernels
 from llmlab.cli import ranks
 from llmlab.cli.arguments import typed_keys
-from llmlab.cli.explain import explain, report
+from llmlab.cli.explain import report
 from llmlab.cli.standard_streams import forgiving
-from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
-from llmlab.errors import Diverged, LlmlabError, ResourceError, Stopped
+from llmlab.errors import LlmlabError, ResourceError
 from llmlab.phases import Phase, arguments_of, find
 from llmlab.plugin_errors import PluginError, located
 from llmlab.runs.lookup import resolve_checkpoint
-from llmlab.runs.overrides import STUDY_KEYS, Override
-from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.shell import near
-from llmlab.runs.start import AnothersFolder, Kind, Start, start_of_job
-from llmlab.runs.sweep import Jobs, read_result, write_result, write_sweep
-
-log = logging.getLogger("llmlab")
+from llmlab.runs.start import Kind, Start
 
 
 def run_job(composed: Any, typed: Sequence[str], start: Start | None) -> int:
@@ -44,68 +35,10 @@ def run_job(composed: Any, typed: Sequence[str], start: Start | None) -> int:
     """
     try:
         begin = replace(start or Start(Kind.NEW), folder=output_folder())
-        _execute(composed, typed, begin, in_sweep=False)
+        execute(composed, typed, begin, in_sweep=False)
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
     return 0
-
-
-def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[str, Any]) -> float:
-    """Run one job of a sweep and return its loss; NaN if it failed, which doesn't stop the others.
-
-    The result is left in the job's folder, where a job that has one isn't run again. A folder
-    that belongs to another job stays as it is: the refusal gets a folder of its own.
-
-    Parameters
-    ----------
-    record
-        What sweep.json is to say as soon as a job of this start does something.
-    """
-    folder, tokens = output_folder(), _tokens("task")
-    if not (jobs.folder / SWEEP_RECORD).exists():
-        write_sweep(jobs.folder, record)
-    before = read_result(folder)
-    result: dict[str, Any] = {"status": "finished", "overrides": shown(tokens), "task": tokens}
-    began = time.monotonic() - (before or {}).get("seconds", 0.0)
-    try:
-        start = start_of_job(folder, tokens, jobs.former)
-        if before and before["status"] == "finished" and before["overrides"] == result["overrides"]:
-            log.info("%s: already finished", folder.name)
-            return _loss(before)
-        done = _execute(composed, typed, start, in_sweep=True)
-        if before and before["status"] == "finished" and not done.begun:
-            return _loss(before)  # what was asked for now was never trained
-        result |= {"seed": done.seed, "seconds": round(time.monotonic() - began, 3)}
-        result |= {name: value for name, value in done.figures.items() if _is_scalar(value)}
-    except (Stopped, KeyboardInterrupt) as error:
-        result["seconds"] = round(time.monotonic() - began, 3)
-        _stopped(folder, result, jobs.folder, error)
-        return math.nan
-    except Exception as error:
-        report(error)
-        lines, code = explain(error)
-        message = "; ".join(lines).replace("error: ", "")
-        status = "diverged" if isinstance(error, Diverged) else "failed"
-        result |= {"status": status, "error": message, "exit_code": code}
-        if isinstance(error, AnothersFolder):
-            folder = jobs.folder / jobs.name(tokens)
-    write_sweep(jobs.folder, record)
-    write_result(folder, result)
-    if jobs.plan is not None and len(jobs.plan.names) > 1:
-        print(jobs.plan.progress(jobs.folder), flush=True)
-    return _loss(result)
-
-
-def _stopped(folder: Path, result: dict[str, Any], sweep: Path, error: BaseException) -> None:
-    """Write the result of a job that a signal ended; in this process the sweep ends with it."""
-    from llmlab.signals import orphaned
-
-    code = getattr(error, "exit_code", 130)
-    write_result(folder, {**result, "status": "stopped", "error": str(error)})
-    if orphaned():
-        os._exit(code)  # else it would go on with the next job
-    if HydraConfig.get().runtime.choices.get("hydra/launcher") == "basic":
-        raise SweepInterrupted(sweep, code) from error
 
 
 @dataclass(frozen=True)
@@ -117,10 +50,17 @@ class Done:
     begun: bool = True
 
 
-def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) -> Done:
+def execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) -> Done:
+    """Run the phase of a composed configuration, and return its results.
+
+    Raises
+    ------
+    LlmlabError
+        It was refused, failed, or was stopped.
+    """
     assert start.folder is not None
     try:
-        config = load(composed, typed_keys(_tokens("task")), start.stored_config())
+        config = load(composed, typed_keys(tokens_of("task")), start.stored_config())
         phase = find(config.phase)
         ranks.check(config)
         arguments = arguments_of(config)
@@ -154,9 +94,9 @@ def _train(
 
     opened = start.open(
         phase=config.phase,
-        hydra_overrides=_tokens("hydra"),
+        hydra_overrides=tokens_of("hydra"),
         parent=config.checkpoint,
-        overrides=_tokens("task"),
+        overrides=tokens_of("task"),
         argv=list(typed),
         config_dir=config_dir(),
         config=config.to_dict(),
@@ -221,8 +161,8 @@ def config_dir() -> str | None:
     return None
 
 
-def _tokens(kind: str) -> list[str]:
-    """Return the overrides as they were typed, without resolving what is in them."""
+def tokens_of(kind: str) -> list[str]:
+    """Return the overrides of a kind, `task` or `hydra`, as typed: nothing in them is resolved."""
     found = OmegaConf.to_container(getattr(HydraConfig.get().overrides, kind), resolve=False)
     return [str(text) for text in found or []] if isinstance(found, list) else []
 
@@ -238,23 +178,6 @@ def _discard(folder: Path) -> None:
             return
 
 
-def shown(tokens: Sequence[str]) -> dict[str, str]:
-    """Return overrides as a job's result has them: without what is asked of the whole sweep."""
-    parts = [Override.of(text) for text in tokens]
-    others = ("launcher", *STUDY_KEYS)
-    own = [part for part in parts if part.name.split(".")[0] not in others]
-    return {part.name: str(part.value).strip("'") for part in own}
-
-
 def _finite(value: Any) -> Any:
     """Return None for numbers that JSON doesn't have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _is_scalar(value: Any) -> bool:
-    """Tell whether a result is kept of a job: text, or a number that JSON has."""
-    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _loss(result: dict[str, Any]) -> float:
-    return math.nan if result.get("loss") is None else float(result["loss"])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmlab.runs import Start
 
 _OF_SWEEPS = re.compile(r"[+~]*(hydra[./])?(launcher|sweeper|sweep)\b")
+_OF_LAUNCHERS = re.compile(r"[+~]*hydra[./]launcher\b")
 _LENGTHS = {"epochs", "steps"}
 
 
@@ -205,6 +206,8 @@ def _merged(record: Mapping[str, Any], given: list[Override], sweep: bool = Fals
     old = [*record["overrides"], *record.get("hydra_overrides", [])]
     dropped = {*new, *FOLDERS, "hydra.mode", "resume"}
     stored = [text for text in old if Override.of(text).name not in dropped]
+    if "launcher" in new:  # another one has other settings
+        stored = [text for text in stored if not _OF_LAUNCHERS.match(text)]
     if not sweep:  # a job of a sweep is continued by itself
         stored = [text for text in stored if not _OF_SWEEPS.match(text)]
     return stored + [token(override, sweep) for override in given if override.name not in FOLDERS]

@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Task = Callable[[Any], Any]
 
 
-def _survive_python_314() -> None:
+def survive_python_314() -> None:
     """Let Hydra 1.3 start: argparse now checks help texts, and some of Hydra's aren't text."""
     check = getattr(argparse.ArgumentParser, "_check_help", None)
     if check is None or getattr(check, "lenient", False):
@@ -48,7 +48,7 @@ def register_resolvers() -> None:
 
 def start(command: CommandLine) -> int:
     """Let Hydra compose the configuration and run the job or the jobs; return the exit code."""
-    _survive_python_314()
+    survive_python_314()
     from llmlab.cli.hydra_errors import translated
     from llmlab.cli.sweep import discard, finish, sweep_folder, sweeping
     from llmlab.cli.user_yaml import check_stored, guarded
@@ -63,16 +63,16 @@ def start(command: CommandLine) -> int:
         tokens, task = _single(command, codes)
     else:
         jobs, record = _jobs(command, folder)
-        from llmlab.cli.sweeper import sweeper_of
+        from llmlab.cli.order import Order
+        from llmlab.cli.sweeper import StudySweeper, sweeper_of
 
-        sweeper = sweeper_of(jobs, record)
-        tokens, task = list(jobs.tokens), _task(command, jobs, record)
-    decorate = hydra_main()
-    argv = [*command.flags, *tokens]
-    quiet, mode = _logging_restored(), _mode(command)
-    with _as_program(argv), quiet, mode, guarded(), sweeping(folder), sweeper:
+        order = Order(command.flags, command.typed, jobs, record)
+        sweeper = sweeper_of(lambda: StudySweeper(order))
+        tokens, task = list(jobs.tokens), order.task
+    mode = sweeping_mode(command.sweep, command.flags)
+    with as_program([*command.flags, *tokens]), mode, guarded(), sweeping(folder), sweeper:
         try:
-            decorate(task)()
+            hydra_main()(task)()
         except Exception as error:
             discard(folder)
             raise translated(error, tokens) from error
@@ -104,8 +104,6 @@ def _single(command: CommandLine, codes: list[int]) -> tuple[list[str], Task]:
 
 def _jobs(command: CommandLine, folder: Path) -> tuple["Jobs", dict[str, Any]]:
     """Return the jobs of a sweep, and what sweep.json is to say; Hydra asks for their folders."""
-    from omegaconf import OmegaConf
-
     from llmlab.cli.arguments import quoted
     from llmlab.cli.sweep import varying
     from llmlab.runs.overrides import Override
@@ -120,23 +118,18 @@ def _jobs(command: CommandLine, folder: Path) -> tuple["Jobs", dict[str, Any]]:
     tokens.append(f"hydra.sweep.dir={quoted(str(folder))}")
     jobs = Jobs(folder, tokens, keys, former)
 
+    name_folders(jobs)
+    return jobs, {"overrides": tokens, "varying": keys, "changed": former}
+
+
+def name_folders(jobs: "Jobs") -> None:
+    """Let Hydra ask `jobs` for the names of their folders."""
+    from omegaconf import OmegaConf
+
     def name(overrides: Any) -> str:
         return jobs.name([str(text) for text in OmegaConf.to_container(overrides, resolve=False)])  # pyright: ignore[reportOptionalIterable]
 
     OmegaConf.register_new_resolver("job_folder", name, replace=True)
-    return jobs, {"overrides": tokens, "varying": keys, "changed": former}
-
-
-def _task(command: CommandLine, jobs: "Jobs", record: dict[str, Any]) -> Task:
-    """Return what Hydra calls for each job of a sweep."""
-
-    def task(cfg: Any) -> float:
-        # Imported here, since a launcher may send this function to another process.
-        from llmlab.cli.job import config_dir, run_sweep_job
-
-        return run_sweep_job(cfg, command.typed, jobs, {**record, "config_dir": config_dir()})
-
-    return task
 
 
 def compose(*argv: str) -> "Config":
@@ -147,7 +140,7 @@ def compose(*argv: str) -> "Config":
     argv
         As on the command line: `compose("phase=tune", "lr=1e-4")`.
     """
-    _survive_python_314()
+    survive_python_314()
     from hydra import compose as compose_with_hydra
     from hydra import initialize_config_dir
 
@@ -168,14 +161,18 @@ def compose(*argv: str) -> "Config":
 
 
 @contextmanager
-def _as_program(argv: list[str]) -> Iterator[None]:
-    """Give Hydra, which reads `sys.argv` itself, the arguments; ask it for complete errors."""
+def as_program(argv: list[str]) -> Iterator[None]:
+    """Give Hydra, which reads `sys.argv` itself, the arguments; ask it for complete errors.
+
+    What it does to the root logger is undone at the end.
+    """
     before = sys.argv
     sys.argv = [*(before[:1] or ["llmlab"]), *argv]
     full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        yield
+        with _logging_restored():
+            yield
     finally:
         sys.argv = before
         if full is None:
@@ -185,7 +182,7 @@ def _as_program(argv: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _mode(command: CommandLine) -> Iterator[None]:
+def sweeping_mode(sweep: bool, flags: Sequence[str]) -> Iterator[None]:
     """Tell Hydra whether to sweep; to find out, it would compose everything once more.
 
     None means as the flags say; a launcher sweeps without a flag.
@@ -194,8 +191,8 @@ def _mode(command: CommandLine) -> Iterator[None]:
     from hydra.types import RunMode
 
     ask = Hydra.get_mode
-    flagged = not {"-m", "--multirun"}.isdisjoint(command.flags)
-    mode = RunMode.MULTIRUN if command.sweep and not flagged else None
+    flagged = not {"-m", "--multirun"}.isdisjoint(flags)
+    mode = RunMode.MULTIRUN if sweep and not flagged else None
     Hydra.get_mode = lambda self, config_name, overrides: mode  # type: ignore[method-assign]
     try:
         yield

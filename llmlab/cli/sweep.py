@@ -13,7 +13,7 @@ from llmlab.errors import ConfigError
 from llmlab.runs.overrides import Override
 from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.shell import near, shell_command
-from llmlab.signals import Repeats
+from llmlab.signals import STOPPING, Repeats
 from llmlab.study.arms import FINISHED
 
 log = logging.getLogger("llmlab")
@@ -78,7 +78,7 @@ def varying(tokens: Sequence[str]) -> list[str]:
 
 @contextmanager
 def sweeping(folder: Path | None) -> Iterator[None]:
-    """While open, let SIGINT and SIGTERM end all jobs of the sweep in `folder`, if there is one.
+    """While open, let stopping signals end all jobs of the sweep in `folder`, if there is one.
 
     A launcher's workers die with KeyboardInterrupt; SIGTERM alone would leave them behind.
     """
@@ -91,7 +91,7 @@ def sweeping(folder: Path | None) -> Iterator[None]:
 
     try:
         if folder is not None and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (getattr(signal, name) for name in STOPPING):
                 before[number] = signal.signal(number, stop)
         yield
     finally:

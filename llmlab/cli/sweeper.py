@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,12 +15,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from llmlab.atomic_write import make_folder
-from llmlab.cli.job import shown
+from llmlab.cli.launching import launcher_of
+from llmlab.cli.lost_jobs import launched
+from llmlab.cli.order import Order
+from llmlab.cli.sweep_job import shown
 from llmlab.config.study import STUDY_KEYS, Question
 from llmlab.errors import ConfigError
 from llmlab.runs.overrides import Override, value_of
 from llmlab.runs.results import find_baseline, read_question, read_results
-from llmlab.runs.sweep import RESULT, Jobs, Plan, read_result, write_sweep
+from llmlab.runs.sweep import RESULT, Plan, read_result, write_sweep
 from llmlab.study.arms import Arm
 from llmlab.study.metric import Metric, choose, refusal
 from llmlab.study.sequential import Decision, Rule, decide
@@ -34,14 +37,13 @@ class StudySweeper(Sweeper):
 
     Parameters
     ----------
-    jobs
-        The sweep's; they get to know the plan.
-    record
-        What sweep.json is to say; gets the question.
+    order
+        Its jobs get to know the plan; its record gets the question.
     """
 
-    def __init__(self, jobs: Jobs, record: dict[str, Any]):
-        self._jobs, self._record = jobs, record
+    def __init__(self, order: Order):
+        self._order = order
+        self._jobs, self._record = order.jobs, order.record
         self._question = Question()
         self._arms: dict[str, list[str]] = {}  # the tokens of each, without a seed
         self._seeds: list[int] = []
@@ -51,9 +53,8 @@ class StudySweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Read the question; refuse one that makes no sense before any job runs."""
-        given = {"hydra_context": hydra_context, "task_function": task_function}
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(**given, config=config)
+        self.launcher = launcher_of(self._order, hydra_context, task_function, config)
         asked = {key: config.get(key) for key in STUDY_KEYS}
         plain = OmegaConf.to_container(OmegaConf.create(asked), resolve=False)
         assert isinstance(plain, dict)
@@ -98,12 +99,12 @@ class StudySweeper(Sweeper):
         from hydra._internal.core_plugins import basic_launcher
 
         assert self.launcher is not None
-        size = len(batch)
-        if isinstance(self.launcher, basic_launcher.BasicLauncher):
-            size = 1
-            basic_launcher.log.addFilter(_is_of_a_job)
-        for first in range(0, len(batch), size):
-            yield from self.launcher.launch(batch[first : first + size], number + first)
+        if not isinstance(self.launcher, basic_launcher.BasicLauncher):
+            yield from launched(self.launcher.launch, batch, number, self._jobs)
+            return
+        basic_launcher.log.addFilter(_is_of_a_job)
+        for first, job in enumerate(batch, number):
+            yield from self.launcher.launch([job], first)
 
     def _all(self, jobs: list[list[str]]) -> Iterator[list[list[str]]]:
         """Yield all jobs, as one batch."""
@@ -203,19 +204,19 @@ def _is_of_a_job(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def sweeper_of(jobs: Jobs, record: dict[str, Any]) -> Iterator[None]:
-    """While open, let Hydra sweep with a `StudySweeper`.
+def sweeper_of(make: Callable[[], Sweeper]) -> Iterator[None]:
+    """While open, let Hydra sweep with what `make` returns.
 
     Hydra takes sweepers from packages named `hydra_plugins` alone, whose names are global.
     """
     before = Plugins.instantiate_sweeper
 
-    def instantiate(self: Plugins, **given: Any) -> StudySweeper:
-        sweeper = StudySweeper(jobs, record)
+    def instantiate(self: Plugins, **given: Any) -> Sweeper:
+        sweeper = make()
         sweeper.setup(**given)
         return sweeper
 
-    Plugins.instantiate_sweeper = instantiate  # type: ignore[method-assign,assignment]
+    Plugins.instantiate_sweeper = instantiate  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -28,7 +28,13 @@ DEEPEST = 50
 MOST_REFERENCES = 2_000  # the presets of conf/ resolve some dozens
 LONGEST_TEXT = 1_000_000
 # Everything else of Hydra's starts programs, sets variables or writes files.
-ALLOWED = ("run.dir", "sweep.dir", "sweep.subdir", "launcher", "mode", "verbose")
+ALLOWED = ("run.dir", "sweep.dir", "sweep.subdir", "mode", "verbose")
+# Of a launcher's, others are commands for a shell, classes, or addresses to take orders from.
+OF_LAUNCHERS = {"n_jobs", "pre_dispatch", "batch_size", "timeout", "verbose", "workers"}
+OF_LAUNCHERS |= {"partition", "account", "qos", "constraint", "exclude", "gres", "name", "comment"}
+OF_LAUNCHERS |= {"timeout_min", "signal_delay_s", "max_num_timeout", "array_parallelism", "nodes"}
+OF_LAUNCHERS |= {"cpus_per_task", "cpus_per_gpu", "gpus_per_node", "gpus_per_task", "mem_gb"}
+OF_LAUNCHERS |= {"mem_per_gpu", "mem_per_cpu", "tasks_per_node", "stderr_to_stdout"}
 
 
 class TooManyReferences(ConfigError):
@@ -175,12 +181,22 @@ def read_yaml(path: Path) -> str:
 def check_hydra(config: Any, where: str) -> None:
     """Refuse keys of Hydra that a file may not set; `where` names the file."""
     own = OmegaConf.to_container(config).get("hydra") if isinstance(config, DictConfig) else None  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-    refused = [key for key in _leaves(own) if not key.startswith(ALLOWED)]
+    refused = [key for key in _leaves(own) if not _is_allowed(key)]
     if refused:
+        of_launcher = refused[0].startswith("launcher.")
+        allowed = sorted(f"launcher.{key}" for key in OF_LAUNCHERS) if of_launcher else ALLOWED
         raise ConfigError(
             f"{where}: hydra.{refused[0]}: can't be set in a file, since it could run or overwrite "
-            f"something; a file may set {', '.join(ALLOWED)}"
+            f"something; a file may set {', '.join(allowed)}{'' if of_launcher else ', launcher'}"
         )
+
+
+def _is_allowed(key: str) -> bool:
+    """Tell whether a file may set a key of Hydra's, such as `launcher.partition`."""
+    top, _, rest = key.partition(".")
+    if top == "launcher":
+        return not rest or rest in OF_LAUNCHERS
+    return key.startswith(ALLOWED)
 
 
 def check_stored(tokens: Sequence[str], typed: Sequence[str]) -> None:
@@ -188,7 +204,7 @@ def check_stored(tokens: Sequence[str], typed: Sequence[str]) -> None:
     own = {Override.of(text).name for text in typed}
     for name in (Override.of(text).name for text in tokens):
         key = name.removeprefix("hydra.").removeprefix("hydra/")
-        if name.startswith("hydra") and name not in own and not key.startswith(ALLOWED):
+        if name.startswith("hydra") and name not in own and not _is_allowed(key):
             raise ConfigError(f"{name}: isn't taken from the record of a run; type it again")
 
 

@@ -12,6 +12,10 @@ from llmlab.atomic_write import refused
 from llmlab.errors import ResourceError
 
 
+class Held(ResourceError):
+    """Another process works on the run."""
+
+
 class RunLock:
     """Hold `path` locked until `release`, or until this process ends, however it ends.
 
@@ -20,8 +24,10 @@ class RunLock:
 
     Raises
     ------
+    Held
+        By another process; the message says by which.
     ResourceError
-        Another process holds it; the message says which.
+        It can't be locked.
     """
 
     def __init__(self, path: Path):
@@ -39,7 +45,7 @@ class RunLock:
         except BlockingIOError as error:
             holder = os.pread(self._handle, 200, 0).decode(errors="replace").strip()
             self._close()
-            raise ResourceError(
+            raise Held(
                 f"{path.parent}: {holder or 'another process'} is working on this run; "
                 "wait until it ends, or stop it"
             ) from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from llmlab.signals import PREEMPTING
 log = logging.getLogger("llmlab")
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
-_PREEMPTED = {128 + getattr(signal, name) for name in PREEMPTING if hasattr(signal, name)}
+PREEMPTED = "preempted"  # the status of a run that its scheduler will let go on
+_PREEMPTING = {128 + getattr(signal, name) for name in PREEMPTING if hasattr(signal, name)}
 
 
 class LogFile(logging.FileHandler):
@@ -82,7 +84,10 @@ def log_traceback(handler: logging.Handler, error: BaseException) -> None:
 def status_of(error: BaseException) -> str:
     """Return the status of a run that `error` ended."""
     if isinstance(error, Stopped | KeyboardInterrupt):
-        return "preempted" if getattr(error, "exit_code", 130) in _PREEMPTED else "stopped"
+        code = getattr(error, "exit_code", 130)
+        # SLURM takes a machine away with SIGTERM, too, and says nothing else.
+        taken = code == 128 + signal.SIGTERM and "SLURM_JOB_ID" in os.environ
+        return PREEMPTED if taken or code in _PREEMPTING else "stopped"
     return "failed"
 
 

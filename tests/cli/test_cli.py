@@ -13,7 +13,7 @@ from command_line import BROKEN, FAILING, INTERRUPTED, STOPPED, command_line
 import llmlab
 from llmlab import __version__
 from llmlab.cli.help import help_text
-from llmlab.cli.start import _survive_python_314
+from llmlab.cli.start import survive_python_314
 from llmlab.layers import LAYERS, build_stack
 
 
@@ -379,8 +379,8 @@ def test_python_314_checks_help_texts_only_where_they_are_text(monkeypatch):
         checked.append(action.help % {})
 
     monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check, raising=False)
-    _survive_python_314()
-    _survive_python_314()
+    survive_python_314()
+    survive_python_314()
     parser = argparse.ArgumentParser()
     for text in ("a text", LazyHelp()):
         parser._check_help(argparse.Action(["--x"], "x", help=text))

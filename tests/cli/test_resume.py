@@ -91,6 +91,16 @@ def test_a_job_of_a_sweep_goes_on_by_itself(here):
     assert list(values(prepare(["resume=job"]))) == ["phase", "lr", "hydra.run.dir", "resume"]
 
 
+def test_a_sweep_that_goes_on_through_another_launcher_leaves_the_settings_of_the_first(here):
+    folder = here / "sweep"
+    folder.mkdir()
+    typed = ["lr=1,2", "launcher=slurm", "hydra.launcher.partition=low", "hydra/launcher=x"]
+    (folder / "sweep.json").write_text(json.dumps({"overrides": typed}))
+    assert "hydra.launcher.partition" in values(prepare(["resume=sweep"]))
+    other = values(prepare(["resume=sweep", "launcher=basic"]))
+    assert list(other) == ["lr", "launcher", "hydra.sweep.dir"]
+
+
 def test_latest_is_the_run_that_started_last(here):
     make_run(here / "runs/tune/a", order=7)
     make_run(here / "runs/tune/b", order=3)

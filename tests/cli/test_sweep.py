@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import FAILING, STOPPED, command_line
 
-from llmlab.cli import job
+from llmlab.cli import sweep_job
 from llmlab.config.network import positions_in
 from llmlab.runs.overrides import identity
 from llmlab.runs.sweep import Jobs, Plan
@@ -255,7 +255,7 @@ def test_the_joblib_launcher_runs_jobs_in_other_processes(tmp_path, monkeypatch,
 def test_a_sweep_keeps_nothing_of_the_jobs_that_have_ended(lab, monkeypatch):
     """Hydra's launcher would keep the configuration of each job until the last has ended."""
     begun, alive = [], []
-    run = job.run_sweep_job
+    run = sweep_job.run_sweep_job
 
     def watched(cfg, *args):
         gc.collect()
@@ -263,7 +263,7 @@ def test_a_sweep_keeps_nothing_of_the_jobs_that_have_ended(lab, monkeypatch):
         begun.append(weakref.ref(cfg))
         return run(cfg, *args)
 
-    monkeypatch.setattr(job, "run_sweep_job", watched)
+    monkeypatch.setattr(sweep_job, "run_sweep_job", watched)
     assert lab("-m", "experiment=tiny", "phase=pretrain", "steps=1", "seed=1,2,3,4").code == 0
     assert len(alive) == 4
     assert max(alive) <= 1

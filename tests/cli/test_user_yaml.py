@@ -51,6 +51,13 @@ def refused(answer, *said):
         "searchpath: [pkg://antigravity]",
         "output_subdir: .hydra",
         "runtime: {cwd: /}",
+        "launcher: {setup: [touch x]}",
+        "launcher: {additional_parameters: {wrap: touch x}}",
+        "launcher: {address: 'tcp://10.0.0.1:8786'}",
+        "launcher: {ray: {init: {address: x}}}",
+        "launcher: {_target_: os.system}",
+        "launcher: {submitit_folder: /}",
+        "launchers: 1",
     ],
 )
 def test_hydras_own_keys_are_not_taken_from_a_file(own, value):

@@ -20,8 +20,11 @@ from llmlab.params import Layout
 from llmlab.phases import PHASES
 
 CONF = conf_folder()
-PLUGIN = "hydra_plugins.hydra_joblib_launcher"
-HAS_JOBLIB = all(map(importlib.util.find_spec, ("hydra_plugins", PLUGIN)))
+PLUGINS = {
+    "joblib": "hydra_plugins.hydra_joblib_launcher",
+    "slurm": "hydra_plugins.hydra_submitit_launcher",
+    "ray": "hydra_plugins.hydra_ray_launcher",
+}
 OPTIONS = [
     (path.parent.name, path.stem)
     for path in sorted(CONF.glob("*/[!_]*.yaml"))  # those with _ are parts of others
@@ -39,7 +42,8 @@ def default():
 def test_every_option_composes(turn):
     chosen = {group: names[turn] for group, names in GROUPS.items() if turn < len(names)}
     chosen.pop("experiment", None)  # states sizes that not every model can have
-    if not HAS_JOBLIB and chosen.get("launcher") == "joblib":
+    plugin = PLUGINS.get(chosen.get("launcher", ""))
+    if plugin and not all(map(importlib.util.find_spec, ("hydra_plugins", plugin))):
         del chosen["launcher"]
     # Without a checkpoint some phases would look for the latest; none is needed here.
     config = compose(*(f"{group}={name}" for group, name in chosen.items()), "checkpoint=null")
@@ -121,8 +125,7 @@ def test_a_launcher_that_is_not_installed_says_what_is(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     assert main(["launcher=joblib", "-m", "phase=list", "seed=1,2"]) == 2
     assert capsys.readouterr().err == (
-        "error: launcher=joblib: needs a package, install it with: "
-        "pip install hydra-joblib-launcher\n"
+        "error: launcher=joblib: needs a package; pip install 'llmlab[joblib]' adds it\n"
     )
 
 

@@ -45,6 +45,7 @@ LIBRARIES = {  # third-party imports, and where each may be
     "uvicorn": ("serve",),
     "h11": ("serve",),
     "altair": ("report",),
+    **dict.fromkeys(("hydra_plugins", "submitit", "dask", "distributed"), ("cli",)),
     "vl_convert": ("report",),
 }
 MOST_LINES = 260
