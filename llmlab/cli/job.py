@@ -18,8 +18,9 @@ from llmlab.cli.explain import explain, report
 from llmlab.cli.standard_streams import forgiving
 from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
-from llmlab.errors import Diverged, LlmlabError, ResourceError, Stopped
+from llmlab.errors import Diverged, Infeasible, LlmlabError, Pruned, ResourceError, Stopped
 from llmlab.phases import Phase, arguments_of, find
+from llmlab.phases.summary import facts
 from llmlab.plugin_errors import PluginError, located
 from llmlab.runs.lookup import resolve_checkpoint
 from llmlab.runs.overrides import STUDY_KEYS, Override
@@ -72,11 +73,16 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
         if before and before["status"] == "finished" and before["overrides"] == result["overrides"]:
             log.info("%s: already finished", folder.name)
             return _loss(before)
-        done = _execute(composed, typed, start, in_sweep=True)
+        done = _execute(composed, typed, start, in_sweep=True, trial=jobs.trial)
         if before and before["status"] == "finished" and not done.begun:
             return _loss(before)  # what was asked for now was never trained
         result |= {"seed": done.seed, "seconds": round(time.monotonic() - began, 3)}
         result |= {name: value for name, value in done.figures.items() if _is_scalar(value)}
+    except (Pruned, Infeasible) as ended:
+        log.info("%s", ended)
+        result |= {"status": "pruned" if isinstance(ended, Pruned) else "infeasible"}
+        result |= ended.figures if isinstance(ended, Pruned) else {}
+        result["seconds"] = round(time.monotonic() - began, 3)
     except (Stopped, KeyboardInterrupt) as error:
         result["seconds"] = round(time.monotonic() - began, 3)
         _stopped(folder, result, jobs.folder, error)
@@ -89,6 +95,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
         result |= {"status": status, "error": message, "exit_code": code}
         if isinstance(error, AnothersFolder):
             folder = jobs.folder / jobs.name(tokens)
+    result |= {} if jobs.trial is None else jobs.trial.facts
     write_sweep(jobs.folder, record)
     write_result(folder, result)
     if jobs.plan is not None and len(jobs.plan.names) > 1:
@@ -117,7 +124,9 @@ class Done:
     begun: bool = True
 
 
-def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) -> Done:
+def _execute(
+    composed: Any, typed: Sequence[str], start: Start, in_sweep: bool, trial: Any = None
+) -> Done:
     assert start.folder is not None
     try:
         config = load(composed, typed_keys(_tokens("task")), start.stored_config())
@@ -128,6 +137,8 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
         # A run that is there keeps the kernels that `auto` meant.
         kept = start.recorded("kernels") if phase.trains and config.kernels == "auto" else None
         config = replace(config, kernels=kernels.resolve(kept or config.kernels))
+        if trial is not None and trial.limits:
+            trial.check(facts(config))
     except Exception:
         if not in_sweep:
             _discard(start.folder)
@@ -137,7 +148,7 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
     if not phase.trains:
         with located():
             return Done(phase.load()(config, None, **arguments) or {}, config.seed)
-    return _train(config, phase, arguments, start, typed, in_sweep)
+    return _train(config, phase, arguments, start, typed, in_sweep, trial)
 
 
 def _train(
@@ -147,6 +158,7 @@ def _train(
     start: Start,
     typed: Sequence[str],
     in_sweep: bool,
+    trial: Any,
 ) -> Done:
     """Run a training phase in its folder."""
     from llmlab.signals import interruptible
@@ -162,6 +174,7 @@ def _train(
         show_progress=not in_sweep,
     )
     with opened as run, interruptible(), forgiving():
+        run.trial = trial
         try:
             with located():
                 results = phase.load()(config, run, **arguments) or {}

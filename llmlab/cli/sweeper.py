@@ -1,6 +1,5 @@
 """Hydra's own sweeper, except that a study says which jobs come next."""
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmlab.atomic_write import make_folder
 from llmlab.cli.job import shown
+from llmlab.cli.search import SearchSweeper
+from llmlab.cli.sweep import is_of_a_job
 from llmlab.config.study import STUDY_KEYS, Question
 from llmlab.errors import ConfigError
 from llmlab.runs.overrides import Override, value_of
@@ -101,7 +102,7 @@ class StudySweeper(Sweeper):
         size = len(batch)
         if isinstance(self.launcher, basic_launcher.BasicLauncher):
             size = 1
-            basic_launcher.log.addFilter(_is_of_a_job)
+            basic_launcher.log.addFilter(is_of_a_job)
         for first in range(0, len(batch), size):
             yield from self.launcher.launch(batch[first : first + size], number + first)
 
@@ -197,21 +198,18 @@ class StudySweeper(Sweeper):
         self._jobs.plan = Plan(names, total, ended, began, open_end=auto)
 
 
-def _is_of_a_job(record: logging.LogRecord) -> bool:
-    """Return False for the line that says how many jobs are launched, which would be 1."""
-    return not record.getMessage().startswith("Launching")
-
-
 @contextmanager
 def sweeper_of(jobs: Jobs, record: dict[str, Any]) -> Iterator[None]:
-    """While open, let Hydra sweep with a `StudySweeper`.
+    """While open, let Hydra sweep with a `StudySweeper`, or search.
 
     Hydra takes sweepers from packages named `hydra_plugins` alone, whose names are global.
     """
     before = Plugins.instantiate_sweeper
 
-    def instantiate(self: Plugins, **given: Any) -> StudySweeper:
-        sweeper = StudySweeper(jobs, record)
+    def instantiate(self: Plugins, **given: Any) -> Sweeper:
+        phases = [text.partition("=")[2] for text in jobs.tokens if text.startswith("phase=")]
+        kind = SearchSweeper if phases[-1:] == ["search"] else StudySweeper
+        sweeper = kind(jobs, record)
         sweeper.setup(**given)
         return sweeper
 

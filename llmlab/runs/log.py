@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.atomic_write import refused
-from llmlab.errors import Stopped
+from llmlab.errors import Pruned, Stopped
 from llmlab.regular_file import to_write
 from llmlab.signals import PREEMPTING
 
@@ -81,6 +81,8 @@ def log_traceback(handler: logging.Handler, error: BaseException) -> None:
 
 def status_of(error: BaseException) -> str:
     """Return the status of a run that `error` ended."""
+    if isinstance(error, Pruned):
+        return "pruned"
     if isinstance(error, Stopped | KeyboardInterrupt):
         return "preempted" if getattr(error, "exit_code", 130) in _PREEMPTED else "stopped"
     return "failed"
