@@ -61,7 +61,8 @@ def optimism(best: dict[str, Any], again: list[float]) -> str:
     chance = "" if found.low > 0 or found.high < 0 else ", which may be chance"
     return (
         f"{said}{found.count} new seeds its mean is {number(mean)}: the search's value was "
-        f"optimistic by {found.mean:.4f} (95 % interval {found.low:.4f} to {found.high:.4f}{chance})."
+        f"optimistic by {found.mean:.4f} (95 % interval {found.low:.4f} to {found.high:.4f}"
+        f"{chance})."
     )
 
 

@@ -3,7 +3,7 @@
     python tests/support/search_kill.py                                # 40 trials, 10 kills
     python tests/support/search_kill.py --trials 12 --kills 3          # short
     python tests/support/search_kill.py --workers 4                    # all of them on one journal
-    python tests/support/search_kill.py --workers 4 --storage URL      # on a PostgreSQL
+    python tests/support/search_kill.py --workers 4 --postgresql       # on Debian's postgresql
 
 With one worker, trials, reports and pruning, metrics and last checkpoints must equal those of a
 search that was left alone. With several, no trial may be lost or there twice, and each must hold
@@ -19,7 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
+
+from postgres import postgres
 
 SPACE = [
     "lr=tag(log,interval(1e-4,1e-1))",
@@ -131,7 +134,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--storage")
+    parser.add_argument("--postgresql", action="store_true")
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--pruner", default="median")
     parser.add_argument("--seed", type=int, default=0)
@@ -139,23 +142,30 @@ def main() -> None:
     rng = random.Random(options.seed)
     keys = [f"search.trials={options.trials}", f"search.sampler={options.sampler}"]
     keys += [f"search.pruner={options.pruner}"]
-    keys += [f"search.storage={options.storage}"] if options.storage else []
+    with postgres() if options.postgresql else nullcontext() as url:
+        keys += [f"search.storage={url}"] if url else []
+        said, done = trial_of(options, keys, rng)
+    print(said)
+    if done < options.kills:
+        sys.exit(f"FAILED: only {done} kills")
+
+
+def trial_of(options: argparse.Namespace, keys: list[str], rng: random.Random) -> tuple[str, int]:
+    """Run one search with kills and check it; return what to print, and how many there were."""
     with tempfile.TemporaryDirectory() as name:
         other = Path(name) / "killed"
         done = killed(other, keys, options.kills, options.workers, rng)
         found = check(other, options.trials)
+        verdict = "no trial lost or there twice"
         if options.workers == 1:
             calm = Path(name) / "calm"
             if start(calm, keys).wait():
                 sys.exit((Path(name) / "calm.out").read_text()[-3000:])
             compare(calm, other)
-        states = [trial["state"] for trial in found]
-        print(
-            f"{options.workers} workers, {len(found)} trials, {states.count('PRUNED')} pruned, "
-            f"{done} kills: {'equal to the undisturbed search' if options.workers == 1 else 'whole'}"
-        )
-        if done < options.kills:
-            sys.exit(f"FAILED: only {done} kills")
+            verdict = "equal to the undisturbed search"
+    pruned = sum(trial["state"] == "PRUNED" for trial in found)
+    count = f"{options.workers} worker{'s' * (options.workers > 1)}, {len(found)} trials"
+    return f"{count}, {pruned} pruned, {done} kills: {verdict}", done
 
 
 if __name__ == "__main__":
