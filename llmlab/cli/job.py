@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from llmlab import kernels
 from llmlab.cli.arguments import typed_keys
 from llmlab.cli.explain import explain, report
+from llmlab.cli.job_result import finite, is_scalar, loss_of, shown
 from llmlab.cli.standard_streams import forgiving
 from llmlab.cli.sweep import SweepInterrupted
 from llmlab.config import Config, load
@@ -23,7 +24,6 @@ from llmlab.phases import Phase, arguments_of, find
 from llmlab.phases.summary import facts
 from llmlab.plugin_errors import PluginError, located
 from llmlab.runs.lookup import resolve_checkpoint
-from llmlab.runs.overrides import STUDY_KEYS, Override
 from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.shell import near
 from llmlab.runs.start import AnothersFolder, Kind, Start, start_of_job
@@ -72,12 +72,12 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
         start = start_of_job(folder, tokens, jobs.former)
         if before and before["status"] == "finished" and before["overrides"] == result["overrides"]:
             log.info("%s: already finished", folder.name)
-            return _loss(before)
+            return loss_of(before)
         done = _execute(composed, typed, start, in_sweep=True, trial=jobs.trial)
         if before and before["status"] == "finished" and not done.begun:
-            return _loss(before)  # what was asked for now was never trained
+            return loss_of(before)  # what was asked for now was never trained
         result |= {"seed": done.seed, "seconds": round(time.monotonic() - began, 3)}
-        result |= {name: value for name, value in done.figures.items() if _is_scalar(value)}
+        result |= {name: value for name, value in done.figures.items() if is_scalar(value)}
     except (Pruned, Infeasible) as ended:
         log.info("%s", ended)
         result |= {"status": "pruned" if isinstance(ended, Pruned) else "infeasible"}
@@ -100,7 +100,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
     write_result(folder, result)
     if jobs.plan is not None and len(jobs.plan.names) > 1:
         print(jobs.plan.progress(jobs.folder), flush=True)
-    return _loss(result)
+    return loss_of(result)
 
 
 def _stopped(folder: Path, result: dict[str, Any], sweep: Path, error: BaseException) -> None:
@@ -178,7 +178,7 @@ def _train(
         try:
             with located():
                 results = phase.load()(config, run, **arguments) or {}
-            run.finish("finished", **{key: _finite(value) for key, value in results.items()})
+            run.finish("finished", **{key: finite(value) for key, value in results.items()})
         except MemoryError as error:
             refusal = ResourceError(_out_of_memory(run.folder))
             _advise(refusal, run)
@@ -248,26 +248,3 @@ def _discard(folder: Path) -> None:
             path.rmdir()
         except OSError:
             return
-
-
-def shown(tokens: Sequence[str]) -> dict[str, str]:
-    """Return overrides as a job's result has them: without what is asked of the whole sweep."""
-    parts = [Override.of(text) for text in tokens]
-    others = ("launcher", *STUDY_KEYS)
-    own = [part for part in parts if part.name.split(".")[0] not in others]
-    return {part.name: str(part.value).strip("'") for part in own}
-
-
-def _finite(value: Any) -> Any:
-    """Return None for numbers that JSON doesn't have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _is_scalar(value: Any) -> bool:
-    """Tell whether a result is kept of a job: text, or a number that JSON has."""
-    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _loss(result: dict[str, Any]) -> float:
-    loss = result.get("loss")
-    return math.nan if loss is None else float(loss)

@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from llmlab.atomic_write import make_folder
-from llmlab.cli.job import shown
+from llmlab.cli.job_result import shown
 from llmlab.cli.search import SearchSweeper
 from llmlab.cli.sweep import is_of_a_job
 from llmlab.config.study import STUDY_KEYS, Question

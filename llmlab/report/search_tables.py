@@ -24,7 +24,9 @@ def lines(outcome: Outcome) -> list[str]:
     kinds = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     names = " and ".join(metric.name for metric in outcome.objectives)
     found = [f"{len(outcome.trials)} trials: {kinds}; by {names}, lower is better"]
-    if len(outcome.objectives) > 1:
+    if outcome.trials and not outcome.front:
+        found.append("no trial has a result: widen the space, or its constraints")
+    elif len(outcome.objectives) > 1:
         found += _table(outcome, outcome.front, "Pareto front: no trial is better in all of these")
     else:
         ranked = outcome.ranked()

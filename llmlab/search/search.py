@@ -65,12 +65,15 @@ class Search:
     def __init__(self, folder: Path, settings: Settings):
         optuna = import_optuna()
         self.folder, self.settings = folder, settings
+        SEARCH_SAMPLERS.build(settings.sampler, "search.sampler", seed=0)
+        if settings.pruner is not None:
+            PRUNERS.build(settings.pruner, "search.pruner")
         make_folder(folder)
         with self._turn():
-            name = self._name()
+            storage = open_storage(folder, settings.storage)
             self.study = optuna.create_study(
-                study_name=name,
-                storage=open_storage(folder, settings.storage),
+                study_name=self._name(),
+                storage=storage,
                 directions=["maximize" if m.higher else "minimize" for m in settings.objectives],
                 load_if_exists=True,
             )

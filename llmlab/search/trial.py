@@ -85,6 +85,8 @@ class Trial:
         What was decided once is stored and stays, so that a run which goes on from an earlier
         checkpoint ends where it had ended. At the `last` validation there is nothing to spare.
         """
+        if len(self._study.directions) > 1:
+            return False  # Optuna takes no reports on several objectives
         decision = self._decision()
         if index <= decision["index"]:
             return bool(decision["prune"]) and index == decision["index"]
