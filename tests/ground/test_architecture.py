@@ -20,7 +20,7 @@ FLOORS = {
     **dict.fromkeys(("atomic_write", "regular_file", "signals"), 0),
     **dict.fromkeys(("layers", "optim", "text", "checkpoints"), 1),
     **dict.fromkeys(("train", "generate", "measure", "exchange", "study", "inspect"), 2),
-    **dict.fromkeys(("config", "build", "contract", "runs", "report"), 3),
+    **dict.fromkeys(("config", "build", "contract", "runs", "report", "search"), 3),
     "phases": 4,
     **dict.fromkeys(("cli", "__main__"), 5),
 }
@@ -40,6 +40,8 @@ LIBRARIES = {  # third-party imports, and where each may be
     "safetensors": ("exchange",),
     "prompt_toolkit": ("phases",),
     "scipy": ("study",),
+    "optuna": ("search",),
+    "cmaes": ("search",),
     "altair": ("report",),
     "vl_convert": ("report",),
 }
