@@ -74,6 +74,7 @@ def main() -> None:
     """Run all searches and print a row a seed, and the verdicts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--begin", type=int, default=0, help="first seed")
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--again", type=int, default=3, help="new seeds of each best")
     options = parser.parse_args()
@@ -81,7 +82,7 @@ def main() -> None:
     found: dict[str, dict[int, dict[str, float]]] = {sampler: {} for sampler in SAMPLERS}
     print("| seed | tpe | random | tpe, new seeds | random, new seeds |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        for seed in range(options.seeds):
+        for seed in range(options.begin, options.begin + options.seeds):
             for sampler in SAMPLERS:
                 folder = Path(name) / f"{sampler}-{seed}"
                 own = searched(folder, sampler, seed, options.trials, options.again)

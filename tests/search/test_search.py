@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -264,6 +265,17 @@ def test_the_best_experiment_is_the_trial_to_the_byte(tmp_path):
     assert again.returncode == 0, again.stderr
     one, two = tmp_path / "s" / best / "metrics.jsonl", tmp_path / "again/metrics.jsonl"
     assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+def test_the_command_of_the_page_runs(tmp_path):
+    page = (KILL.parents[2] / "docs" / "search.md").read_text("utf-8")
+    line = next(line for line in page.splitlines() if "phase=search experiment=" in line)
+    words = shlex.split(line.partition("llmlab ")[2])
+    short = [word for word in words if not word.startswith(("steps", "search.trials"))]
+    done = llmlab(tmp_path, *short, "steps=10", "search.trials=2", "hydra.sweep.dir=s")
+    assert done.returncode == 0, done.stderr
+    assert len(stored(tmp_path / "s")) == 2
 
 
 @pytest.mark.slow
