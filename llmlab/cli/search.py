@@ -73,8 +73,8 @@ class SearchSweeper(Sweeper):
         assert self.config is not None
         if self.config.get("seeds") is not None:
             raise ConfigError(
-                "seeds=auto: the trials of a search have one seed each; leave it out, and train the "
-                "best with more seeds at its end"
+                "seeds=auto: the trials of a search have one seed each; leave it out, and train "
+                "the best with more seeds at its end"
             )
         launcher = self._launcher()
         if launcher == "basic" and (options.workers or 1) > 1:

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 import yaml
@@ -145,7 +146,7 @@ def test_more_trials_can_be_asked_for_but_nothing_else(lab):
     more = lab("resume=s", "search.trials=3")
     assert more.code == 0 and len(lab.calls) == 3, more.err
     other = lab("resume=s", "clip_norm=2")
-    assert other.code == 2 and "clip_norm was not given, is 2" in other.err
+    assert other.code == 2 and "clip_norm was not given" in other.err
     space = lab(*KEYS, "search.trials=4", "lr=interval(0.1,0.2)")
     assert space.code == 2 and "this search had another question" in space.err
     assert len(lab.calls) == 3
@@ -230,13 +231,13 @@ def llmlab(folder, *words):
 
 @pytest.mark.slow
 def test_limits_refuse_before_training_and_a_pruned_run_can_go_on(tmp_path):
-    limits = "search.constraints=parameters<=50000 memory<=1GiB"
-    keys = [*TINY, "search.trials=8", "search.pruner={type: median, startup: 1}", "epochs=4"]
+    limits = "search.constraints=parameters<=55000 memory<=1GiB"
+    keys = [*TINY, "search.trials=10", "search.pruner={type: median, startup: 1}", "epochs=4"]
     done = llmlab(tmp_path, *keys, limits, "model.num_blocks=range(1,4)")
     assert done.returncode == 0, done.stderr
     results = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("s/*/result.json")}
     for name, result in results.items():
-        beyond = result["parameters"] > 50_000 if "parameters" in result else False
+        beyond = result["parameters"] > 55_000 if "parameters" in result else False
         assert (result["status"] == "infeasible") == beyond
         assert (tmp_path / "s" / name / "run.json").exists() != beyond
     pruned = next(name for name, result in results.items() if result["status"] == "pruned")
@@ -273,7 +274,14 @@ def test_the_command_of_the_page_runs(tmp_path):
     line = next(line for line in page.splitlines() if "phase=search experiment=" in line)
     words = shlex.split(line.partition("llmlab ")[2])
     short = [word for word in words if not word.startswith(("steps", "search.trials"))]
-    done = llmlab(tmp_path, *short, "steps=10", "search.trials=2", "hydra.sweep.dir=s")
+    done = llmlab(
+        tmp_path,
+        *short,
+        "steps=10",
+        "schedule.warmup_steps=1",
+        "search.trials=2",
+        "hydra.sweep.dir=s",
+    )
     assert done.returncode == 0, done.stderr
     assert len(stored(tmp_path / "s")) == 2
 
@@ -288,6 +296,7 @@ def test_it_opens_in_optuna_dashboard(tmp_path):
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "s/journal.log")))
     app = dashboard.wsgi(storage)
     seen = []
-    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies", "wsgi.input": None}
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies"}
+    setup_testing_defaults(environ)
     body = b"".join(app(environ, lambda status, headers: seen.append(status)))
     assert seen[0].startswith("200") and b"llmlab" in body
