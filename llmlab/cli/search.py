@@ -142,11 +142,10 @@ def _options(config: DictConfig, space: Mapping[str, str], arguments: Sequence[s
     """Return the arguments of the phase, checked."""
     own = OmegaConf.to_container(config.search, resolve=True)
     assert isinstance(own, dict)
-    phase = PHASES["search"]
     given = {str(key): value for key, value in own.items()} | {"space": dict(space)}
-    checked = checked_arguments(phase, "search", given, typed_keys(arguments))
+    checked = checked_arguments("search", given, typed_keys(arguments))
     asked = SimpleNamespace(metric=config.get("metric"), direction=config.get("direction"))
-    return (phase.load()(asked, **checked) or {})["options"]
+    return (PHASES["search"].load()(asked, **checked) or {})["options"]
 
 
 def _settings(
