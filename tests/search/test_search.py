@@ -298,5 +298,5 @@ def test_it_opens_in_optuna_dashboard(tmp_path):
     seen = []
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies"}
     setup_testing_defaults(environ)
-    body = b"".join(app(environ, lambda status, headers: seen.append(status)))
+    body = b"".join(app(environ, lambda status, *_: seen.append(status)))
     assert seen[0].startswith("200") and b"llmlab" in body
