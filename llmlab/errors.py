@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 
 class LlmlabError(Exception):
@@ -96,6 +97,24 @@ class Stopped(LlmlabError):
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class Pruned(Stopped):
+    """A search gave up a trial, whose run can still be continued.
+
+    Parameters
+    ----------
+    figures
+        What is known of it: its last validation loss and its steps.
+    """
+
+    def __init__(self, message: str, figures: dict[str, Any]):
+        super().__init__(message, 0)
+        self.figures = figures
+
+
+class Infeasible(LlmlabError):
+    """A trial of a search was refused before training: it passes a limit."""
 
 
 def suggest(name: object, options: Iterable[str], alike: float = 0.6) -> str:

@@ -34,7 +34,9 @@ _PATH = re.compile(r"checkpoint|draft|resume|on|data\.[\w-]+\.(path|cache)|token
 _PATHS = re.compile(r"plugins|tokenizer\.corpus|compare\.runs")
 _SPACES = "text with spaces needs quotes"
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
-_TEXT = re.compile(r"prompt|source|target|baseline|(runs|clean)\.where")
+_TEXT = re.compile(
+    r"prompt|source|target|baseline|(runs|clean)\.where|search\.(constraints|storage)"
+)
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
@@ -140,6 +142,8 @@ def _misspelt(token: str, rest: list[str]) -> str:
 
 def is_sweep(flags: Sequence[str], overrides: Sequence[Override]) -> bool:
     """Tell whether Hydra will run a sweep."""
+    if any(override.name == "phase" and override.value == "search" for override in overrides):
+        return True
     for override in overrides:
         if override.name == "launcher" and override.value not in ("basic", "null"):
             return True

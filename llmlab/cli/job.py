@@ -1,6 +1,5 @@
 """One job: from what Hydra composed to a phase's results."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,12 @@ from llmlab import kernels
 from llmlab.cli import ranks
 from llmlab.cli.arguments import typed_keys
 from llmlab.cli.explain import report
+from llmlab.cli.job_result import finite
 from llmlab.cli.standard_streams import forgiving
 from llmlab.config import Config, load
 from llmlab.errors import LlmlabError, ResourceError
 from llmlab.phases import Phase, arguments_of, find
+from llmlab.phases.summary import facts
 from llmlab.plugin_errors import PluginError, located
 from llmlab.runs.lookup import resolve_checkpoint
 from llmlab.runs.shell import near
@@ -50,8 +51,15 @@ class Done:
     begun: bool = True
 
 
-def execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) -> Done:
+def execute(
+    composed: Any, typed: Sequence[str], start: Start, in_sweep: bool, trial: Any = None
+) -> Done:
     """Run the phase of a composed configuration, and return its results.
+
+    Parameters
+    ----------
+    trial
+        That of a search which the run is, if it is one.
 
     Raises
     ------
@@ -69,6 +77,8 @@ def execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) -
         # A run that is there keeps the kernels that `auto` meant.
         kept = start.recorded("kernels") if phase.trains and config.kernels == "auto" else None
         config = replace(config, kernels=kernels.resolve(kept or config.kernels))
+        if trial is not None and trial.limits:
+            trial.check(facts(config))
     except Exception:
         if not in_sweep:
             _discard(start.folder)
@@ -78,7 +88,7 @@ def execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) -
     if not phase.trains:
         with located():
             return Done(phase.load()(config, None, **arguments) or {}, config.seed)
-    return _train(config, phase, arguments, start, typed, in_sweep)
+    return _train(config, phase, arguments, start, typed, in_sweep, trial)
 
 
 def _train(
@@ -88,6 +98,7 @@ def _train(
     start: Start,
     typed: Sequence[str],
     in_sweep: bool,
+    trial: Any,
 ) -> Done:
     """Run a training phase in its folder."""
     from llmlab.signals import interruptible
@@ -103,10 +114,11 @@ def _train(
         show_progress=not in_sweep,
     )
     with opened as run, interruptible(), forgiving():
+        run.trial = trial
         try:
             with located():
                 results = phase.load()(config, run, **arguments) or {}
-            run.finish("finished", **{key: _finite(value) for key, value in results.items()})
+            run.finish("finished", **{key: finite(value) for key, value in results.items()})
         except MemoryError as error:
             refusal = ResourceError(_out_of_memory(run.folder))
             _advise(refusal, run)
@@ -176,8 +188,3 @@ def _discard(folder: Path) -> None:
             path.rmdir()
         except OSError:
             return
-
-
-def _finite(value: Any) -> Any:
-    """Return None for numbers that JSON doesn't have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

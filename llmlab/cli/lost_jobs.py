@@ -8,7 +8,8 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 
-from llmlab.cli.sweep_job import failed, shown
+from llmlab.cli.job_result import shown
+from llmlab.cli.sweep_job import failed
 from llmlab.errors import ResourceError
 from llmlab.runs.log import PREEMPTED
 from llmlab.runs.overrides import Override

@@ -64,10 +64,10 @@ def start(command: CommandLine) -> int:
     else:
         jobs, record = _jobs(command, folder)
         from llmlab.cli.order import Order
-        from llmlab.cli.sweeper import StudySweeper, sweeper_of
+        from llmlab.cli.sweeper import new_sweeper, sweeper_of
 
         order = Order(command.flags, command.typed, jobs, record)
-        sweeper = sweeper_of(lambda: StudySweeper(order))
+        sweeper = sweeper_of(lambda: new_sweeper(order))
         tokens, task = list(jobs.tokens), order.task
     mode = sweeping_mode(command.sweep, command.flags)
     with as_program([*command.flags, *tokens]), mode, guarded(), sweeping(folder), sweeper:

@@ -12,7 +12,9 @@ from typing import Any
 from llmlab.errors import ConfigError
 from llmlab.runs.overrides import Override
 from llmlab.runs.record import SWEEP_RECORD
+from llmlab.runs.results import read_question
 from llmlab.runs.shell import near, shell_command
+from llmlab.search.search import SEARCH_RECORD
 from llmlab.signals import STOPPING, Repeats
 from llmlab.study.arms import FINISHED
 
@@ -99,6 +101,11 @@ def sweeping(folder: Path | None) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def is_of_a_job(record: logging.LogRecord) -> bool:
+    """Return False for the line that says how many jobs are launched, which would be 1."""
+    return not record.getMessage().startswith("Launching")
+
+
 def discard(folder: Path | None) -> None:
     """Remove the folder of a sweep that Hydra refused before its first job."""
     if folder is None or (folder / SWEEP_RECORD).exists():
@@ -117,13 +124,21 @@ def finish(folder: Path) -> int:
     It is 1 if some jobs failed, and that of all if each failed for the same kind of reason.
     """
     from llmlab.report.page import HOW, can_draw, write_page
+    from llmlab.report.search_tables import optimism_of
     from llmlab.report.study import read_study
     from llmlab.report.study_tables import lines, write_tables
 
     (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's copy of what was asked for
+    if (folder / SEARCH_RECORD).is_file():
+        from llmlab.cli.search_end import finish_search
+
+        return finish_search(folder)
     study = read_study(folder)
     write_tables(folder, study)
     print("\n".join(lines(study, study.question.study.get("jobs", False))))
+    searched = read_question(folder).get("config_dir")
+    if searched and (said := optimism_of(Path(searched), folder)):
+        print(f"\n{said}")
     print(f"sweep: {near(folder)}")
     if can_draw():
         from llmlab.report.study_page import study_page

@@ -14,11 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 
 from llmlab.cli.explain import explain, report
 from llmlab.cli.job import execute, output_folder, tokens_of
+from llmlab.cli.job_result import is_scalar, loss_of, shown
 from llmlab.cli.sweep import SweepInterrupted
-from llmlab.errors import Diverged, Stopped
+from llmlab.errors import Diverged, Infeasible, Pruned, Stopped
 from llmlab.runs.lock import Held
 from llmlab.runs.log import status_of
-from llmlab.runs.overrides import STUDY_KEYS, Override
 from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.start import AnothersFolder, start_of_job
 from llmlab.runs.sweep import Jobs, read_result, write_result, write_sweep
@@ -51,16 +51,21 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
             ended = before is not None and before["status"] == "finished"
             if before and ended and before["overrides"] == result["overrides"]:
                 log.info("%s: already finished", folder.name)
-                return _loss(before)
+                return loss_of(before)
             try:
-                done = execute(composed, typed, start, in_sweep=True)
+                done = execute(composed, typed, start, in_sweep=True, trial=jobs.trial)
                 break
             except Held as error:
                 _wait(error, pause)
         if before and ended and not done.begun:
-            return _loss(before)  # what was asked for now was never trained
+            return loss_of(before)  # what was asked for now was never trained
         result |= {"seed": done.seed, "seconds": _seconds(before, began)}
-        result |= {name: value for name, value in done.figures.items() if _is_scalar(value)}
+        result |= {name: value for name, value in done.figures.items() if is_scalar(value)}
+    except (Pruned, Infeasible) as ending:
+        log.info("%s", ending)
+        result |= {"status": "pruned" if isinstance(ending, Pruned) else "infeasible"}
+        result |= ending.figures if isinstance(ending, Pruned) else {}
+        result["seconds"] = _seconds(before, began)
     except (Stopped, KeyboardInterrupt) as error:
         result |= {"status": status_of(error), "error": str(error)}
         _stopped(folder, result | {"seconds": _seconds(before, began)}, jobs.folder, error)
@@ -70,11 +75,12 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
         result = failed(tokens, error)
         if isinstance(error, AnothersFolder):
             folder = jobs.folder / jobs.name(tokens)
+    result |= {} if jobs.trial is None else jobs.trial.facts
     write_sweep(jobs.folder, record)
     write_result(folder, result)
     if jobs.plan is not None and len(jobs.plan.names) > 1:
         print(jobs.plan.progress(jobs.folder), flush=True)
-    return _loss(result)
+    return loss_of(result)
 
 
 def failed(tokens: Sequence[str], error: BaseException) -> dict[str, Any]:
@@ -136,21 +142,3 @@ def _launcher() -> str | None:
 def _seconds(before: Mapping[str, Any] | None, began: float) -> float:
     """Return how long all starts of a job took together."""
     return round((before or {}).get("seconds", 0.0) + time.monotonic() - began, 3)
-
-
-def shown(tokens: Sequence[str]) -> dict[str, str]:
-    """Return overrides as a job's result has them: without what is asked of the whole sweep."""
-    parts = [Override.of(text) for text in tokens]
-    others = ("launcher", *STUDY_KEYS)
-    own = [part for part in parts if part.name.split(".")[0] not in others]
-    return {part.name: str(part.value).strip("'") for part in own}
-
-
-def _is_scalar(value: Any) -> bool:
-    """Tell whether a result is kept of a job: text, or a number that JSON has."""
-    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _loss(result: Mapping[str, Any]) -> float:
-    loss = result.get("loss")
-    return math.nan if loss is None else float(loss)

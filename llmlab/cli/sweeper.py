@@ -1,6 +1,5 @@
 """Hydra's own sweeper, except that a study says which jobs come next."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +14,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from llmlab.atomic_write import make_folder
+from llmlab.cli.job_result import shown
 from llmlab.cli.launching import launcher_of
 from llmlab.cli.lost_jobs import launched
 from llmlab.cli.order import Order
-from llmlab.cli.sweep_job import shown
+from llmlab.cli.search import SearchSweeper
+from llmlab.cli.sweep import is_of_a_job
 from llmlab.config.study import STUDY_KEYS, Question
 from llmlab.errors import ConfigError
 from llmlab.runs.overrides import Override, value_of
@@ -102,7 +103,7 @@ class StudySweeper(Sweeper):
         if not isinstance(self.launcher, basic_launcher.BasicLauncher):
             yield from launched(self.launcher.launch, batch, number, self._jobs)
             return
-        basic_launcher.log.addFilter(_is_of_a_job)
+        basic_launcher.log.addFilter(is_of_a_job)
         for first, job in enumerate(batch, number):
             yield from self.launcher.launch([job], first)
 
@@ -198,9 +199,10 @@ class StudySweeper(Sweeper):
         self._jobs.plan = Plan(names, total, ended, began, open_end=auto)
 
 
-def _is_of_a_job(record: logging.LogRecord) -> bool:
-    """Return False for the line that says how many jobs are launched, which would be 1."""
-    return not record.getMessage().startswith("Launching")
+def new_sweeper(order: Order) -> Sweeper:
+    """Return what runs a sweep that was ordered: a search, or the jobs of a study."""
+    phases = [text.partition("=")[2] for text in order.jobs.tokens if text.startswith("phase=")]
+    return SearchSweeper(order) if phases[-1:] == ["search"] else StudySweeper(order)
 
 
 @contextmanager

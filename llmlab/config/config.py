@@ -220,6 +220,8 @@ def load(
     if isinstance(values.get("plugins"), str):
         values["plugins"] = [values["plugins"]]
     phase = values.get("phase")
+    if phase != "search" and not any(key.split(".")[0] == "search" for key in typed):
+        values.pop("search", None)  # an experiment that is searched trains, too
     arguments = values.pop(phase) if isinstance(values.get(phase), Mapping) else {}
     values = check_fields(Config, values, "", problems)
     refuse_former_names(values.get("model"), typed, problems)

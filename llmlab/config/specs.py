@@ -21,13 +21,15 @@ def registries() -> dict[str, Registry]:
     from llmlab.layers import ACTIVATIONS, INITIALISATIONS, LAYERS, POSITIONS
     from llmlab.layers.lora import ADAPTERS
     from llmlab.optim import OPTIMIZERS, SCHEDULES
+    from llmlab.search.samplers import PRUNERS, SEARCH_SAMPLERS
     from llmlab.text import DATASETS, TEMPLATES, TOKENIZERS
     from llmlab.train.callbacks import CALLBACKS
     from llmlab.train.trackers import TRACKERS
 
     parts = (LAYERS, ACTIVATIONS, POSITIONS, INITIALISATIONS)
     every = (*parts, ADAPTERS, OPTIMIZERS, SCHEDULES, TOKENIZERS, DATASETS)
-    return {r.kind: r for r in (*every, TEMPLATES, SAMPLERS, TRACKERS, CALLBACKS)}
+    every = (*every, TEMPLATES, SAMPLERS, TRACKERS, CALLBACKS, SEARCH_SAMPLERS, PRUNERS)
+    return {r.kind: r for r in every}
 
 
 def check_specs(values: dict[str, Any], typed: Collection[str], problems: list[str]) -> None:

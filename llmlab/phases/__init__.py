@@ -1,7 +1,7 @@
 """What a user can run; each phase is a function `run(config, run, **its own arguments)`."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,7 @@ PHASES: dict[str, Phase] = {
     ),
     "list": Phase("llmlab.phases.list", "all layers, optimizers, ... with arguments and defaults"),
     "check": Phase("llmlab.phases.check", "test what plugins= register against its contract"),
+    "search": Phase("llmlab.phases.search", "search the best values of keys, trial by trial"),
     "summary": Phase(
         "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"
     ),
@@ -129,12 +130,18 @@ def own_arguments(name: str) -> "Registry":
 
 def arguments_of(config: "Config") -> dict[str, Any]:
     """Return the arguments of the phase's own, checked and of the types in its signature."""
+    return checked_arguments(config.phase, config.arguments, config.typed)
+
+
+def checked_arguments(
+    name: str, arguments: Mapping[str, Any], typed: Collection[str]
+) -> dict[str, Any]:
+    """Return arguments of the phase called `name`, checked and of the types in its signature."""
     from llmlab.config.specs import Reader
 
     problems: list[str] = []
-    spec = {"type": config.phase, **config.arguments}
-    reader = Reader(config.typed, problems)
-    found = reader.checked(spec, own_arguments(config.phase), config.phase)
+    reader = Reader(typed, problems)
+    found = reader.checked({"type": name, **arguments}, own_arguments(name), name)
     if problems:
         raise ConfigError(problems)
     return {key: value for key, value in found.items() if key != "type"}

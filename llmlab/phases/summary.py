@@ -13,7 +13,7 @@ from llmlab.phases.answering import checkpoint_model
 from llmlab.report.tables import columns, human
 from llmlab.text import Tokenizer
 from llmlab.train.activations import activations
-from llmlab.train.memory import available_memory, training_memory
+from llmlab.train.memory import Memory, available_memory, training_memory
 
 HEAD = ("layer", "output", "parameters", "FLOPs", "activations")
 
@@ -31,15 +31,45 @@ class Plan:
 
 def run(config: Config, run: None = None) -> dict[str, Any]:
     """Print the table of the checkpoint's model, or of the configured one."""
-    if config.checkpoint is not None:
-        model = checkpoint_model(config)
-        plan = Plan(model.spec, model.stack, model.layout, model.tokenizer, model.template_spec)
-    else:
-        tokenizer = build.new_tokenizer(config)
-        stack = build.new_stack(config.model, tokenizer.vocab_size)
-        plan = Plan(config.model, stack, Layout(stack), tokenizer, config.template)
+    plan = plan_of(config)
     print(describe(config, plan), flush=True)
     return {"parameters": plan.layout.num_parameters}
+
+
+def plan_of(config: Config) -> Plan:
+    """Return the checkpoint's model, or the configured one."""
+    if config.checkpoint is not None:
+        model = checkpoint_model(config)
+        return Plan(model.spec, model.stack, model.layout, model.tokenizer, model.template_spec)
+    tokenizer = build.new_tokenizer(config)
+    stack = build.new_stack(config.model, tokenizer.vocab_size)
+    return Plan(config.model, stack, Layout(stack), tokenizer, config.template)
+
+
+def facts(config: Config) -> dict[str, int]:
+    """Return what is known of a training before it: parameters, bytes and operations of a step."""
+    plan = plan_of(config)
+    batch, time = config.batch_size, plan.spec["max_seq_len"]
+    return {
+        "parameters": plan.layout.num_parameters,
+        "memory": step_memory(config, plan).total,
+        "flops": 3 * config.accumulate * plan.stack.flops(batch, time),
+    }
+
+
+def step_memory(config: Config, model: Plan) -> Memory:
+    """Return the memory of a training step on full batches."""
+    batch, time = config.batch_size, model.spec["max_seq_len"]
+    return training_memory(
+        model.stack,
+        model.layout,
+        build.new_optimizer(config),
+        batch=batch,
+        time=time,
+        threads=build.resolve_threads(config.threads, batch, time),
+        dtype=config.dtype,
+        average=config.ema is not None,
+    )
 
 
 def describe(config: Config, model: Plan) -> str:
@@ -79,17 +109,7 @@ def describe(config: Config, model: Plan) -> str:
 
 def _memory_lines(config: Config, model: Plan, threads: int) -> list[str]:
     """Return what a training step takes, and what frozen parameters save of it."""
-    batch, time = config.batch_size, model.spec["max_seq_len"]
-    total = training_memory(
-        model.stack,
-        model.layout,
-        build.new_optimizer(config),
-        batch=batch,
-        time=time,
-        threads=threads,
-        dtype=config.dtype,
-        average=config.ema is not None,
-    )
+    total = step_memory(config, model)
     free = available_memory()
     lacking = ""
     if free is not None and free < total.total:

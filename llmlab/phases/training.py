@@ -210,6 +210,7 @@ class Stage:
             signals=self.signals,
             command=self.run.resume_command,
             show_progress=self.run.show_progress,
+            trial=self.run.trial,
             **{key: getattr(config, key) for key in WATCHING},
         )
         return {name: callback for name, callback in built.items() if callback is not None}

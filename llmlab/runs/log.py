@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.atomic_write import refused
-from llmlab.errors import Stopped
+from llmlab.errors import Pruned, Stopped
 from llmlab.regular_file import to_write
 from llmlab.signals import PREEMPTING
 
@@ -83,6 +83,8 @@ def log_traceback(handler: logging.Handler, error: BaseException) -> None:
 
 def status_of(error: BaseException) -> str:
     """Return the status of a run that `error` ended."""
+    if isinstance(error, Pruned):
+        return "pruned"
     if isinstance(error, Stopped | KeyboardInterrupt):
         code = getattr(error, "exit_code", 130)
         # SLURM takes a machine away with SIGTERM, too, and says nothing else.

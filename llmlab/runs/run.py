@@ -48,6 +48,8 @@ class Run:
         Whether this run has the terminal for itself: not in a sweep.
     begun
         Whether this start does something: then what it was asked for is on record.
+    trial
+        The trial of a search that this run is, if it is one.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Run:
         self.record = record
         self.show_progress = show_progress
         self.begun = False
+        self.trial: Any = None
         self._lock = lock
         self._before = before  # the record that an earlier start has left
         self._config: Mapping[str, Any] | None = None  # to be written when it begins

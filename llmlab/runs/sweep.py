@@ -65,6 +65,8 @@ class Jobs:
     ----------
     plan
         What is to be done, once that is known.
+    trial
+        The trial of a search that is the next job, if the sweep is one.
 
     Parameters
     ----------
@@ -88,6 +90,7 @@ class Jobs:
     ):
         self.folder, self.former = folder, dict(former or {})
         self.plan: Plan | None = None
+        self.trial: Any = None
         self.tokens = tokens
         self._fixed = {Override.of(text).name for text in tokens} - set(varying)
         known = _recorded(folder, self.former)

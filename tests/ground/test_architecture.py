@@ -20,7 +20,7 @@ FLOORS = {
     **dict.fromkeys(("atomic_write", "regular_file", "signals"), 0),
     **dict.fromkeys(("layers", "optim", "text", "checkpoints"), 1),
     **dict.fromkeys(("train", "generate", "measure", "exchange", "study", "inspect"), 2),
-    **dict.fromkeys(("config", "build", "contract", "runs", "report", "resources"), 3),
+    **dict.fromkeys(("config", "build", "contract", "runs", "report", "resources", "search"), 3),
     **dict.fromkeys(("phases", "serve"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
@@ -44,6 +44,8 @@ LIBRARIES = {  # third-party imports, and where each may be
     "starlette": ("serve",),
     "uvicorn": ("serve",),
     "h11": ("serve",),
+    "optuna": ("search",),
+    "cmaes": ("search",),
     "altair": ("report",),
     **dict.fromkeys(("hydra_plugins", "submitit", "dask", "distributed"), ("cli",)),
     "vl_convert": ("report",),

@@ -1,0 +1,1 @@
+"""A search for the best values of keys: which trial comes next, on Optuna."""
