@@ -249,7 +249,8 @@ def new_sampler(config: Config, vocab_size: int) -> Sampler:
 
 def new_tracker(config: Config, folder: Any, name: str) -> Tracker:
     """Return the tracker."""
-    return TRACKERS.build(config.tracker, "tracker", folder=folder, name=name)
+    values = config.to_dict()
+    return TRACKERS.build(config.tracker, "tracker", folder=folder, name=name, config=values)
 
 
 def resolve_threads(threads: int | str, batch_size: int, max_seq_len: int) -> int:

@@ -34,7 +34,7 @@ LIBRARIES = {  # third-party imports, and where each may be
     "threadpoolctl": ("train", "runs", "generate", "phases"),
     "tqdm": ("text", "train", "phases"),
     "yaml": ("cli", "config", "runs"),
-    "tensorboardX": ("train",),
+    **dict.fromkeys(("tensorboardX", "wandb", "mlflow", "trackio"), ("train",)),
     "tokenizers": ("text", "exchange"),
     "jinja2": ("text",),
     "safetensors": ("exchange",),

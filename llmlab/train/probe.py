@@ -1,0 +1,134 @@
+"""What goes on inside a network on a few tokens of a batch, seen through listeners."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from llmlab.batch import Batch
+from llmlab.layers.attention import Attention
+from llmlab.layers.feed_forward import FeedForward
+from llmlab.layers.gated_feed_forward import GatedFeedForward
+from llmlab.network import Network
+from llmlab.train.array_statistics import rounded
+
+MOST_TOKENS = 256  # of a batch that are looked at
+FEWEST_TOKENS = 32  # to call a unit dead
+_SILENT = 1e-6  # of the layer's largest activation
+
+
+def part_of(batch: Batch) -> Batch:
+    """Return the first rows of a batch, at most `MOST_TOKENS` tokens."""
+    rows, time = batch.inputs.shape
+    time = min(time, MOST_TOKENS)
+    return batch.rows(np.arange(min(rows, max(1, MOST_TOKENS // time))), time)
+
+
+class Probe:
+    """Ask a network about a batch, by the paths of its layers."""
+
+    def __init__(self, network: Network):
+        self._network = network
+        self._stream = {path for path, _ in network.stack.leaves()}
+        self._units = {
+            f"{path}.down": path
+            for path, layer, _ in network.walk()
+            if isinstance(layer, FeedForward | GatedFeedForward)
+        }
+
+    def look(self, batch: Batch) -> dict[str, Any]:
+        """Return what a pass over a batch shows.
+
+        Returns
+        -------
+        stream
+            Root mean square of the output of each layer of the stack, in order; the last is that
+            of the logits.
+        entropy
+            Of each attention, a number for each head: the mean over its tokens of the entropy of
+            where they look, divided by that of looking everywhere alike. 0 is one place, 1 all.
+        dead
+            Of each feed-forward layer the share of hidden units that are silent on all tokens.
+            Experts that got fewer than `FEWEST_TOKENS` tokens are left out.
+        """
+        real = _real(batch)
+        found: dict[str, dict[str, Any]] = {"stream": {}, "entropy": {}, "dead": {}}
+
+        def before(path: str, layer: Any, x: np.ndarray) -> None:
+            owner = self._units.get(path)
+            if owner is not None:
+                rows = x[real.reshape(-1)] if len(x) == real.size else x
+                if len(rows) >= FEWEST_TOKENS:
+                    found["dead"][owner] = _dead(rows)
+
+        def after(path: str, layer: Any, y: np.ndarray, cache: Any) -> None:
+            if isinstance(layer, Attention):
+                maps = layer.maps(cache, self._network.ctx)
+                seen = _visible(batch, layer.window)
+                found["entropy"][path] = _entropy(maps, seen, real)
+            if path in self._stream:  # of a nameless inner layer first, then of the whole
+                found["stream"][path] = _rms(y[real.reshape(-1)] if len(y) == real.size else y)
+
+        with np.errstate(all="ignore"), self._network.listening(pre=before, post=after):
+            self._network.forward(
+                batch.inputs, segments=batch.segments, positions=batch.positions
+            )
+        order = [path for path, _ in self._network.stack.leaves()]
+        found["stream"] = {p: found["stream"][p] for p in order if p in found["stream"]}
+        return found
+
+
+def _real(batch: Batch) -> np.ndarray:
+    """Return which tokens aren't padding, (B, T): those up to the last target that counts."""
+    used = batch.weights != 0
+    time = used.shape[1]
+    lengths = np.where(used.any(axis=1), time - np.argmax(used[:, ::-1], axis=1), 1)
+    return np.arange(time) < lengths[:, None]
+
+
+def _rms(x: np.ndarray) -> float | None:
+    top = float(np.abs(x).max(initial=0))
+    if top == 0 or not np.isfinite(top):
+        return rounded(top)
+    scaled = x / x.dtype.type(top)
+    return rounded(top * float(np.sqrt(np.mean(np.square(scaled), dtype=np.float64))))
+
+
+def _dead(x: np.ndarray) -> float | None:
+    peaks = np.abs(x).max(axis=0)
+    if not np.isfinite(peaks).all():
+        return None
+    return rounded(float(np.mean(peaks <= _SILENT * peaks.max())))
+
+
+def _visible(batch: Batch, window: int | None) -> np.ndarray:
+    """Return how many tokens each one can look at, (B, T)."""
+    rows, time = batch.inputs.shape
+    place = np.broadcast_to(np.arange(time), (rows, time))
+    if batch.segments is not None:
+        new = np.diff(batch.segments, axis=1, prepend=batch.segments[:, :1] - 1) != 0
+        place = place - np.maximum.accumulate(np.where(new, place, 0), axis=1)
+    return np.minimum(place + 1, window or time)
+
+
+def _entropy(maps: np.ndarray, seen: np.ndarray, real: np.ndarray) -> list[float | None]:
+    """Return each head's mean entropy over what is possible; None if no token has a choice."""
+    counted = real & (seen > 1)
+    if not counted.any():
+        return [None] * maps.shape[1]
+    own = np.moveaxis(maps, 1, 2)[counted]  # (tokens, H, T)
+    logs = np.log(np.maximum(own, np.finfo(own.dtype).tiny))
+    entropy = -np.einsum("nht,nht->nh", own, logs)
+    return [rounded(value) for value in (entropy / np.log(seen[counted])[:, None]).mean(axis=0)]
+
+
+def flat(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return what `look` gave as flat numbers, `stream/NAME` and so on, for a tracker."""
+    values: dict[str, float] = {}
+    for kind, own in found.items():
+        for path, value in own.items():
+            for number, each in enumerate(value if isinstance(value, list) else [value]):
+                head = f".{number}" if isinstance(value, list) else ""
+                if each is not None:
+                    values[f"{kind}/{path}{head}"] = each
+    return values

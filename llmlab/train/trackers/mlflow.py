@@ -1,0 +1,91 @@
+"""MLflow."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmlab.train.trackers.base import TRACKERS, SentSteps, StepTracker, needed
+
+_MOST = 1000  # values that MLflow takes at once
+_LONGEST = 500  # characters of a parameter
+
+
+@TRACKERS.register("mlflow")
+class MLflow(StepTracker):
+    """A run of an MLflow experiment; needs the package mlflow.
+
+    MLflow itself would keep steps that are sent twice: a resume asks for the last one that the
+    run has, and sends only those after it.
+
+    Parameters
+    ----------
+    experiment
+        Where the run goes.
+    uri
+        The server or database, such as `sqlite:///mlflow.db`; None: MLFLOW_TRACKING_URI, or
+        MLflow's own default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        config: dict[str, Any],
+        experiment: str = "llmlab",
+        uri: str | None = None,
+    ):
+        super().__init__()
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        package = needed("mlflow", "mlflow")
+        self._client: Any = package.MlflowClient(tracking_uri=uri)
+        self._metric, self._param = package.entities.Metric, package.entities.Param
+        self._folder, self._name, self._config = folder, name, config
+        self._experiment = experiment
+        self._path = folder / "mlflow.json"
+        self._sent: SentSteps | None = None
+
+    def _open(self):
+        self._sent = SentSteps(self._path)
+        if self._path.exists():
+            # Every row has a learning rate.
+            history = self._client.get_metric_history(self._sent.id, "lr")
+            self._client.update_run(self._sent.id, status="RUNNING")
+            return max([self._sent.step, *(each.step for each in history)])
+        found = self._client.get_experiment_by_name(self._experiment)
+        where = found.experiment_id if found else self._client.create_experiment(self._experiment)
+        self._sent.id = self._client.create_run(where, run_name=self._name).info.run_id
+        flat = [self._param(key, value[:_LONGEST]) for key, value in _flat(self._config)]
+        for first in range(0, len(flat), 100):
+            self._client.log_batch(self._sent.id, params=flat[first : first + 100])
+        self._sent.write()
+        return 0
+
+    def _send(self, steps):
+        assert self._sent is not None
+        run, now = self._sent.id, int(time.time() * 1000)
+        numbers = []
+        for step, values in steps.items():
+            for name, value in values.items():
+                if isinstance(value, np.ndarray):
+                    self._client.log_image(run, value, key=name.replace("/", "."), step=step)
+                elif isinstance(value, str):
+                    self._client.log_text(run, value, f"{name}/{step:08d}.txt")
+                else:
+                    numbers.append(self._metric(name, value, now, step))
+        for first in range(0, len(numbers), _MOST):
+            self._client.log_batch(run, metrics=numbers[first : first + _MOST])
+        self._sent.write(max(steps))
+
+    def _close(self):
+        assert self._sent is not None
+        self._client.set_terminated(self._sent.id)
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        items = value.items()
+        return [pair for k, v in items for pair in _flat(v, f"{prefix}.{k}" if prefix else str(k))]
+    return [(prefix, str(value))]

@@ -1,0 +1,60 @@
+"""Trackio, whose runs are in a database of its own in the user's folder."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmlab.train.trackers.base import TRACKERS, SentSteps, StepTracker, needed
+
+
+@TRACKERS.register("trackio")
+class Trackio(StepTracker):
+    """A run of a Trackio project, shown by `trackio show`; needs the package trackio.
+
+    Trackio itself would keep steps that are sent twice: a resume asks for the last one that the
+    run has, and sends only those after it.
+
+    Parameters
+    ----------
+    project
+        Where the run goes; TRACKIO_DIR in the environment says where projects are.
+    """
+
+    def __init__(self, folder: Path, name: str, config: dict[str, Any], project: str = "llmlab"):
+        super().__init__()
+        self._package = needed("trackio", "trackio")
+        self._config, self._project = config, project
+        self._sent = SentSteps(folder / "trackio.json")
+        self._name = f"{name}-{self._sent.id[:4]}"  # runs of one name would become one
+
+    def _open(self):
+        storage = needed("trackio.sqlite_storage", "trackio").SQLiteStorage
+        known = storage.get_max_step_for_run(self._project, self._name)
+        with contextlib.redirect_stdout(sys.stderr):
+            self._package.init(
+                self._project,
+                self._name,
+                config=self._config,
+                resume="allow",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+        self._sent.write()
+        return max(self._sent.step, known or 0)
+
+    def _send(self, steps):
+        for step, values in steps.items():
+            shown = {name: self._shown(value) for name, value in values.items()}
+            self._package.log(shown, step=step)
+        self._sent.write(max(steps))
+
+    def _shown(self, value: Any) -> Any:
+        return self._package.Image(value) if isinstance(value, np.ndarray) else value
+
+    def _close(self):
+        with contextlib.redirect_stdout(sys.stderr):
+            self._package.finish()
