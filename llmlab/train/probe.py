@@ -70,9 +70,7 @@ class Probe:
                 found["stream"][path] = _rms(y[real.reshape(-1)] if len(y) == real.size else y)
 
         with np.errstate(all="ignore"), self._network.listening(pre=before, post=after):
-            self._network.forward(
-                batch.inputs, segments=batch.segments, positions=batch.positions
-            )
+            self._network.forward(batch.inputs, segments=batch.segments, positions=batch.positions)
         order = [path for path, _ in self._network.stack.leaves()]
         found["stream"] = {p: found["stream"][p] for p in order if p in found["stream"]}
         return found

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file, none if it isn't there; a line that a crash has torn is left out."""
+    """Return the rows of a file, if it is there; a line that a crash has torn is left out."""
     rows = []
     try:
         lines = path.read_bytes().splitlines()

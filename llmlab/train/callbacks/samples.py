@@ -43,7 +43,7 @@ class Samples(Callback):
 
     def on_row(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
         """Sample if it is time."""
-        if progress.step % self._every and progress.step != self._last:
+        if progress.step % self._every and progress.step != self._last and not progress.is_stale:
             return
         assert self._file is not None
         samples = [{"prompt": prompt, "text": self._sample(prompt)} for prompt in self._prompts]

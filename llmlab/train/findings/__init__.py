@@ -1,17 +1,19 @@
 """What is out of the ordinary in a training, in words, from the rows that it has left."""
 
-from llmlab.train.findings.facts import Facts, Finding, facts_of
-from llmlab.train.findings.rules import RULES, Rows
+from llmlab.train.findings.facts import Facts, Finding, Rows, facts_of
+from llmlab.train.findings.network_rules import NETWORK_RULES
+from llmlab.train.findings.step_rules import STEP_RULES
 
 __all__ = ["Facts", "Finding", "facts_of", "find"]
 
 # What follows from what: a cause that was found stands for its effects.
+_DAMAGE = ("dead_units", "saturated_attention", "far_gradients", "loss_spike", "always_clipped")
 _EFFECTS = {
-    "overflow": ("large_updates", "rising_loss", "no_warmup", "loss_spike", "far_gradients"),
-    "init_scale": ("far_gradients", "always_clipped", "loss_spike", "small_updates"),
-    "no_warmup": ("large_updates", "rising_loss", "loss_spike", "always_clipped", "dead_units"),
-    "large_updates": ("rising_loss", "loss_spike", "always_clipped"),
-    "rising_loss": ("loss_spike",),
+    "overflow": ("no_warmup", "large_updates", "rising_loss", *_DAMAGE),
+    "init_scale": ("large_updates", "small_updates", "rising_loss", *_DAMAGE),
+    "no_warmup": ("large_updates", "rising_loss", *_DAMAGE),
+    "large_updates": ("rising_loss", *_DAMAGE),
+    "rising_loss": _DAMAGE,
     "saturated_attention": ("far_gradients",),
 }
 
@@ -26,6 +28,7 @@ def find(rows: Rows, facts: Facts, metrics: Rows = ()) -> list[Finding]:
     metrics
         Rows of metrics.jsonl: every step's loss, where they were written.
     """
-    found = [finding for rule in RULES for finding in rule(rows, facts, metrics or rows)]
+    rules = (*NETWORK_RULES, *STEP_RULES)
+    found = [each for rule in rules for each in rule(rows, facts, metrics or rows)]
     effects = {other for each in found for other in _EFFECTS.get(each.kind, ())}
-    return [each for each in found if each.kind not in effects]
+    return [each for each in found if each.from_start or each.kind not in effects]

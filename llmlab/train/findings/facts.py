@@ -1,14 +1,16 @@
 """What findings need to know of a network, and what a finding is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import log, prod
 from typing import Any
 
 from llmlab.layers.lora import Adapted
 from llmlab.layers.norms import LayerNorm, RMSNorm
 from llmlab.layers.residual import Parallel, PostNorm, PreNorm, SandwichNorm
 from llmlab.params import Param, walk_layers, walk_params
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,14 @@ class Finding:
         What was seen, with numbers, and what it means.
     key
         What to type to change what most likely causes it.
+    from_start
+        Whether it was there at the first step, so that no other finding has caused it.
     """
 
     kind: str
     text: str
     key: str
+    from_start: bool = False
 
     @property
     def sentence(self) -> str:
@@ -94,6 +99,11 @@ def _vocab_size(output: Any) -> int | None:
     if not shapes:
         return None
     return shapes[0][0] if hasattr(output, "tied_to") else shapes[0][1]
+
+
+def guessing(facts: Facts) -> float | None:
+    """Return the loss of guessing, ln V."""
+    return log(facts.vocab_size) if facts.vocab_size else None
 
 
 def key_of(path: str, argument: str) -> str:

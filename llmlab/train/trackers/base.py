@@ -37,12 +37,15 @@ class Tracker(ABC):
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Take a picture, (H, W, 3) bytes; by default it is left out."""
+        return
 
     def text(self, step: int, name: str, text: str) -> None:
         """Take a text, such as a sample; by default it is left out."""
+        return
 
     def flush(self) -> None:
         """Send all that was taken: a checkpoint is about to be saved, from which steps go on."""
+        return
 
 
 @TRACKERS.register("none")
