@@ -46,7 +46,8 @@ def array_statistics(params: Arena, grads: Arena, before: np.ndarray) -> dict[st
 
 def norm(x: np.ndarray) -> float:
     """Return the L2 norm of a vector, also where the squares leave its type's range."""
-    square = float(np.dot(x, x))
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(np.dot(x, x))
     if isfinite(square) and square > 1e-30:
         return square**0.5
     wide = x.astype(np.float64)

@@ -18,7 +18,7 @@ from llmlab.train.fit import fit
 from llmlab.train.trackers import NoTracker
 from llmlab.train.trainer import Trainer
 
-VOCABULARY, TIME, STEPS = 16, 16, 60
+VOCABULARY, TIME, STEPS = 16, 16, 40
 
 
 class Chain:
@@ -76,7 +76,7 @@ def watched(
     warmup=5,
     every=5,
     steps=STEPS,
-    clip_norm=1.0,
+    clip_norm=5.0,
     threads=1,
     optimizer="adam",
     change=None,
@@ -123,3 +123,8 @@ def watched(
 
 def rows_of(folder, name="watch.jsonl"):
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def layer_of(stack, number, name):
+    """Return the inner layer of a residual connection of a block."""
+    return stack.layers[f"blocks.{number}"].layers[name].layer

@@ -14,7 +14,7 @@ _EFFECTS = {
     "no_warmup": ("large_updates", "rising_loss", *_DAMAGE),
     "large_updates": ("rising_loss", *_DAMAGE),
     "rising_loss": _DAMAGE,
-    "saturated_attention": ("far_gradients",),
+    "saturated_attention": ("far_gradients", "always_clipped"),
 }
 
 

@@ -44,7 +44,10 @@ def step_size(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:
     rose = len(losses) >= _FEWEST and median(losses[-size:]) > median(losses[:size]) + RISE
     hurt = large or rose or _jumps(losses) or _stalled(losses, facts)
     if facts.post_norm and not _warmed_up(metrics) and hurt:
-        text = "blocks norm after the sum, and the first steps took the full lr, which was too much"
+        text = (
+            "the blocks norm after the sum, and the first steps took the full lr, which they can't "
+            f"bear: the loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
+        )
         yield Finding("no_warmup", text, "schedule.warmup_steps=100")
         return
     if large:
@@ -102,7 +105,7 @@ def clipping(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:
     typical = median([row["grad_norm"] for row in rows if row["grad_norm"] is not None] or [0])
     if share > CLIPPED and typical > 2 * facts.clip_norm:
         text = f"{share:.0%} of the steps were clipped, the gradient's middle norm is {typical:.2g}"
-        yield Finding("always_clipped", text, f"clip_norm={2 * typical:.2g}, or a lower lr")
+        yield Finding("always_clipped", text, f"clip_norm={2 * typical:.3g}, or a lower lr")
 
 
 def far_gradients(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:
