@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from llmlab.checkpoints import Checkpoint, compare, require
@@ -192,10 +193,8 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
         items = [(str(index), item) for index, item in enumerate(value)]
     else:
         return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, item in items:
-        found |= flat(item, f"{prefix}.{key}" if prefix else key)
-    return found
+    within = f"{prefix}." if prefix else ""
+    return {k: v for key, item in items for k, v in flat(item, f"{within}{key}").items()}
 
 
 def check_memory(config: Config, stack: Stack, layout: Layout, time: int, threads: int) -> None:
@@ -247,8 +246,9 @@ def new_sampler(config: Config, vocab_size: int) -> Sampler:
     return SAMPLERS.build(config.sampler, "sampler", seed=config.seed, vocab_size=vocab_size)
 
 
-def new_tracker(config: Config, folder: Any, name: str) -> Tracker:
-    """Return the tracker."""
+def new_tracker(config: Config, folder: Path, run: Path) -> Tracker:
+    """Return the tracker of a stage in `folder`, which is the run's or a part of it."""
+    name = "-".join(folder.relative_to(run.parent).parts)
     values = config.to_dict()
     return TRACKERS.build(config.tracker, "tracker", folder=folder, name=name, config=values)
 

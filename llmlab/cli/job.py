@@ -133,7 +133,7 @@ def _execute(composed: Any, typed: Sequence[str], start: Start, in_sweep: bool) 
             _discard(start.folder)
         raise
     if in_sweep:
-        config = replace(config, chat=False)
+        config = replace(config, chat=False, report=config.report is True)  # it has its own
     if not phase.trains:
         with located():
             return Done(phase.load()(config, None, **arguments) or {}, config.seed)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from math import ceil
 from pathlib import Path
@@ -15,7 +15,8 @@ from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.measure.losses import Evaluator
 from llmlab.network import Network
-from llmlab.phases.answering import Answerer
+from llmlab.phases import run_report
+from llmlab.phases.answering import replier
 from llmlab.phases.budget import steps_of
 from llmlab.phases.continuing import continued, refuse_another_order, restore, tell_finished
 from llmlab.phases.outcome import training_results
@@ -44,6 +45,11 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     """Train one stage in the run's folder; a state in it is continued."""
     begin = None if config.checkpoint is None else Path(config.checkpoint)
     return train_stage(config, run, run.folder, begin)
+
+
+def after(config: Config, results: dict[str, Any]) -> None:
+    """Draw the run's page, if it is wanted."""
+    run_report.after(config, results)
 
 
 def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> dict[str, Any]:
@@ -139,9 +145,7 @@ class Stage:
     def train(self, progress: Progress, own: Checkpoint | None) -> None:
         """Train from `progress`; `own` is the state in this folder that it comes from."""
         config = self.config
-        is_stage = self.folder != self.run.folder
-        name = self.run.folder.name + (f"-{config.phase}" if is_stage else "")
-        tracker = build.new_tracker(config, self.folder, name)
+        tracker = build.new_tracker(config, self.folder, self.run.folder)
         known = self.run.record.get("hashes", {})
         self.run.begin(
             threads=self.trainer.threads,
@@ -202,7 +206,7 @@ class Stage:
             trainer=self.trainer,
             model=self.model,
             measure=None if validation is None else self._measure(validation),
-            sample=self._sample(),
+            sample=replier(config, self.model, self.trainer.averaged),
             metrics=metrics,
             tracker=tracker,
             meta=checkpoint_meta(config, self.model, self.hashes),
@@ -212,15 +216,6 @@ class Stage:
             **{key: getattr(config, key) for key in WATCHING},
         )
         return {name: callback for name, callback in built.items() if callback is not None}
-
-    def _sample(self) -> Callable[[str], str]:
-        """Return what lets the model, as it is then, continue a prompt as phase `generate` does."""
-
-        def sample(prompt: str) -> str:
-            averaged = replace(self.model, params=self.trainer.averaged)
-            return Answerer(self.config, averaged).reply(prompt)
-
-        return sample
 
     def _measure(self, validation: Dataset) -> Callable[[], float]:
         trainer, config = self.trainer, self.config

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llmlab.regular_file import open_regular
+
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a file, if it is there; a line that a crash has torn is left out."""
     rows = []
     try:
-        lines = path.read_bytes().splitlines()
+        with open_regular(path) as file:
+            lines = file.read().splitlines()
     except FileNotFoundError:
         return []
     for line in lines:
@@ -29,7 +32,8 @@ def rows_until(path: Path, step: int) -> int:
     """
     offset = 0
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        with open_regular(path) as file:
+            lines = file.read().splitlines(keepends=True)
     except FileNotFoundError:
         return 0
     for line in lines:

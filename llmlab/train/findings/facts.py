@@ -31,6 +31,8 @@ class Facts:
         Of each matrix √d_out: its norm divided by that is how much it enlarges a vector.
     clip_norm
         Greatest norm of the gradient; None without clipping.
+    bad_layer
+        The first layer whose output wasn't finite in the last step of a run that diverged.
     """
 
     post_norm: bool = False
@@ -39,6 +41,7 @@ class Facts:
     frozen: tuple[str, ...] = ()
     widths: Mapping[str, float] = field(default_factory=dict)
     clip_norm: float | None = None
+    bad_layer: str | None = None
 
 
 @dataclass(frozen=True)

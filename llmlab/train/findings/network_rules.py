@@ -24,7 +24,7 @@ def overflow(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:
     if not bad:
         return
     first = bad[0]["step"]
-    layer = next((row["bad_layer"] for row in rows if row.get("bad_layer")), None)
+    layer = next((row["bad_layer"] for row in rows if row.get("bad_layer")), facts.bad_layer)
     where = f"; the first layer whose output isn't finite is {layer}" if layer else ""
     losses = [loss for row in metrics if (loss := row.get("loss")) is not None]
     grew = len(losses) > 2 and max(losses[-3:]) > losses[0] + RISE
