@@ -206,6 +206,7 @@ class Stage:
             trainer=self.trainer,
             model=self.model,
             measure=None if validation is None else self._measure(validation),
+            batches=lambda: self.data.training.batches(config.batch_size, config.seed, 0),
             sample=replier(config, self.model, self.trainer.averaged),
             metrics=metrics,
             tracker=tracker,

@@ -5,7 +5,7 @@ from math import fsum, isfinite
 from typing import Any
 
 from llmlab.report.page import Chart
-from llmlab.train.heat_map import grid_of, logarithm, mean
+from llmlab.train.heat_map import grid_of, mean
 
 Rows = Sequence[Mapping[str, Any]]
 _HEIGHT, _ROW = 260, 15
@@ -67,6 +67,7 @@ def heat_chart(rows: Rows, what: str, before: str = "") -> Chart | None:
     names, steps, values = grid_of(rows, what)
     if not any(value is not None for row in values for value in row):
         return None
+    names, values = _in_order(names, values, rows)
     if len(names) > _NAMES:
         names, values = _by_layer(names, values)
     import altair as alt
@@ -74,16 +75,17 @@ def heat_chart(rows: Rows, what: str, before: str = "") -> Chart | None:
     heading, unit, is_log = HEAT[what]
     shown = sorted({round(i * (len(steps) - 1) / (_COLUMNS - 1)) for i in range(_COLUMNS)})
     cells = [
-        {"step": steps[j], "layer": name, "value": own[j], "colour": _colour(own[j], is_log)}
+        {"step": steps[j], "layer": name, "value": float(f"{value:.3g}")}
         for name, own in zip(names, values, strict=True)
         for j in (shown if len(steps) > _COLUMNS else range(len(steps)))
-        if own[j] is not None
+        if (value := own[j]) is not None and (value > 0 or not is_log)
     ]
     scale = alt.Scale(scheme="viridis") if is_log else alt.Scale(scheme="viridis", domain=[0, 1])
     height = max(60, _ROW * len(names))
     legend = alt.Legend(orient="bottom", direction="horizontal", gradientLength=160)
     spec = (
         alt.Chart(alt.Data(values=cells))
+        .transform_calculate(colour="log(datum.value) / LN10" if is_log else "datum.value")
         .mark_rect()
         .encode(
             x=alt.X("step:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
@@ -95,8 +97,19 @@ def heat_chart(rows: Rows, what: str, before: str = "") -> Chart | None:
     return Chart(f"{before}{heading}", spec.properties(width=_WIDE, height=height).to_dict())
 
 
-def _colour(value: float | None, is_log: bool) -> float | None:
-    return logarithm(value) if is_log else value
+def _in_order(
+    names: list[str], values: list[list[float | None]], rows: Rows
+) -> tuple[list[str], list[list[float | None]]]:
+    """Return names and values in the order of the network's layers; arrays lie in another one."""
+    places = {path: place for place, path in enumerate(rows[0].get("stream") or {})}
+
+    def place(name: str) -> int:
+        parts = name.split(".")
+        paths = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+        return next((places[path] for path in paths if path in places), len(places))
+
+    order = sorted(range(len(names)), key=lambda index: place(names[index]))
+    return [names[index] for index in order], [values[index] for index in order]
 
 
 def _by_layer(

@@ -78,7 +78,7 @@ def _sentences(stage: StageRows, several: bool) -> list[str]:
 
 
 def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+    return sentence if "." in sentence.split()[0] else sentence[:1].upper() + sentence[1:]
 
 
 def _stage_parts(stage: StageRows, before: str) -> list[Part]:
@@ -91,12 +91,12 @@ def _stage_parts(stage: StageRows, before: str) -> list[Part]:
     ]
     parts += [chart for chart in found if chart is not None]
     if stage.samples:
-        rows = [
-            [(f"{row['step']:,}", row["step"]), _cut(each["prompt"]), _cut(each["text"])]
+        lines = [
+            f"step {row['step']:,}: {_cut(each['prompt'])} → {_cut(each['text'])}"
             for row in stage.samples[-_MOST_SAMPLES:]
             for each in row["samples"]
         ]
-        parts.append(Table(f"{before}samples", ["step", "prompt", "text"], rows))
+        parts.append((f"{before}samples", "\n".join(lines)))
     return parts
 
 

@@ -34,7 +34,7 @@ CALLBACKS = Registry(
     supplied=(
         *("stage", "steps", "steps_of_epoch", "folder", "trainer", "model", "measure", "metrics"),
         *("tracker", "meta", "signals", "command", "show_progress", "patience", "max_bad_steps"),
-        *("eval_every", "log_every", "save_every", "keep", "sample"),
+        *("eval_every", "log_every", "save_every", "keep", "sample", "batches"),
     ),
 )
 

@@ -1,6 +1,7 @@
 """What goes on inside a network on a few tokens of a batch, seen through listeners."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,31 @@ from llmlab.train.array_statistics import rounded
 
 MOST_TOKENS = 256  # of a batch that are looked at
 FEWEST_TOKENS = 32  # to call a unit dead
+_MOST_BATCHES = 64
 _SILENT = 1e-6  # of the layer's largest activation
 
 
-def part_of(batch: Batch) -> Batch:
-    """Return the first rows of a batch, at most `MOST_TOKENS` tokens."""
-    rows, time = batch.inputs.shape
+def probe_of(batches: Iterable[Batch]) -> Batch | None:
+    """Return the first rows of some batches as one, at most `MOST_TOKENS` tokens with padding."""
+    found: list[Batch] = []
+    for batch in islice(batches, _MOST_BATCHES):
+        found.append(batch)
+        if sum(each.inputs.size for each in found) >= MOST_TOKENS:
+            break
+    if not found:
+        return None
+    time = max(batch.inputs.shape[1] for batch in found)
+    names = found[0].arrays()
+    whole = Batch(
+        **{name: np.concatenate([_padded(b.arrays()[name], time) for b in found]) for name in names}
+    )
     time = min(time, MOST_TOKENS)
-    return batch.rows(np.arange(min(rows, max(1, MOST_TOKENS // time))), time)
+    count = min(len(whole.inputs), max(1, MOST_TOKENS // time))
+    return whole.rows(np.arange(count), time)
+
+
+def _padded(array: np.ndarray, time: int) -> np.ndarray:
+    return np.pad(array, ((0, 0), (0, time - array.shape[1])))
 
 
 class Probe:

@@ -62,6 +62,10 @@ class Scaled(Linear):
         return y, cache
 
 
+def chain_batches():
+    return Chain().batches(8, 0, 0)
+
+
 def specs(**options):
     """A pre-norm network as `networks.gpt_specs` makes it, with usual sizes."""
     normal = {"num_heads": 2, "num_kv_heads": 2, "hidden_dim": 32, "std": 0.1, "tied": False}
@@ -105,7 +109,7 @@ def watched(
         **options,
     ) as trainer:
         file = MetricsFile(folder / "metrics.jsonl")
-        watch = Watch(trainer, folder, "test", file, NoTracker(), every)
+        watch = Watch(trainer, folder, "test", file, NoTracker(), chain_batches, every)
         named = {"watch": watch, "metrics": Metrics(file, NoTracker())}
         fit(
             trainer,

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+from trainer_lab import batch
 from watch_lab import STEPS, Scaled, Untouched, layer_of, rows_of, specs, watched
 
+from llmlab.layers import build_stack
 from llmlab.network import Network
+from llmlab.params import Layout
 from llmlab.train.array_statistics import SHOWN, norm
 from llmlab.train.findings import Facts, facts_of, find
-from llmlab.train.fit import Callback
-from llmlab.train.probe import Probe, part_of
+from llmlab.train.fit import Callback, Progress
+from llmlab.train.probe import Probe, probe_of
 from llmlab.train.rows import rows_until
 
 SHORT = 20
@@ -226,8 +229,6 @@ def test_a_continued_run_has_the_same_rows(stop, tmp_path):
     with (folder / "watch.jsonl").open("a") as file:
         file.write('{"step": 9, "los')
     arrays, fields = kept["state"]
-    from llmlab.train.fit import Progress
-
     progress = Progress(**fields)
     load = lambda trainer: trainer.load(arrays, progress.step, progress.updates)  # noqa: E731
     watched(folder, specs(), every=3, steps=9, progress=progress, prepare=load)
@@ -252,19 +253,13 @@ def test_watching_changes_no_number(tmp_path):
 # the probe
 
 
-def probe_of(spec, **sizes):
-    from llmlab.layers import build_stack
-    from llmlab.params import Layout
-
+def small_probe(spec):
     stack = build_stack(spec, vocab_size=16, embedding_dim=16, max_seq_len=16, num_blocks=2)
     return Probe(Network(stack, Layout(stack).init(0), 16))
 
 
 def chain_batch(segments=False):
-    from trainer_lab import batch
-
-    found = batch([9, 4, 12], segments=segments, time=14)
-    return found
+    return batch([9, 4, 12], segments=segments, time=14)
 
 
 @pytest.mark.parametrize("segments", [False, True])
@@ -273,13 +268,13 @@ def test_entropy_is_1_where_all_is_seen_alike(segments, window):
     spec = specs()
     attention = spec["blocks"]["layers"]["attention"]["layer"]
     attention |= {"init": "zeros", "output_init": "he", "window": window}
-    found = probe_of(spec).look(chain_batch(segments))
+    found = small_probe(spec).look(chain_batch(segments))
     for heads in found["entropy"].values():
         assert heads == pytest.approx([1, 1], abs=1e-5)
 
 
 def test_the_stream_is_its_root_mean_square_without_padding():
-    probe, batch = probe_of(specs()), chain_batch()
+    probe, batch = small_probe(specs()), chain_batch()
     found = probe.look(batch)
     seen = {}
 
@@ -295,14 +290,16 @@ def test_the_stream_is_its_root_mean_square_without_padding():
         assert value == pytest.approx(wanted, rel=1e-4), path
 
 
-def test_a_probe_is_the_beginning_of_a_batch():
-    from trainer_lab import batch
-
-    large = batch([40] * 20, time=40)
-    assert part_of(large).inputs.shape == (6, 40)
-    long = batch([600, 600], time=600)
-    assert part_of(long).inputs.shape == (1, 256)
-    assert part_of(batch([3], time=3)).inputs.shape == (1, 3)
+def test_a_probe_is_the_beginning_of_the_batches():
+    assert probe_of([]) is None
+    assert probe_of([batch([40] * 20, time=40)]).inputs.shape == (6, 40)
+    assert probe_of([batch([600, 600], time=600)]).inputs.shape == (1, 256)
+    short = [batch([3], seed=1), batch([5], seed=2), batch([2], seed=3)]
+    found = probe_of(short)
+    assert found.inputs.shape == (3, 5)
+    for row, own in enumerate(short):
+        assert (found.inputs[row, : own.inputs.shape[1]] == own.inputs[0]).all()
+    assert found.weights.sum() == 10
 
 
 def test_a_norm_beyond_the_range_of_float32_is_one():

@@ -1,13 +1,14 @@
 """What goes on inside a network while it learns, as rows of watch.jsonl."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmlab.batch import Batch
 from llmlab.errors import ConfigError
 from llmlab.network import Network
 from llmlab.train.array_statistics import array_statistics, columns
@@ -16,7 +17,7 @@ from llmlab.train.callbacks.metrics import MetricsFile
 from llmlab.train.findings import facts_of, find
 from llmlab.train.fit import CALLBACKS, Callback
 from llmlab.train.heat_map import grid_of, picture
-from llmlab.train.probe import Probe, flat, part_of
+from llmlab.train.probe import Probe, flat, probe_of
 from llmlab.train.progress import Progress
 from llmlab.train.rows import read_rows, rows_until
 from llmlab.train.trackers import Tracker
@@ -30,8 +31,9 @@ WATCHED = "watch.jsonl"
 class Watch(Callback):
     """Write a row at the first step, every `every` steps, and where steps begin to be skipped.
 
-    Gradients are those of all workers, before clipping. Activations are of the first rows of the
-    step's first batch, at most 256 tokens, after the update and without dropout, in this process.
+    Gradients are those of all workers, before clipping. Activations are those of a probe, which is
+    the same for the whole run: the first tokens of its first epoch, at most 256, without dropout,
+    in this process. They are those after the step's update, but of the first step those before it.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Watch(Callback):
         stage: str,
         metrics: MetricsFile,
         tracker: Tracker,
+        batches: Callable[[], Iterable[Batch]],
         every: int,
         arrays: Sequence[str] = ("*",),
     ):
@@ -50,12 +53,17 @@ class Watch(Callback):
         self._before = np.empty_like(trainer.params.flat)
         network = Network(trainer.stack, trainer.params, kernels=trainer.kernels)
         self._network, self._probe = network, Probe(network)
+        self._batches = batches
+        self._tokens: Batch | None = None
+        self._first: dict[str, Any] | None = None
         self._file: MetricsFile | None = None
 
     def on_start(self, progress: Progress) -> None:
         """Open the file; rows behind the state that training goes on from are written again."""
         self._file = MetricsFile(self._path, rows_until(self._path, progress.step))
         self._metrics.sync_with(self._file.sync)
+        self._tokens = probe_of(self._batches())
+        self._first = self._look() if progress.step == 0 else None
         self._keep(progress)
 
     def on_row(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
@@ -85,13 +93,16 @@ class Watch(Callback):
         if self._is_due(progress.step + 1):
             np.copyto(self._before, self._trainer.params.flat)
 
+    def _look(self) -> dict[str, Any]:
+        return {} if self._tokens is None else self._probe.look(self._tokens)
+
     def _write(self, progress: Progress, result: StepResult) -> None:
         assert self._file is not None
         trainer = self._trainer
         if not self._is_due(progress.step):  # a skipped one, which has changed nothing
             np.copyto(self._before, trainer.params.flat)
         arrays = array_statistics(trainer.params, trainer.grads, self._before)
-        found = self._probe.look(part_of(trainer.batches[0]))
+        found, self._first = self._first or self._look(), None
         skipped = result.skipped
         row = {
             "stage": self._stage,
@@ -121,6 +132,7 @@ def watch(
     stage: str,
     metrics: MetricsFile,
     tracker: Tracker,
+    batches: Callable[[], Iterable[Batch]],
     every: int | None = None,
     arrays: Sequence[str] = ("*",),
 ) -> Watch | None:
@@ -137,4 +149,4 @@ def watch(
         return None
     if every < 1:
         raise ConfigError(f"every={every}: must be at least 1, or null to leave it off")
-    return Watch(trainer, folder, stage, metrics, tracker, every, arrays)
+    return Watch(trainer, folder, stage, metrics, tracker, batches, every, arrays)

@@ -9,7 +9,8 @@ from statistics import median
 from llmlab.train.findings.facts import Facts, Finding, Rows, guessing
 
 LARGE, HUGE, SMALL = 0.03, 0.15, 1e-6  # ‖update‖ / ‖weight‖ of the middle matrix
-STALLED = 0.8  # of the loss of guessing
+USUAL = 0.003
+STALLED = 0.55  # of the loss of guessing
 RISE = 0.5  # nats above the start
 SPIKE = 1.0  # nats above the median of the rows before, and 12 times their spread
 CLIPPED = 0.95  # share of the steps
@@ -35,24 +36,27 @@ def step_size(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:
     """Find updates too large or too small for the weights, and a loss that rises."""
     sizes, losses = ratios(rows), [row["loss"] for row in metrics if row.get("loss") is not None]
     lr = max((row.get("lr") or 0.0 for row in metrics), default=0.0)
-    lower = f"lr={lr / 10:.3g}"
+    most = max([*sizes, *ratios(rows[:1])], default=0.0)
+    lower = f"lr={lr * min(0.1, USUAL / most) if most else lr / 10:.1g}"
     if sizes and median(sizes) < SMALL:
         text = f"an update is {median(sizes):.1g} of the weights, usual is about 1e-3"
         yield Finding("small_updates", text, f"lr={lr * 10:.3g}")
-    large = bool(sizes) and (median(sizes) > LARGE or max(sizes) > HUGE)
+    large = bool(sizes) and (median(sizes) > LARGE or most > HUGE)
     size = max(1, len(losses) // 10)
     rose = len(losses) >= _FEWEST and median(losses[-size:]) > median(losses[:size]) + RISE
     hurt = large or rose or _jumps(losses) or _stalled(losses, facts)
-    if facts.post_norm and not _warmed_up(metrics) and hurt:
+    # An update longer than the weights: no warm-up helps.
+    always = bool(rows) and (ratios(rows[:1]) or [0.0])[0] > 1
+    if facts.post_norm and not _warmed_up(metrics) and hurt and not always:
         text = (
             "the blocks norm after the sum, and the first steps took the full lr, which they can't "
-            f"bear: the loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
+            f"bear: the loss began at {losses[0]:.3g} and has come to {losses[-1]:.3g}"
         )
         yield Finding("no_warmup", text, "schedule.warmup_steps=100")
         return
     if large:
         text = (
-            f"an update is {median(sizes):.2g} of the weights, at most {max(sizes):.2g}; usual is "
+            f"an update is {median(sizes):.2g} of the weights, at most {most:.2g}; usual is "
             "about 1e-3"
         )
         yield Finding("large_updates", text, lower)
