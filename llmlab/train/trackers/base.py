@@ -13,6 +13,7 @@ import numpy as np
 from llmlab.atomic_write import replace_text
 from llmlab.errors import ConfigError
 from llmlab.registry import Registry
+from llmlab.train.rows import read_rows
 
 log = logging.getLogger("llmlab")
 
@@ -60,15 +61,17 @@ class NoTracker(Tracker):
 
 
 class StepTracker(Tracker):
-    """Collect what belongs to a step, and send whole steps after the last one that was sent.
+    """Collect what belongs to a step, and send whole steps after the last one that arrived.
 
-    So what a killed run has sent isn't sent again by its resume. `_open` begins with the first
-    value, so a run without a step leaves nothing behind.
+    So what a killed run has sent isn't sent again by its resume. What was lost on its way is taken
+    from metrics.jsonl. The tracker's run begins with the first value, so a run without a step
+    leaves nothing behind.
     """
 
     MOST = 100  # steps that are kept before they are sent
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._steps: dict[int, dict[str, Any]] = {}
         self._last: int | None = None  # the last step that was sent by an earlier process
         self._is_open = False
@@ -116,6 +119,10 @@ class StepTracker(Tracker):
         if not self._is_open:
             self._last = self._open()
             self._is_open = True
+            for row in read_rows(self._folder / "metrics.jsonl"):
+                if self._last < row["step"] < step:
+                    numbers = {key: value for key, value in row.items() if type(value) is float}
+                    self._take(row["step"], numbers)
         if step <= (self._last or 0):
             return
         if step not in self._steps and len(self._steps) >= self.MOST:

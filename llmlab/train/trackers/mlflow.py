@@ -37,12 +37,12 @@ class MLflow(StepTracker):
         experiment: str = "llmlab",
         uri: str | None = None,
     ):
-        super().__init__()
+        super().__init__(folder)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         package = needed("mlflow", "mlflow")
         self._client: Any = package.MlflowClient(tracking_uri=uri)
         self._metric, self._param = package.entities.Metric, package.entities.Param
-        self._folder, self._name, self._config = folder, name, config
+        self._name, self._config = name, config
         self._experiment = experiment
         self._path = folder / "mlflow.json"
         self._sent: SentSteps | None = None
@@ -53,7 +53,7 @@ class MLflow(StepTracker):
             # Every row has a learning rate.
             history = self._client.get_metric_history(self._sent.id, "lr")
             self._client.update_run(self._sent.id, status="RUNNING")
-            return max([self._sent.step, *(each.step for each in history)])
+            return max((each.step for each in history), default=0)
         found = self._client.get_experiment_by_name(self._experiment)
         where = found.experiment_id if found else self._client.create_experiment(self._experiment)
         self._sent.id = self._client.create_run(where, run_name=self._name).info.run_id

@@ -24,7 +24,7 @@ class Trackio(StepTracker):
     """
 
     def __init__(self, folder: Path, name: str, config: dict[str, Any], project: str = "llmlab"):
-        super().__init__()
+        super().__init__(folder)
         self._package = needed("trackio", "trackio")
         self._config, self._project = config, project
         self._sent = SentSteps(folder / "trackio.json")
@@ -44,7 +44,7 @@ class Trackio(StepTracker):
                 auto_log_cpu=False,
             )
         self._sent.write()
-        return max(self._sent.step, known or 0)
+        return known or 0  # what it was given last may have been lost with the process
 
     def _send(self, steps):
         for step, values in steps.items():

@@ -34,11 +34,11 @@ class WandB(StepTracker):
         entity: str | None = None,
         mode: str | None = None,
     ):
-        super().__init__()
+        super().__init__(folder)
         if mode not in MODES:
             raise ConfigError(f"mode={mode}: must be online, offline or null")
         self._package = needed("wandb", "wandb")
-        self._folder, self._name, self._config = folder, name, config
+        self._name, self._config = name, config
         self._options = {"project": project, "entity": entity, "mode": mode}
         self._sent = SentSteps(folder / "wandb.json")
         self._run: Any = None
@@ -62,9 +62,9 @@ class WandB(StepTracker):
         return max(self._sent.step, self._run.step - 1)
 
     def _send(self, steps):
+        self._sent.write(max(steps))  # before: a kill in between may lose a step, not double it
         for step, values in steps.items():
             self._run.log({name: self._shown(value) for name, value in values.items()}, step=step)
-        self._sent.write(max(steps))
 
     def _shown(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
