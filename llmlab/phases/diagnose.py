@@ -29,7 +29,8 @@ def run(config: Config, _: None = None, run: str = "latest", page: bool = True) 
             f"diagnose.run={run}: not the folder of a run{meant(run)}; phase=runs lists them"
         )
     record = read_record(folder)
-    error = f": {record['error']}" if record.get("error") else ""
+    why = (record.get("results") or {}).get("error")
+    error = f": {why}" if why else ""
     print(f"{near(folder)}: phase {record['phase']}, {record['status']}{error}")
     stages = stages_of(config, folder)
     for stage in stages:

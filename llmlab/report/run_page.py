@@ -63,7 +63,7 @@ def run_page(folder: Path, stages: Sequence[StageRows]) -> Page:
     spent = f", {seconds:,.0f} s" if seconds is not None else ""
     note = f"{near(folder)}: phase {record['phase']}, {record['status']}{spent}"
     sentences = [_capital(each) for stage in stages for each in _sentences(stage, bool(stages[1:]))]
-    error = [f"It ended with an error: {record['error']}"] if record.get("error") else []
+    error = [f"It ended with an error: {results['error']}"] if results.get("error") else []
     return Page(folder.name, note, [*error, *sentences], parts)
 
 

@@ -61,7 +61,8 @@ def rounded(value: float) -> float | None:
 
 
 def _four(x: np.ndarray) -> list[float | None]:
-    return [rounded(value) for value in (norm(x), x.mean(), x.min(), x.max())]
+    low, high = np.minimum.reduce(x), np.maximum.reduce(x)
+    return [rounded(value) for value in (norm(x), np.add.reduce(x) / len(x), low, high)]
 
 
 def columns(arrays: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -11,9 +11,9 @@ from llmlab.layers.attention import Attention
 from llmlab.layers.feed_forward import FeedForward
 from llmlab.layers.gated_feed_forward import GatedFeedForward
 from llmlab.network import Network
-from llmlab.train.array_statistics import rounded
+from llmlab.train.array_statistics import norm, rounded
 
-MOST_TOKENS = 256  # of a batch that are looked at
+MOST_TOKENS = 128  # of a batch that are looked at
 FEWEST_TOKENS = 32  # to call a unit dead
 _MOST_BATCHES = 64
 _SILENT = 1e-6  # of the layer's largest activation
@@ -103,11 +103,7 @@ def _real(batch: Batch) -> np.ndarray:
 
 
 def _rms(x: np.ndarray) -> float | None:
-    top = float(np.abs(x).max(initial=0))
-    if top == 0 or not np.isfinite(top):
-        return rounded(top)
-    scaled = x / x.dtype.type(top)
-    return rounded(top * float(np.sqrt(np.mean(np.square(scaled), dtype=np.float64))))
+    return rounded(norm(x.reshape(-1)) / max(x.size, 1) ** 0.5)
 
 
 def _dead(x: np.ndarray) -> float | None:
@@ -133,8 +129,10 @@ def _entropy(maps: np.ndarray, seen: np.ndarray, real: np.ndarray) -> list[float
     if not counted.any():
         return [None] * maps.shape[1]
     own = np.moveaxis(maps, 1, 2)[counted]  # (tokens, H, T)
-    logs = np.log(np.maximum(own, np.finfo(own.dtype).tiny))
-    entropy = -np.einsum("nht,nht->nh", own, logs)
+    logs = np.maximum(own, np.finfo(own.dtype).tiny)
+    np.log(logs, out=logs)
+    logs *= own
+    entropy = -logs.sum(axis=2)
     return [rounded(value) for value in (entropy / np.log(seen[counted])[:, None]).mean(axis=0)]
 
 

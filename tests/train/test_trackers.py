@@ -13,7 +13,8 @@ from llmlab.cli.start import compose
 from llmlab.errors import ConfigError
 from llmlab.train.heat_map import grid_of, picture, png
 from llmlab.train.trackers import TRACKERS, NoTracker
-from llmlab.train.trackers.base import SentSteps, StepTracker
+from llmlab.train.trackers.base import StepTracker, keep_id, kept_id
+from llmlab.train.trackers.wandb import log_records
 
 
 class Writer:
@@ -169,16 +170,25 @@ def test_a_tracker_that_cannot_send_is_closed(tmp_path):
     assert shelf.calls == ["open", "close"]
 
 
-def test_what_was_sent_is_kept(tmp_path, caplog):
+def test_the_id_of_a_run_is_kept(tmp_path, caplog):
     path = tmp_path / "x.json"
-    one = SentSteps(path)
-    one.write(7)
-    one.write(3)
-    two = SentSteps(path)
-    assert (two.id, two.step) == (one.id, 7)
+    assert kept_id(path) is None
+    keep_id(path, "abc")
+    assert kept_id(path) == "abc" and caplog.text == ""
     path.write_text("{")
-    assert SentSteps(path).step == 0
+    assert kept_id(path) is None
     assert "the tracker begins a new run" in caplog.text
+
+
+def test_wandbs_files_are_read_as_far_as_they_go():
+    def chunk(data, kind):
+        return struct.pack("<IHB", 0, len(data), kind) + data
+
+    long = b"x" * (32768 - 7 - 7)  # fills the first block
+    data = b":W&B123" + chunk(long[:-3], 2) + b"\0" * 3 + chunk(b"y", 4) + chunk(b"z", 1)
+    assert list(log_records(data)) == [long[:-3] + b"y", b"z"]
+    assert list(log_records(data[:-1])) == [long[:-3] + b"y"]
+    assert list(log_records(b"")) == []
 
 
 def test_a_tracker_of_ones_own_can_do_without_pictures():

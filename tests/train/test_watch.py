@@ -292,8 +292,8 @@ def test_the_stream_is_its_root_mean_square_without_padding():
 
 def test_a_probe_is_the_beginning_of_the_batches():
     assert probe_of([]) is None
-    assert probe_of([batch([40] * 20, time=40)]).inputs.shape == (6, 40)
-    assert probe_of([batch([600, 600], time=600)]).inputs.shape == (1, 256)
+    assert probe_of([batch([40] * 20, time=40)]).inputs.shape == (3, 40)
+    assert probe_of([batch([600, 600], time=600)]).inputs.shape == (1, 128)
     short = [batch([3], seed=1), batch([5], seed=2), batch([2], seed=3)]
     found = probe_of(short)
     assert found.inputs.shape == (3, 5)

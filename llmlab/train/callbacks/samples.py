@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmlab.errors import ConfigError
 from llmlab.train.callbacks.metrics import MetricsFile
 from llmlab.train.fit import CALLBACKS, Callback
 from llmlab.train.progress import Progress
@@ -86,9 +85,5 @@ def samples(
     given = [prompts] if isinstance(prompts, str) else [str(each) for each in prompts]
     if not given:
         return None
-    if any(not each.strip() for each in given):
-        raise ConfigError("prompts: one of them is empty; give some text")
-    if every is not None and every < 1:
-        raise ConfigError(f"every={every}: must be at least 1, or null for ten times in a run")
     each = every or max(1, steps // 10)
     return Samples(sample, given, folder, metrics, tracker, each, steps)

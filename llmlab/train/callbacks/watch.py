@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from llmlab.batch import Batch
-from llmlab.errors import ConfigError
 from llmlab.network import Network
 from llmlab.train.array_statistics import array_statistics, columns
 from llmlab.train.callbacks.diagnosis import first_bad_layer
@@ -20,7 +19,7 @@ from llmlab.train.heat_map import grid_of, picture
 from llmlab.train.probe import Probe, flat, probe_of
 from llmlab.train.progress import Progress
 from llmlab.train.rows import read_rows, rows_until
-from llmlab.train.trackers import Tracker
+from llmlab.train.trackers import NoTracker, Tracker
 from llmlab.train.trainer import StepResult, Trainer
 
 log = logging.getLogger("llmlab")
@@ -32,7 +31,7 @@ class Watch(Callback):
     """Write a row at the first step, every `every` steps, and where steps begin to be skipped.
 
     Gradients are those of all workers, before clipping. Activations are those of a probe, which is
-    the same for the whole run: the first tokens of its first epoch, at most 256, without dropout,
+    the same for the whole run: the first tokens of its first epoch, at most 128, without dropout,
     in this process. They are those after the step's update, but of the first step those before it.
     """
 
@@ -117,6 +116,8 @@ class Watch(Callback):
             **found,
         }
         self._file.write(row)
+        if isinstance(self._tracker, NoTracker):
+            return
         shown = {n: own for n, own in arrays.items() if self._is_shown(n)}
         values = {f"watch/{key}": value for key, value in (columns(shown) | flat(found)).items()}
         self._tracker.log(progress.step, values)
@@ -147,6 +148,4 @@ def watch(
     """
     if every is None:
         return None
-    if every < 1:
-        raise ConfigError(f"every={every}: must be at least 1, or null to leave it off")
     return Watch(trainer, folder, stage, metrics, tracker, batches, every, arrays)

@@ -8,6 +8,7 @@ from math import log
 from typing import Any
 
 from llmlab.train.findings.facts import Facts, Finding, Rows, guessing, key_of
+from llmlab.train.findings.step_rules import HUGE, ratios
 from llmlab.train.heat_map import mean
 
 FIRST_LOSS = 3.0  # nats above that of guessing
@@ -28,6 +29,7 @@ def overflow(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:
     where = f"; the first layer whose output isn't finite is {layer}" if layer else ""
     losses = [loss for row in metrics if (loss := row.get("loss")) is not None]
     grew = len(losses) > 2 and max(losses[-3:]) > losses[0] + RISE
+    grew = grew or max([*ratios(rows[:1]), *ratios(rows)], default=0.0) > HUGE
     lr = max((row.get("lr") or 0.0 for row in metrics), default=0.0)
     key = f"lr={lr / 10:g}" if grew or not layer else key_of(layer, "init")
     text = f"{len(bad)} steps weren't finite, the first of them step {first}{where}"

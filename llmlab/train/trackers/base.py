@@ -3,7 +3,6 @@
 import importlib
 import json
 import logging
-import secrets
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ class StepTracker(Tracker):
 
     @abstractmethod
     def _open(self) -> int:
-        """Begin or continue the tracker's run; return the last step that it has, 0 for none."""
+        """Begin or continue the tracker's run; return the last step that arrived, 0 for none."""
 
     @abstractmethod
     def _send(self, steps: dict[int, dict[str, Any]]) -> None:
@@ -130,24 +129,20 @@ class StepTracker(Tracker):
         self._steps.setdefault(step, {}).update(values)
 
 
-class SentSteps:
-    """The id of a run at a tracker and the last step that it got, in a file of the run's folder."""
+def kept_id(path: Path) -> str | None:
+    """Return the id of a run at a tracker, from a file of the run's folder; None for a new one."""
+    try:
+        return str(json.loads(path.read_bytes())["id"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        log.warning("%s: damaged; the tracker begins a new run", path)
+        return None
 
-    def __init__(self, path: Path):
-        self._path = path
-        self.id, self.step = secrets.token_hex(8), 0
-        try:
-            kept = json.loads(path.read_bytes())
-            self.id, self.step = str(kept["id"]), int(kept["step"])
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, TypeError):
-            log.warning("%s: damaged; the tracker begins a new run", path)
 
-    def write(self, step: int | None = None) -> None:
-        """Note the last step that was sent."""
-        self.step = self.step if step is None else max(self.step, step)
-        replace_text(self._path, json.dumps({"id": self.id, "step": self.step}) + "\n")
+def keep_id(path: Path, name: str) -> None:
+    """Write down the id of a run at a tracker, for `kept_id`."""
+    replace_text(path, json.dumps({"id": name}) + "\n")
 
 
 def needed(module: str, tracker: str) -> Any:

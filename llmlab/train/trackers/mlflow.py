@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.train.trackers.base import TRACKERS, SentSteps, StepTracker, needed
+from llmlab.train.trackers.base import TRACKERS, StepTracker, keep_id, kept_id, needed
 
 _MOST = 1000  # values that MLflow takes at once
 _LONGEST = 500  # characters of a parameter
@@ -44,28 +44,27 @@ class MLflow(StepTracker):
         self._metric, self._param = package.entities.Metric, package.entities.Param
         self._name, self._config = name, config
         self._experiment = experiment
-        self._path = folder / "mlflow.json"
-        self._sent: SentSteps | None = None
+        self._id = ""
 
     def _open(self):
-        self._sent = SentSteps(self._path)
-        if self._path.exists():
-            # Every row has a learning rate.
-            history = self._client.get_metric_history(self._sent.id, "lr")
-            self._client.update_run(self._sent.id, status="RUNNING")
+        path = self._folder / "mlflow.json"
+        known = kept_id(path)
+        if known is not None:
+            self._id = known
+            self._client.update_run(known, status="RUNNING")
+            history = self._client.get_metric_history(known, "lr")  # which every row has
             return max((each.step for each in history), default=0)
         found = self._client.get_experiment_by_name(self._experiment)
         where = found.experiment_id if found else self._client.create_experiment(self._experiment)
-        self._sent.id = self._client.create_run(where, run_name=self._name).info.run_id
+        self._id = self._client.create_run(where, run_name=self._name).info.run_id
         flat = [self._param(key, value[:_LONGEST]) for key, value in _flat(self._config)]
         for first in range(0, len(flat), 100):
-            self._client.log_batch(self._sent.id, params=flat[first : first + 100])
-        self._sent.write()
+            self._client.log_batch(self._id, params=flat[first : first + 100])
+        keep_id(path, self._id)
         return 0
 
     def _send(self, steps):
-        assert self._sent is not None
-        run, now = self._sent.id, int(time.time() * 1000)
+        run, now = self._id, int(time.time() * 1000)
         numbers = []
         for step, values in steps.items():
             for name, value in values.items():
@@ -77,11 +76,9 @@ class MLflow(StepTracker):
                     numbers.append(self._metric(name, value, now, step))
         for first in range(0, len(numbers), _MOST):
             self._client.log_batch(run, metrics=numbers[first : first + _MOST])
-        self._sent.write(max(steps))
 
     def _close(self):
-        assert self._sent is not None
-        self._client.set_terminated(self._sent.id)
+        self._client.set_terminated(self._id)
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -1,21 +1,25 @@
 """Weights & Biases."""
 
+import secrets
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmlab.errors import ConfigError, TrainingError
-from llmlab.train.trackers.base import TRACKERS, SentSteps, StepTracker, needed
+from llmlab.train.trackers.base import TRACKERS, StepTracker, keep_id, kept_id, needed
 
 MODES = (None, "online", "offline")
+_HEAD, _BLOCK, _CHUNK = 7, 32768, struct.Struct("<IHB")  # of a file; checksum, length, kind
 
 
 @TRACKERS.register("wandb")
 class WandB(StepTracker):
     """A run at Weights & Biases, or in its files in the run's folder; needs the package wandb.
 
-    A resume continues the run of the same id, and sends only steps after the last one sent.
+    A resume continues the run of the same id, and sends only steps after the last that arrived.
 
     Parameters
     ----------
@@ -40,13 +44,16 @@ class WandB(StepTracker):
         self._package = needed("wandb", "wandb")
         self._name, self._config = name, config
         self._options = {"project": project, "entity": entity, "mode": mode}
-        self._sent = SentSteps(folder / "wandb.json")
         self._run: Any = None
 
     def _open(self):
+        path = self._folder / "wandb.json"
+        own = kept_id(path) or secrets.token_hex(8)
+        last = max(map(self._last_step, sorted(self._folder.rglob(f"*{own}.wandb"))), default=0)
+        keep_id(path, own)
         try:
             self._run = self._package.init(
-                id=self._sent.id,
+                id=own,
                 name=self._name,
                 dir=str(self._folder),
                 config=self._config,
@@ -57,12 +64,23 @@ class WandB(StepTracker):
             raise TrainingError(
                 f"tracker wandb: {error}; tracker.mode=offline needs no login"
             ) from error
-        self._sent.write()
-        # What the server has, unless it wasn't asked.
-        return max(self._sent.step, self._run.step - 1)
+        return last if self._run.offline else self._run.step - 1
+
+    def _last_step(self, path: Path) -> int:
+        """Return the last step in one of wandb's own files, which a kill may have torn."""
+        record = needed("wandb.proto.wandb_internal_pb2", "wandb").Record
+        decode_error = needed("google.protobuf.message", "wandb").DecodeError
+        last = 0
+        for data in log_records(path.read_bytes()):
+            found = record()
+            try:
+                found.ParseFromString(data)
+            except decode_error:
+                break
+            last = max(last, found.history.step.num)
+        return last
 
     def _send(self, steps):
-        self._sent.write(max(steps))  # before: a kill in between may lose a step, not double it
         for step, values in steps.items():
             self._run.log({name: self._shown(value) for name, value in values.items()}, step=step)
 
@@ -75,3 +93,22 @@ class WandB(StepTracker):
 
     def _close(self):
         self._run.finish()
+
+
+def log_records(data: bytes) -> Iterator[bytes]:
+    """Yield the records of a file of wandb's: LevelDB's log format behind a head of 7 bytes."""
+    at, part = _HEAD, b""
+    while at + _CHUNK.size <= len(data):
+        left = _BLOCK - at % _BLOCK
+        if left < _CHUNK.size:
+            at += left
+            continue
+        _, size, kind = _CHUNK.unpack_from(data, at)
+        at += _CHUNK.size
+        if kind == 0 or at + size > len(data):
+            return
+        part += data[at : at + size]
+        at += size
+        if kind in (1, 4):  # the whole of a record, or its last part
+            yield part
+            part = b""
