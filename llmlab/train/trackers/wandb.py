@@ -77,7 +77,9 @@ class WandB(StepTracker):
                 found.ParseFromString(data)
             except decode_error:
                 break
-            last = max(last, found.history.step.num)
+            keys = [item.key or ".".join(item.nested_key) for item in found.history.item]
+            if any(not key.startswith("_") for key in keys):  # wandb adds rows of its own
+                last = max(last, found.history.step.num)
         return last
 
     def _send(self, steps):
