@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from llmlab.checkpoints import Checkpoint, compare, require
@@ -246,7 +245,7 @@ def new_sampler(config: Config, vocab_size: int) -> Sampler:
     return SAMPLERS.build(config.sampler, "sampler", seed=config.seed, vocab_size=vocab_size)
 
 
-def new_tracker(config: Config, folder: Path, run: Path) -> Tracker:
+def new_tracker(config: Config, folder: Any, run: Any) -> Tracker:
     """Return the tracker of a stage in `folder`, which is the run's or a part of it."""
     name = "-".join(folder.relative_to(run.parent).parts)
     values = config.to_dict()

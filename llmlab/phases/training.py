@@ -15,11 +15,11 @@ from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.measure.losses import Evaluator
 from llmlab.network import Network
-from llmlab.phases import run_report
 from llmlab.phases.answering import replier
 from llmlab.phases.budget import steps_of
 from llmlab.phases.continuing import continued, refuse_another_order, restore, tell_finished
 from llmlab.phases.outcome import training_results
+from llmlab.phases.run_report import after as after
 from llmlab.report.loss import Report, summarise, write_report
 from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
 from llmlab.runs.lookup import load_present
@@ -45,11 +45,6 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     """Train one stage in the run's folder; a state in it is continued."""
     begin = None if config.checkpoint is None else Path(config.checkpoint)
     return train_stage(config, run, run.folder, begin)
-
-
-def after(config: Config, results: dict[str, Any]) -> None:
-    """Draw the run's page, if it is wanted."""
-    run_report.after(config, results)
 
 
 def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> dict[str, Any]:
