@@ -1,10 +1,10 @@
 """What watching costs: steps with and without the callback `watch`, taking turns.
 
-    python benchmarks/watch.py [--rounds 40] [--every 20] [--threads 1] [--batch 8]
+    python benchmarks/watch.py [--rounds 20] [--every 20] [--threads 1] [--batch 8]
 
 Both trainings are in one process and take turns of `every` steps, so that whatever else the
 machine does meets both; a ratio is that of neighbouring turns, the figure their median with
-quartiles. Networks are the default one and a GPT-2 of 3 M parameters.
+quartiles. Networks are the default one and a GPT-2 of 0.9 M parameters.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from llmlab.train.trainer import Trainer
 
 NETWORKS = {
     "default": (),
-    "gpt2, 3 M": ("model=gpt2", "model.embedding_dim=256", "model.hidden_dim=1024",
+    "gpt2, 0.9 M": ("model=gpt2", "model.embedding_dim=128", "model.hidden_dim=512",
                   "model.num_blocks=4", "model.num_heads=4", "model.max_seq_len=128"),
 }  # fmt: skip
 
@@ -71,7 +71,7 @@ def main() -> None:
     """Measure both networks."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--every", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)

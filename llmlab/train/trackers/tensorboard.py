@@ -27,14 +27,13 @@ class TensorBoard(Tracker):
     def picture(self, step, name, pixels):
         """Write the picture as a PNG file."""
         # By itself, add_image asks for a package that encodes pictures.
-        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportMissingImports]
-
+        summary = needed("tensorboardX.proto.summary_pb2", "tensorboard").Summary
         height, width, _ = pixels.shape
-        image = Summary.Image(
+        image = summary.Image(
             height=height, width=width, colorspace=3, encoded_image_string=png(pixels)
         )
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
-        self._opened(step).file_writer.add_summary(summary, step)
+        whole = summary(value=[summary.Value(tag=name, image=image)])
+        self._opened(step).file_writer.add_summary(whole, step)
 
     def text(self, step, name, text):
         """Write the text as it is: indented, since TensorBoard reads Markdown."""
