@@ -22,8 +22,9 @@ class Writer:
 
     made = ()
 
-    def __init__(self, folder, purge_step):
+    def __init__(self, folder, purge_step, filename_suffix):
         self.folder, self.purge_step, self.rows, self.closed = folder, purge_step, [], False
+        self.suffix = filename_suffix
         Writer.made += (self,)
 
     def add_scalar(self, name, value, step):
@@ -31,9 +32,6 @@ class Writer:
 
     def add_text(self, name, text, step):
         self.rows.append((name, text, step))
-
-    def flush(self):
-        self.rows.append("flush")
 
     def close(self):
         self.closed = True
@@ -52,7 +50,6 @@ def test_tensorboard_is_chosen_by_name(made, tmp_path):
     tracker.log(1, {"loss": 2.0, "lr": 0.1})
     tracker.log(2, {"loss": 1.5})
     tracker.text(2, "samples", "a → b\nc")
-    tracker.flush()
     tracker.finish()
     (writer,) = made()
     assert writer.folder == str(tmp_path / "tensorboard") and writer.closed
@@ -61,7 +58,6 @@ def test_tensorboard_is_chosen_by_name(made, tmp_path):
         ("lr", 0.1, 1),
         ("loss", 1.5, 2),
         ("samples", "    a → b\n    c", 2),
-        "flush",
     ]
 
 
@@ -72,6 +68,18 @@ def test_a_resumed_run_replaces_the_steps_after_its_checkpoint(made, tmp_path):
             tracker.log(step, {"loss": 1.0})
         tracker.finish()
     assert [writer.purge_step for writer in made()] == [1, 3]
+
+
+def test_what_a_checkpoint_relies_on_is_written(made, tmp_path):
+    tracker = TRACKERS.build("tensorboard", "tracker", folder=tmp_path)
+    tracker.log(3, {"loss": 1.0})
+    tracker.flush()
+    assert made()[0].closed  # which waits for its queue, as its own flush doesn't
+    tracker.log(4, {"loss": 1.0})
+    assert [(each.purge_step, each.suffix) for each in made()] == [
+        (3, ".000000003"),
+        (None, ".000000004"),
+    ]
 
 
 def test_a_run_without_a_step_leaves_no_file(made, tmp_path):

@@ -72,7 +72,9 @@ def values_of_tensorboard(folder):
     from tensorboardX.proto.event_pb2 import Event
 
     found, texts = {}, set()
-    for path in sorted((folder / "run" / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime):
+    for path in sorted(
+        (folder / "run" / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime_ns
+    ):
         data, at = path.read_bytes(), 0
         while at + 12 <= len(data):
             (size,) = struct.unpack("<Q", data[at : at + 8])

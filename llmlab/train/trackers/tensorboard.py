@@ -17,6 +17,7 @@ class TensorBoard(Tracker):
     def __init__(self, folder: Path):
         self._package, self._folder = needed("tensorboardX", "tensorboard"), folder / "tensorboard"
         self._writer: Any = None
+        self._was_open = False
 
     def log(self, step, values):
         """Write each value under its name."""
@@ -41,17 +42,25 @@ class TensorBoard(Tracker):
         self._opened(step).add_text(name, indented, step)
 
     def flush(self):
-        """Write what is in memory."""
+        """End the event file; the next value begins another one.
+
+        Only closing waits for what tensorboardX still has in its queue.
+        """
         if self._writer is not None:
-            self._writer.flush()
+            self._writer.close()
+            self._writer = None
 
     def finish(self):
         """Close the event file."""
-        if self._writer is not None:
-            self._writer.close()
+        self.flush()
 
     def _opened(self, step: int) -> Any:
         if self._writer is None:
             # A resumed run does the steps after its checkpoint again; their first rows are dropped.
-            self._writer = self._package.SummaryWriter(str(self._folder), purge_step=step)
+            purge = None if self._was_open else step
+            name = f".{step:09d}"  # files of one second would have one name
+            self._writer = self._package.SummaryWriter(
+                str(self._folder), purge_step=purge, filename_suffix=name
+            )
+            self._was_open = True
         return self._writer
