@@ -189,10 +189,8 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
         items = [(str(index), item) for index, item in enumerate(value)]
     else:
         return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, item in items:
-        found |= flat(item, f"{prefix}.{key}" if prefix else key)
-    return found
+    within = f"{prefix}." if prefix else ""
+    return {k: v for key, item in items for k, v in flat(item, f"{within}{key}").items()}
 
 
 def new_dataset(spec: Mapping[str, Any], where: str, model: Model) -> Dataset:
@@ -221,6 +219,8 @@ def new_sampler(config: Config, vocab_size: int) -> Sampler:
     return SAMPLERS.build(config.sampler, "sampler", seed=config.seed, vocab_size=vocab_size)
 
 
-def new_tracker(config: Config, folder: Any, name: str) -> Tracker:
-    """Return the tracker."""
-    return TRACKERS.build(config.tracker, "tracker", folder=folder, name=name)
+def new_tracker(config: Config, folder: Any, run: Any) -> Tracker:
+    """Return the tracker of a stage in `folder`, which is the run's or a part of it."""
+    name = "-".join(folder.relative_to(run.parent).parts)
+    values = config.to_dict()
+    return TRACKERS.build(config.tracker, "tracker", folder=folder, name=name, config=values)

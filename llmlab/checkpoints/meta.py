@@ -59,7 +59,7 @@ RULES: dict[str, Rule] = {
     "cursor": ("epoch and index, whole numbers from 0", _is_cursor),
     "hashes": ("a mapping of texts", _is_mapping_of(_TEXT[1])),
     **dict.fromkeys(("step", "updates", "metrics_offset", "tokens", "epoch", "index"), _COUNT),
-    **dict.fromkeys(("skipped", "bad", "stale", "loss_tokens"), _COUNT),
+    **dict.fromkeys(("skipped", "bad", "clipped", "stale", "loss_tokens"), _COUNT),
     **dict.fromkeys(("best_step", "patience", "loss_epoch"), _or_null(_COUNT)),
     "best": _or_null(_NUMBER),
     "loss_sum": _NUMBER,

@@ -84,7 +84,7 @@ def execute(
             _discard(start.folder)
         raise
     if in_sweep:
-        config = replace(config, chat=False)
+        config = replace(config, chat=False, report=config.report is True)  # it has its own
     if not phase.trains:
         with located():
             return Done(phase.load()(config, None, **arguments) or {}, config.seed)

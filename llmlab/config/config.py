@@ -107,6 +107,10 @@ class Config:
     max_bad_steps: Annotated[
         int, Key("consecutive non-finite steps that stop a run", kept=True, low=1)
     ]
+    report: Annotated[
+        bool | str,
+        Key("whether a run leaves report.html; auto: one of 20 s or more", choices=("auto",)),
+    ]
     seeds: Seeds
     metric: MetricName
     direction: Direction

@@ -1,7 +1,7 @@
 """The parts of a configuration that registries build: `type` and its arguments."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from llmlab.config.stored import touched
@@ -71,13 +71,22 @@ def _callbacks(parts: Any, registry: Registry, reader: "Reader") -> Any:
     found = reader.read_named(parts, registry, "callbacks")
     if len(reader.problems) == count:
         for _, where, spec in entries(found, "callbacks", registry):
-            reader.problems += registry.check(spec, where)
+            reader.problems += registry.check(spec, where) or _unfit(spec, where)
         reader.problems += [
             f"callbacks.{name}=null: a run can't do without it; {key}=N makes it rarer"
             for name, key in (("metrics", "log_every"), ("checkpoints", "save_every"))
             if name not in found
         ]
     return found
+
+
+def _unfit(spec: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Yield what is wrong with values of a callback, before a run begins."""
+    every, prompts = spec.get("every"), spec.get("prompts") or ()
+    if spec["type"] in ("watch", "samples") and every is not None and every < 1:
+        yield f"{where}.every={every}: must be at least 1; null is its default"
+    if spec["type"] == "samples" and not all(str(each).strip() for each in prompts):
+        yield f"{where}.prompts: one of them is empty; give some text"
 
 
 def _tokenizer(spec: Any, registry: Registry, reader: "Reader") -> Any:

@@ -73,6 +73,9 @@ PHASES: dict[str, Phase] = {
         wants_checkpoint=True,
     ),
     "compare": Phase("llmlab.phases.compare", "compare runs, sweeps or arms: compare.runs=[A,B]"),
+    "diagnose": Phase(
+        "llmlab.phases.diagnose", "say what is out of the ordinary in diagnose.run=, and draw it"
+    ),
     "runs": Phase("llmlab.phases.runs", "list runs and sweeps, or those of runs.where="),
     "clean": Phase(
         "llmlab.phases.clean", "list runs that can be deleted; clean.remove=true deletes them"

@@ -1,7 +1,7 @@
 """Text in, text out: what chat, generate, score, evaluate and full share."""
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from llmlab.checkpoints import Checkpoint
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.generate import Engine, Reply
+from llmlab.params import Arena
 from llmlab.phases.drafting import new_draft
 from llmlab.runs.lookup import load_present
 from llmlab.streams import stream
@@ -194,6 +195,12 @@ class Answerer:
                     break
         text = text.rstrip("\ufffd")  # what may be the beginning of a character
         return text if self._raw else text.strip()
+
+
+def replier(config: Config, model: build.Model, params: Arena) -> Callable[[str], str]:
+    """Return a function that answers a prompt with the model as its parameters then are."""
+    model = replace(model, params=params)
+    return lambda prompt: Answerer(config, model).reply(prompt)
 
 
 def clean(text: str) -> str:

@@ -9,7 +9,7 @@ from llmlab import build
 from llmlab.checkpoints import load
 from llmlab.config import Config
 from llmlab.config.template import with_roles
-from llmlab.phases import chat
+from llmlab.phases import chat, run_report
 from llmlab.phases.answering import Answerer
 from llmlab.phases.chat.terminal import wrapped
 from llmlab.phases.summary import describe
@@ -44,7 +44,8 @@ def run(config: Config, run: Run) -> dict[str, Any]:
 
 
 def after(config: Config, results: dict[str, Any]) -> None:
-    """Chat with the trained model at a terminal; the run stays finished however the chat ends."""
+    """Draw the run's page, and chat at a terminal; the run stays finished however these end."""
+    run_report.after(config, results)
     if config.chat and sys.stdin.isatty():
         chat.run(replace(config, checkpoint=results["checkpoint"]))
 

@@ -3,40 +3,37 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmlab import build
-from llmlab.batch import Batch
 from llmlab.checkpoints import Checkpoint, CheckpointFolder
 from llmlab.config import Config
 from llmlab.config.template import with_roles
 from llmlab.errors import ConfigError
 from llmlab.measure.losses import Evaluator
 from llmlab.network import Network
+from llmlab.phases.answering import replier
 from llmlab.phases.budget import steps_of
 from llmlab.phases.continuing import continued, refuse_another_order, restore, tell_finished
 from llmlab.phases.following import others
+from llmlab.phases.forecast import forecast
 from llmlab.phases.outcome import training_results
+from llmlab.phases.run_report import after as after
 from llmlab.report.loss import Report, summarise, write_report
 from llmlab.runs import CHECKPOINTS, Kind, Run, start_of_stage
 from llmlab.runs.lookup import load_present
-from llmlab.runs.sweep import duration
 from llmlab.signals import Signals
 from llmlab.text import Dataset
 from llmlab.train.callbacks import CALLBACKS
 from llmlab.train.callbacks.metrics import MetricsFile
 from llmlab.train.fit import Callback, Progress, fit
-from llmlab.train.profiling import sgemm_peak
 from llmlab.train.trackers import Tracker
 from llmlab.train.trainer import Trainer
 
 log = logging.getLogger("llmlab")
 
-_LOOKED_AT = 16  # steps, before the first; batches are of different lengths
-SHARE_OF_PEAK, CALLS = 0.3, 2e-4  # what trainings reach of a product's speed; seconds a layer
 # What callbacks get of the configuration, unless their own part of it says otherwise.
 WATCHING = ("eval_every", "log_every", "save_every", "keep", "patience", "max_bad_steps")
 
@@ -142,7 +139,7 @@ class Stage:
     def train(self, progress: Progress, own: Checkpoint | None) -> None:
         """Train from `progress`; `own` is the state in this folder that it comes from."""
         config = self.config
-        tracker = build.new_tracker(config, self.folder, self.run.folder.name)
+        tracker = build.new_tracker(config, self.folder, self.run.folder)
         known = self.run.record.get("hashes", {})
         self.run.begin(
             threads=self.trainer.shards,
@@ -152,7 +149,8 @@ class Stage:
         )
         offset = own.meta["metrics_offset"] if own else 0
         metrics = MetricsFile(self.folder / "metrics.jsonl", offset)
-        self.announce(progress)
+        work = (self.model, self.data.training, progress, self.steps, self.trainer.shards)
+        forecast(config, *work)
         fit(
             self.trainer,
             self.data.training,
@@ -165,30 +163,6 @@ class Stage:
             progress=progress,
             callbacks=self.callbacks(metrics, tracker),
         )
-
-    def announce(self, progress: Progress) -> None:
-        """Say before the first step how much there is to do, and about how long that takes."""
-        data, config, left = self.data.training, self.config, self.steps - progress.step
-        batches = data.batches(config.batch_size, config.seed, progress.epoch, progress.index)
-        found = list(islice(batches, _LOOKED_AT * config.accumulate))
-        if found and left:
-            steps = max(1.0, len(found) / config.accumulate)
-            tokens = sum(batch.tokens for batch in found) / steps
-            log.info(
-                "%s: %s step%s, about %s target tokens and %s",
-                config.phase,
-                f"{left:,}",
-                "s" * (left != 1),
-                f"{tokens * left:,.0f}",
-                duration(self._seconds(found, steps) * left),
-            )
-
-    def _seconds(self, batches: list[Batch], steps: float) -> float:
-        """Return about how long a step takes: its operations, and what calls of layers cost."""
-        work = 3 * sum(self.model.stack.flops(*batch.inputs.shape) for batch in batches) / steps
-        speed = SHARE_OF_PEAK * sgemm_peak(self.config.dtype, size=256, rounds=3)
-        calls = CALLS * sum(1 for _ in self.model.stack.leaves())
-        return calls + work / speed / self.trainer.shards
 
     def callbacks(self, metrics: MetricsFile, tracker: Tracker) -> dict[str, Callback]:
         """Return the callbacks by name, in order."""
@@ -204,6 +178,8 @@ class Stage:
             trainer=self.trainer,
             model=self.model,
             measure=None if validation is None else self._measure(validation),
+            batches=lambda: self.data.training.batches(config.batch_size, config.seed, 0),
+            sample=replier(config, self.model, self.trainer.averaged),
             metrics=metrics,
             tracker=tracker,
             meta=checkpoint_meta(config, self.model, self.hashes),

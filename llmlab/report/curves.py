@@ -7,7 +7,7 @@ from math import fsum, isfinite
 from pathlib import Path
 from typing import Any
 
-from llmlab.report.loss import read_metrics
+from llmlab.train.rows import read_rows
 
 _POINTS = 120  # of a curve; more can't be told apart on a screen
 _STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
@@ -26,7 +26,7 @@ class Trace:
 def trace(folder: Path, name: str, seconds: float | None, steps: float | None) -> Trace:
     """Return what a run has written; of phase `full` its last stage."""
     paths = [folder / stage / "metrics.jsonl" for stage in _STAGES] + [folder / "metrics.jsonl"]
-    rows = next((found for path in paths if (found := read_metrics(path))), [])
+    rows = next((found for path in paths if (found := read_rows(path))), [])
     return Trace(name, rows, seconds / steps if seconds and steps else None)
 
 

@@ -1,6 +1,5 @@
 """What a training run leaves to look at: the curve of its loss, as a picture and as one line."""
 
-import json
 import logging
 import math
 import sys
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.atomic_write import make_folder, replace_text
-from llmlab.regular_file import open_regular
 from llmlab.report.svg import Curve, line_chart
 from llmlab.runs.shell import near
+from llmlab.train.rows import read_rows
 
 log = logging.getLogger("llmlab")
 
@@ -44,7 +43,7 @@ class Report:
 
 def summarise(folder: Path) -> Report:
     """Return what a stage's metrics.jsonl says, without writing anything."""
-    rows = read_metrics(folder / "metrics.jsonl")
+    rows = read_rows(folder / "metrics.jsonl")
     line = sparkline([loss for _, loss in _points(rows, "loss")])
     return Report(rows, last_epoch_loss(rows), line)
 
@@ -69,24 +68,6 @@ def write_report(folder: Path, stage: str) -> Report:
         text = "%s validation loss %.4f at step %d, lowest %.4f at step %d"
         log.info(text, stage, end, step, lowest, at)
     return report
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl; a line that a crash has torn is left out."""
-    rows = []
-    try:
-        with open_regular(path) as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
 
 
 def last_epoch_loss(rows: Sequence[Row]) -> float | None:

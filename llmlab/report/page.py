@@ -20,6 +20,7 @@ except ImportError:  # Windows
 log = logging.getLogger("llmlab")
 
 HOW = "pip install 'llmlab[report]' adds report.html, with charts, to what a study leaves"
+RUN_HOW = "pip install 'llmlab[report]' lets a run have a page, report.html"
 _SVG_WIDTH = 640
 
 

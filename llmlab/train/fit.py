@@ -34,7 +34,7 @@ CALLBACKS = Registry(
     supplied=(
         *("stage", "steps", "steps_of_epoch", "folder", "trainer", "model", "measure", "metrics"),
         *("tracker", "meta", "signals", "command", "show_progress", "patience", "max_bad_steps"),
-        *("eval_every", "log_every", "save_every", "keep", "trial"),
+        *("eval_every", "log_every", "save_every", "keep", "trial", "sample", "batches"),
     ),
 )
 
@@ -202,6 +202,8 @@ def _count(p: Progress, trainer: Trainer, result: StepResult, taken: int, count:
     p.tokens += round(result.tokens)
     p.skipped += result.skipped
     p.bad = p.bad + 1 if result.skipped else 0
+    clip = trainer.clip_norm
+    p.clipped += not result.skipped and clip is not None and result.grad_norm > clip
     p.index += taken
     if p.index >= count:
         p.epoch, p.index = p.epoch + 1, 0

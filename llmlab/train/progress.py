@@ -20,6 +20,8 @@ class Progress:
         Target tokens trained on.
     skipped, bad
         Skipped steps, all and the last in a row.
+    clipped
+        Steps whose gradient was longer than `clip_norm`.
     best, best_step
         Lowest validation loss and its step; None without validation.
     stale, patience
@@ -36,6 +38,7 @@ class Progress:
     tokens: int = 0
     skipped: int = 0
     bad: int = 0
+    clipped: int = 0
     best: float | None = None
     best_step: int | None = None
     stale: int = 0

@@ -246,7 +246,7 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["generation.md", "text.md"])
+@pytest.mark.parametrize("name", ["generation.md", "text.md", "watching.md"])
 def test_the_commands_and_the_code_of_a_page_run(name, tmp_path, monkeypatch, capsys):
     page = ROOT / "docs" / name
     found = [shortened(argv) for argv in commands(page)]

@@ -35,7 +35,7 @@ LIBRARIES = {  # third-party imports, and where each may be
     "tqdm": ("text", "train", "phases"),
     "yaml": ("cli", "config", "runs"),
     "mpi4py": ("train",),
-    "tensorboardX": ("train",),
+    **dict.fromkeys(("tensorboardX", "wandb", "mlflow", "trackio"), ("train",)),
     "tokenizers": ("text", "exchange"),
     "jinja2": ("text",),
     "safetensors": ("exchange",),

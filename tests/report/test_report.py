@@ -8,7 +8,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from llmlab.report.loss import last_epoch_loss, loss_svg, read_metrics, sparkline, write_report
+from llmlab.report.loss import last_epoch_loss, loss_svg, sparkline, write_report
+from llmlab.train.rows import read_rows
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -162,7 +163,7 @@ def test_a_report_is_written_and_told(tmp_path, caplog):
     lines = [json.dumps(row | {"epoch": 1, "tokens": row["step"]}) for row in rows([4.0, 2.0])]
     torn = '{"step": 3, "loss": 1.'
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, torn]), encoding="utf-8")
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+    assert len(read_rows(tmp_path / "metrics.jsonl")) == 2
     with caplog.at_level(logging.INFO, "llmlab"):
         report = write_report(tmp_path, "tune")
     assert report.loss == 3.0 and len(report.sparkline) == 2

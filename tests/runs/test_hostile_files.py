@@ -8,12 +8,12 @@ from small_run import finished_run, small_lab  # noqa: F401
 
 from llmlab.errors import CheckpointError, ResourceError
 from llmlab.regular_file import to_write
-from llmlab.report.loss import read_metrics
 from llmlab.runs.log import LogFile
 from llmlab.runs.lookup import load_present
 from llmlab.runs.record import read_config, read_record
 from llmlab.runs.sweep import read_sweep
 from llmlab.train.callbacks.metrics import MetricsFile
+from llmlab.train.rows import read_rows
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link"])
@@ -40,7 +40,7 @@ def test_what_a_run_leaves_is_not_waited_for(tmp_path):
             read(tmp_path)
     assert read_config(tmp_path) is None
     with pytest.raises(OSError, match="not a regular file"):
-        read_metrics(tmp_path / "metrics.jsonl")
+        read_rows(tmp_path / "metrics.jsonl")
 
 
 def test_a_checkpoint_that_is_gone_is_looked_up_again(lab, caplog):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from llmlab import build
+from llmlab import build, resources
 from llmlab.cli.start import compose
 from llmlab.errors import ResourceError
 from llmlab.layers import build_stack
@@ -69,12 +69,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(monkeypatch):
         raise AssertionError("parameters were made")
 
     monkeypatch.setattr(Layout, "init", made)
-    monkeypatch.setattr(build, "available_memory", lambda: 2**40)
+    monkeypatch.setattr(resources, "available_memory", lambda: 2**40)
     config = compose("model.embedding_dim=65536", "model.num_blocks=100", "model.num_heads=1")
     with pytest.raises(ResourceError, match=r"a training step needs about [\d,.]+ GiB") as error:
         build.new_model(config, build.new_tokenizer(config))
     assert "activations" in str(error.value) and "1,024.0 GiB are free" in str(error.value)
-    monkeypatch.setattr(build, "available_memory", lambda: 2**60)
+    monkeypatch.setattr(resources, "available_memory", lambda: 2**60)
     with pytest.raises(AssertionError, match="were made"):
         build.new_model(config, build.new_tokenizer(config))
 

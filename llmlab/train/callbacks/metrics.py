@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, offset: int = 0):
         self.path = path
+        self._beside: list[Callable[[], Any]] = []
         make_folder(path.parent)
         try:
             self._file = open(path, "ab", opener=to_write)  # noqa: SIM115 - see close
@@ -52,13 +54,19 @@ class MetricsFile:
             raise refused(self.path, error) from error
 
     def sync(self) -> int:
-        """Make the file durable and return its length in bytes."""
+        """Make the file durable, and what was added to it; return its length in bytes."""
+        for sync in self._beside:
+            sync()
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise refused(self.path, error) from error
         return self._file.tell()
+
+    def sync_with(self, sync: Callable[[], Any]) -> None:
+        """Call `sync` before each checkpoint, too: what it writes is as safe as the rows here."""
+        self._beside.append(sync)
 
     def close(self) -> None:
         """Close it."""
@@ -73,13 +81,14 @@ class Metrics(Callback):
 
     def __init__(self, metrics: MetricsFile, tracker: Tracker, log_every: int = 1):
         self._metrics, self._every, self._tracker = metrics, log_every, tracker
+        metrics.sync_with(tracker.flush)
 
     def on_row(self, progress: Progress, result: StepResult, row: dict[str, Any]) -> None:
         """Write the row, if it is due or contains something rare."""
         if progress.step % self._every and "val_loss" not in row and not result.skipped:
             return
         self._metrics.write(row)
-        numbers = {k: v for k, v in row.items() if isinstance(v, float)}
+        numbers = {key: value for key, value in row.items() if isinstance(value, float)}
         self._tracker.log(progress.step, numbers)
 
     def on_end(self, progress: Progress) -> None:
