@@ -193,17 +193,24 @@ ray() {
 
 mpi() {
     say "MPI"
-    echo "skipped: no tests yet"
+    packages openmpi-bin || command -v mpirun >/dev/null ||
+        { echo "skipped: no mpirun, and no root to install openmpi-bin" && return; }
+    python mpi
+    "$python" -m pytest -q -n0 -rs -m slow tests/train/test_mpi.py
 }
 
 search() {
     say "search"
-    echo "skipped: no tests yet"
+    python search
+    "$python" tests/support/search_kill.py --trials 20 --kills 5
+    "$python" tests/support/search_kill.py --workers 4 --trials 12 --kills 2
 }
 
 postgresql() {
     say "PostgreSQL"
-    echo "skipped: no tests yet"
+    packages postgresql || { echo "skipped: no root to install postgresql" && return; }
+    python postgresql
+    "$python" tests/support/search_kill.py --workers 4 --trials 16 --kills 3 --postgresql
 }
 
 for engine in "${engines[@]}"; do

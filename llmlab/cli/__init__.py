@@ -46,15 +46,15 @@ def _lead(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    if {"--help", "-h"} & set(argv) or argv[:1] == ["help"]:
-        from llmlab.cli.help import help_text
-
-        print(help_text())
-        return 0
-    if "--version" in argv:
-        print(f"llmlab {__version__}")
-        return 0
     try:
+        if {"--help", "-h"} & set(argv) or argv[:1] == ["help"]:
+            from llmlab.cli.help import help_text
+
+            print(help_text())
+            return 0
+        if "--version" in argv:
+            print(f"llmlab {__version__}")
+            return 0
         from llmlab.cli import ranks
 
         return ranks.run(argv, lambda: _lead(argv))

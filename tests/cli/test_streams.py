@@ -13,6 +13,8 @@ import llmlab
 from llmlab.cli import main
 from llmlab.cli.standard_streams import close_streams, forgiving, open_streams
 
+pytestmark = pytest.mark.slow
+
 LLMLAB = f"'{sys.executable}' -m llmlab"
 TRAIN = " ".join([*KEYS, "steps=2"])
 

@@ -13,6 +13,8 @@ from command_line import FAILING, command_line
 from llmlab.phases import PHASES, Phase
 from llmlab.runs.sweep import Plan, duration
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch, capsys):

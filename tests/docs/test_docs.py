@@ -220,6 +220,7 @@ def written(page):
             yield words[: min(ends, default=None)]
 
 
+@pytest.mark.slow
 @pages
 def test_every_command_that_is_written_can_be_typed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

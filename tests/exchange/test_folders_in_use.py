@@ -15,6 +15,8 @@ from llmlab.exchange.config_json import read_config
 from llmlab.exchange.tokenizer_import import read_tokenizer
 from llmlab.text import TEMPLATES, Message
 
+pytestmark = pytest.mark.slow
+
 HARMLESS = {
     "n_special": 0,
     "predict_special_tokens": True,

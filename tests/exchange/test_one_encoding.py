@@ -12,6 +12,8 @@ from llmlab.exchange.chat_template import read_template
 from llmlab.exchange.tokenizer_import import read_settings, read_tokenizer
 from llmlab.text import TEMPLATES, Message
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tokenizers")
 
 CHATML = (

@@ -14,6 +14,8 @@ from llmlab.layers.lora import ADAPTERS, columns
 from llmlab.network import Network
 from llmlab.params import Layout
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("safetensors")
 FAMILIES = {"gpt2": (GPT2, gpt2_tensors), "llama": (LLAMA, llama_tensors)}
 ALL = ["q", "k", "v", "out", "up", "down"]

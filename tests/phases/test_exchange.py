@@ -10,6 +10,8 @@ from hf_folders import GPT2, LLAMA, char_tokenizer, gpt2_tensors, llama_tensors,
 from llmlab.checkpoints import load
 from llmlab.cli import main
 
+pytestmark = pytest.mark.slow
+
 TEXT = "abc abd\nabe cab\nbad dab\n"
 
 

@@ -8,6 +8,8 @@ from small_run import KEYS, finished_run, small_lab  # noqa: F401
 from llmlab.checkpoints import peek
 from llmlab.runs import resolve_checkpoint
 
+pytestmark = pytest.mark.slow
+
 # Never the end token, which this model likes best.
 ASK = ["phase=generate", "checkpoint=run", "prompt=the sun", "max_new_tokens=50"]
 ASK += ["sampler=sample", "sampler.temperature=0", "sampler.logit_bias={1: -100}"]

@@ -11,6 +11,8 @@ from llmlab.report.terminal import interval_lines
 from llmlab.runs.catalogue import Entry, catalogue, matching, needed_by_others
 from llmlab.runs.lookup import resolve_checkpoint
 
+pytestmark = pytest.mark.slow
+
 KEPT = "data.pretrain.val_fraction=0.3"
 
 

@@ -13,6 +13,8 @@ from llmlab.report.page import Page, Table, can_draw, write_page
 from llmlab.report.study import read_study
 from llmlab.report.study_page import differences, study_page
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium")
 LRS = [{"lr": 0.001, "positions": "rope"}, {"lr": 0.01, "positions": "rope"}]
 LRS += [{"lr": 0.001, "positions": "learned"}, {"lr": 0.01, "positions": "learned"}]

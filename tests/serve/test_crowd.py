@@ -18,6 +18,8 @@ from serving import parsed, read_all, request, send, serving
 from llmlab.serve import server as server_module
 from llmlab.serve.models import Limits
 
+pytestmark = pytest.mark.slow
+
 QUESTION, ANSWER = next(iter(CHATS.items()))
 PATH = "/v1/chat/completions"
 CHAT = {"messages": [{"role": "user", "content": QUESTION}]}

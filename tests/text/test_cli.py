@@ -7,6 +7,8 @@ import pytest
 
 from llmlab.cli import main
 
+pytestmark = pytest.mark.slow
+
 TINY = ["experiment=tiny", "threads=1", "data=text", "template=none", "model.max_seq_len=32"]
 SHIPPED = [*TINY, "tokenizer=byte", "phase=pretrain", "epochs=null", "steps=6"]
 BYTES = [*SHIPPED, "data.pretrain.path=small.txt"]

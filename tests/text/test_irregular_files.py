@@ -11,6 +11,8 @@ from small_run import KEYS, finished_run, small_lab  # noqa: F401
 from llmlab.errors import ResourceError
 from llmlab.regular_file import open_regular, read_regular
 
+pytestmark = pytest.mark.slow
+
 DATA, CHECKPOINT, CONFIG = 3, 4, 2
 PLACES = {
     "data": (["data.pretrain.path=X", "steps=1"], DATA),

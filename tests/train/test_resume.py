@@ -16,6 +16,8 @@ from llmlab.train.batch_shards import Shard
 from llmlab.train.trainer import Trainer
 from llmlab.train.workers import Alone
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "model.embedding_dim=16",
     "model.hidden_dim=16",
