@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from chat_lab import CHATS
 from small_run import KEYS, finished_run, small_lab  # noqa: F401
 
