@@ -5,7 +5,7 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from llmlab.cli.home import WorkerLoader
 from llmlab.cli.order import Order
@@ -24,7 +24,10 @@ def launcher_of(
     if choice == "dask":
         from llmlab.cli.launcher_dask import DaskLauncher
 
-        launcher: Launcher = DaskLauncher(order, **config.hydra.launcher)
+        found = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+        assert isinstance(found, dict)
+        own = {str(key): value for key, value in found.items()}
+        launcher: Launcher = DaskLauncher(order, **own)
     elif choice == "submitit_slurm":
         from llmlab.cli.launcher_slurm import SlurmLauncher
 

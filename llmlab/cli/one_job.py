@@ -1,4 +1,4 @@
-"""A process for one job of a sweep: `python -m llmlab.cli.one_job PARENT < ORDER`.
+"""A process for one job of a sweep, or a worker of a search: `... one_job PARENT < ORDER`.
 
 Where a launcher's workers run jobs in threads, which can neither hold signals nor fork safely.
 """
@@ -12,6 +12,7 @@ from hydra.plugins.sweeper import Sweeper
 from llmlab.cli.explain import report
 from llmlab.cli.hydra_errors import translated
 from llmlab.cli.order import OneJob
+from llmlab.cli.search import SearchSweeper
 from llmlab.cli.standard_streams import close_streams, open_streams
 from llmlab.cli.start import (
     as_program,
@@ -55,14 +56,19 @@ def run(job: OneJob) -> int:
             as_program([*job.order.flags, *tokens]),
             sweeping_mode(True, job.order.flags),
             guarded(),
-            sweeper_of(lambda: OneJobSweeper(job)),
+            sweeper_of(lambda: _sweeper(job)),
         ):
             hydra_main()(job.order.task)()
     except Exception as error:
         explained = translated(error, tokens)
-        write_result(jobs.folder / jobs.name(job.tokens), failed(job.tokens, explained))
+        if not job.order.is_search:  # whose workers leave what becomes of each trial
+            write_result(jobs.folder / jobs.name(job.tokens), failed(job.tokens, explained))
         return report(explained)
     return 0
+
+
+def _sweeper(job: OneJob) -> Sweeper:
+    return SearchSweeper(job.order, True) if job.order.is_search else OneJobSweeper(job)
 
 
 def main() -> int:

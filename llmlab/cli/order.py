@@ -29,6 +29,12 @@ class Order:
         self.flags, self.typed, self.jobs, self.record = flags, typed, jobs, record
         self.home = Home.here()
 
+    @property
+    def is_search(self) -> bool:
+        """Whether what was ordered is a search."""
+        phases = [text.partition("=")[2] for text in self.jobs.tokens if text.startswith("phase=")]
+        return phases[-1:] == ["search"]
+
     def task(self, cfg: Any) -> float:
         """Run one job in this process, which may be a launcher's worker."""
         from llmlab.cli.job import config_dir

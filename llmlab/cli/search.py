@@ -33,10 +33,18 @@ class SearchSweeper(Sweeper):
 
     What comes next follows from the search's folder alone, so the same command goes on with a
     search that was stopped, and started several times it works on one search together.
+
+    Parameters
+    ----------
+    order
+        Of the sweep.
+    is_worker
+        Whether this process is one that a launcher has started for the search.
     """
 
-    def __init__(self, order: Order):
+    def __init__(self, order: Order, is_worker: bool = False):
         self._order, self._jobs, self._record = order, order.jobs, order.record
+        self._is_worker = is_worker
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -59,6 +67,10 @@ class SearchSweeper(Sweeper):
             )
         base = [*shared, f"phase={options.phase}"]
         settings = _settings(options, space, base)
+        assert self.config is not None
+        if self._is_worker:
+            Worker(self._jobs, settings, base, self.hydra_context, self._task, self.config)(None)
+            return
         self._refuse_workers(options)
         self._try(options, settings, base)
         names = [folder_of(number) for number in range(options.trials)]
@@ -82,11 +94,6 @@ class SearchSweeper(Sweeper):
             raise ConfigError(
                 f"search.workers={options.workers}: one process works on one trial at a time; add "
                 "launcher=joblib, or start this command several times"
-            )
-        if launcher == "dask":
-            raise ConfigError(
-                "launcher=dask: gives each worker one job, and a search's workers take trials by "
-                "themselves; start this command on each machine, with one hydra.sweep.dir"
             )
         if launcher != "basic" and options.workers is None:
             raise ConfigError(

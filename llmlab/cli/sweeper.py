@@ -201,8 +201,7 @@ class StudySweeper(Sweeper):
 
 def new_sweeper(order: Order) -> Sweeper:
     """Return what runs a sweep that was ordered: a search, or the jobs of a study."""
-    phases = [text.partition("=")[2] for text in order.jobs.tokens if text.startswith("phase=")]
-    return SearchSweeper(order) if phases[-1:] == ["search"] else StudySweeper(order)
+    return SearchSweeper(order) if order.is_search else StudySweeper(order)
 
 
 @contextmanager

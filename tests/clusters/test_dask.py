@@ -8,7 +8,17 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from clusters import SLOW, Sweep, assert_same_numbers, processes, run, started, statuses
+from clusters import (
+    SLOW,
+    Sweep,
+    assert_same_numbers,
+    assert_six_trials,
+    processes,
+    run,
+    search,
+    started,
+    statuses,
+)
 
 pytest.importorskip("distributed", reason="pip install 'llmlab[dask]'")
 pytestmark = pytest.mark.clusters
@@ -56,6 +66,15 @@ def test_two_nodes_and_a_killed_worker_equal_one_process(tmp_path, cluster):
     assert_same_numbers(tmp_path / "d", tmp_path / "basic")
     assert statuses(sweep.folder) == ["finished"] * 6
     assert sum(len(each["restarts"]) for each in sweep.records().values()) == 1
+
+
+def test_a_search_goes_on_when_a_worker_is_killed(tmp_path, cluster):
+    given = ["launcher=dask", f"hydra.launcher.address={cluster}"]
+    with search(tmp_path / "d", *given) as sweep:
+        sweep.until(lambda: max(sweep.rows().values(), default=0) > 5)
+        os.kill(next(iter(jobs().values())), signal.SIGKILL)
+        assert sweep.wait() == 0
+    assert_six_trials(tmp_path / "d")
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])

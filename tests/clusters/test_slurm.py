@@ -10,7 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from clusters import SLOWLY, Sweep, assert_same_numbers, processes, run, statuses
+from clusters import (
+    SLOWLY,
+    Sweep,
+    assert_same_numbers,
+    assert_six_trials,
+    processes,
+    run,
+    search,
+    statuses,
+)
 
 pytestmark = [
     pytest.mark.clusters,
@@ -151,3 +160,9 @@ def test_the_batch_scripts_of_the_documentation(tmp_path, monkeypatch):
     rows = (tmp_path / "undisturbed" / "metrics.jsonl").read_bytes()
     for name in ("preempted", "limited"):
         assert (runs / name / "metrics.jsonl").read_bytes() == rows
+
+
+def test_a_search_in_two_jobs(tmp_path):
+    with search(tmp_path / "s", *LOW) as sweep:
+        assert sweep.wait() == 0
+    assert_six_trials(tmp_path / "s")

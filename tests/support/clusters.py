@@ -14,17 +14,20 @@ import numpy as np
 SLOW = Path(__file__).parents[1] / "clusters" / "slow_down.py"
 TRAINING = ["experiment=tiny", "phase=pretrain", "threads=1", "save_every=5"]
 SLOWLY = [f"plugins={SLOW}", "callbacks.slow.type=slow_down"]
+SEARCHED = ["data.pretrain.val_fraction=0.2", "eval_every=5", "lr=tag(log,interval(1e-4,1e-1))"]
 
 
 class Sweep:
     """A command line in a process of its own; `folder` is where its sweep goes.
 
-    `inside` is a network namespace to start it in.
+    `inside` is a network namespace to start it in; `training` begins its command line.
     """
 
-    def __init__(self, folder, *argv, pause=0.0, inside=None, **environment):
+    def __init__(
+        self, folder, *argv, training=("-m", *TRAINING), pause=0.0, inside=None, **environment
+    ):
         self.folder, self.log = folder, folder.parent / f"{folder.name}.out"
-        command = [sys.executable, "-m", "llmlab", "-m", *TRAINING, *SLOWLY, *argv]
+        command = [sys.executable, "-m", "llmlab", *training, *SLOWLY, *argv]
         command = [*within(inside), *command, f"hydra.sweep.dir={folder}"]
         environment |= {"LLMLAB_TEST_PAUSE": str(pause)}
         with self.log.open("a") as out:
@@ -103,6 +106,23 @@ def started(log, *command, inside=None, **environment):
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def search(folder, *argv, **given):
+    """Start a search of six trials in two workers."""
+    own = [text for text in TRAINING if text != "phase=pretrain"] + SEARCHED
+    asked = ["phase=search", *own, "search.trials=6", "search.workers=2", "steps=20"]
+    return Sweep(folder, *argv, training=asked, **given)
+
+
+def assert_six_trials(folder):
+    """Hold a search to have each of its trials once, finished, with the numbers of its run."""
+    names = sorted(path.parent.name for path in folder.glob("*/result.json"))
+    assert names == [f"trial-{number:04}" for number in range(6)]
+    assert statuses(folder) == ["finished"] * 6
+    for name in names:
+        rows = (folder / name / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["step"] for row in rows] == list(range(1, 21))
 
 
 def run(folder, *argv, **given):
