@@ -40,7 +40,7 @@ PRESETS = {
         "model.stack.blocks.layers.attention.layer.window=9",
     ],
 }
-TRAINING = ["phase=pretrain", "epochs=4", "lr=3e-3", "threads=1"]
+TRAINING = ["phase=pretrain", "epochs=4", "lr=3e-3", "threads=1", "template=user_assistant"]
 
 
 @pytest.fixture(scope="module")
