@@ -52,13 +52,12 @@ class Engine:
         rngs
             A generator for each reply, for samplers that draw.
         until
-            Gets a reply's ids after each new one; true ends the reply. Not asked by a search.
+            Gets a reply's ids after each new one; true ends it. Not asked by a search.
         refill
-            Whether a reply goes on when the context is full, with its last half in view (see
-            `Decoding`); else it ends there. A search can't go on.
+            Whether a reply goes on when the context is full (see `Decoding`); a search can't.
         draft
-            Guesses tokens, so that there are fewer passes: what is chosen stays the same, or
-            if it is drawn, how it is distributed. Not for a search.
+            Guesses tokens, for fewer passes and the same replies, or the same distribution of
+            them. Not for a search.
 
         Returns
         -------
@@ -67,9 +66,9 @@ class Engine:
         Raises
         ------
         ValueError
-            If a prompt is empty or longer than the context.
+            A prompt is empty or longer than the context.
         ConfigError
-            If a search is to do what it can't.
+            A search is to do what it can't.
         """
         sampler = sampler or Greedy()
         replies = [Reply() for _ in prompts for _ in range(sampler.num_samples)]
@@ -81,9 +80,8 @@ class Engine:
             _refuse(sampler, max(map(len, prompts)), asked, self.max_seq_len, draft)
             each = (sampler.search(self._start([prompt], limit), stops) for prompt in prompts)
             return [reply for found in each for reply in found]
-        copies = sampler.num_samples
-        terms = self._terms(prompts, copies, limit, stops, sampler, until, refill)
-        given = [prompt for prompt in prompts for _ in range(copies)]
+        terms = self._terms(prompts, sampler.num_samples, limit, stops, sampler, until, refill)
+        given = [prompt for prompt in prompts for _ in range(sampler.num_samples)]
         for _ in _decode(_rows(given, replies, rngs), terms, draft):
             pass
         return replies

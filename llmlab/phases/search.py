@@ -80,19 +80,15 @@ def run(
     problems: list[str] = []
     if phase not in TRIED:
         problems.append(f"search.phase={phase}: must be one of: {', '.join(TRIED)}")
-    if trials < 1:
-        problems.append(f"search.trials={trials}: must be at least 1")
-    if workers is not None and workers < 1:
-        problems.append(f"search.workers={workers}: must be at least 1")
+    for name, count in (("trials", trials), ("workers", workers)):
+        if count is not None and count < 1:
+            problems.append(f"search.{name}={count}: must be at least 1")
     metrics = _objectives(objectives, config, problems)
     kind = sampler if isinstance(sampler, str) else sampler.get("type")
     if len(metrics) > 1 and kind == "cmaes":
         problems.append("search.sampler=cmaes: takes one objective; use tpe or gp for several")
     if pruner is not None and [m.name for m in metrics] not in (["val_loss"], ["best_val_loss"]):
-        problems.append(
-            "search.pruner: decides by val_loss, so val_loss must be the only objective; "
-            "leave it out"
-        )
+        problems.append("search.pruner: decides by val_loss; make that the only objective")
     limits = _limits(constraints, problems)
     if storage is not None:
         check_url(storage)

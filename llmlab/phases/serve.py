@@ -16,6 +16,12 @@ from llmlab.errors import CheckpointError, ConfigError, ResourceError
 log = logging.getLogger("llmlab")
 
 
+_NEEDS_KEY = (
+    "others reach it, so it needs a key: serve.api_key=...; or leave serve.host out, and only this "
+    "machine does"
+)
+
+
 def run(
     config: Config,
     run: None = None,
@@ -51,11 +57,7 @@ def run(
     upload_seconds, seconds
         Time for sending a request, and for its answer.
     """
-    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise ResourceError(
-            f"phase=serve needs the package '{missing[0]}': pip install 'llmlab[serve]'"
-        )
+    _need_libraries()
     from llmlab.serve.app import application
     from llmlab.serve.guard import is_loopback
     from llmlab.serve.models import Limits, Models
@@ -66,16 +68,12 @@ def run(
     key = None if api_key is None else str(api_key)
     _check(limits, port, key, origins)
     if key is None and not is_loopback(host):
-        raise ConfigError(
-            f"serve.host={host}: others reach it, so it needs a key: serve.api_key=...; or leave "
-            "serve.host out, and only this machine does"
-        )
+        raise ConfigError(f"serve.host={host}: {_NEEDS_KEY}")
     with ThreadPoolExecutor(1, "steps") as executor, listening(host, port) as sock:
         models = Models(_served(config, names, limits, executor))
         app = application(models, limits, host, key, origins)
-        shown = f"[{host}]" if ":" in host else host
         told = ", ".join(each.name for each in models)
-        at = f"http://{shown}:{sock.getsockname()[1]}"
+        at = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
         said = f"serving {told} at {at} (a page; OpenAI's interface at {at}/v1); Ctrl-C ends it"
         print(said, flush=True)
 
@@ -85,6 +83,14 @@ def run(
 
         server_of(app, end_now).run(sockets=[sock])
     return {}
+
+
+def _need_libraries() -> None:
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise ResourceError(
+            f"phase=serve needs the package '{missing[0]}': pip install 'llmlab[serve]'"
+        )
 
 
 def _served(config: Config, names: list[str] | str | None, limits: Any, executor: Any) -> list[Any]:

@@ -41,10 +41,7 @@ def sampler(seed: int, sigma: float) -> Any:
     sigma
         First standard deviation, as a share of each range.
     """
-    try:
-        import cmaes
-    except ImportError as error:
-        raise ConfigError("needs the package 'cmaes': pip install 'llmlab[search]'") from error
+    cmaes = _library()
     from optuna.distributions import CategoricalDistribution
     from optuna.samplers import BaseSampler, RandomSampler
     from optuna.search_space import IntersectionSearchSpace
@@ -83,11 +80,7 @@ def sampler(seed: int, sigma: float) -> Any:
             for generation in _whole(done, optimizer.population_size):
                 optimizer.tell(generation)
             place = optimizer.ask()
-            named = zip(search_space.items(), place, strict=True)
-            return {
-                key: each.to_external_repr(from_unit(each, float(where)))
-                for (key, each), where in named
-            }
+            return _named(search_space, place)
 
         def sample_independent(
             self, study: Any, trial: Any, param_name: str, param_distribution: Any
@@ -96,6 +89,22 @@ def sampler(seed: int, sigma: float) -> Any:
             return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     return CmaEs()
+
+
+def _named(space: Mapping[str, Any], place: np.ndarray) -> dict[str, Any]:
+    """Return the values of a place by key."""
+    return {
+        key: each.to_external_repr(from_unit(each, float(where)))
+        for (key, each), where in zip(space.items(), place, strict=True)
+    }
+
+
+def _library() -> Any:
+    try:
+        import cmaes
+    except ImportError as error:
+        raise ConfigError("needs the package 'cmaes': pip install 'llmlab[search]'") from error
+    return cmaes
 
 
 def _place(params: Mapping[str, Any], space: Mapping[str, Any]) -> np.ndarray:

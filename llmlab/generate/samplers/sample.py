@@ -105,20 +105,7 @@ def sample(
     stop
         Texts before which a reply ends.
     """
-    require(
-        [
-            (
-                "temperature",
-                temperature,
-                lambda: isfinite(temperature) and temperature >= 0,
-                "a finite number of at least 0 (0 is greedy)",
-            ),
-            ("top_k", top_k, lambda: top_k >= 0, "at least 0 (0 is off)"),
-            ("top_p", top_p, lambda: 0 < top_p <= 1, "more than 0 and at most 1 (1 is off)"),
-            ("min_p", min_p, lambda: 0 <= min_p <= 1, "at least 0 (off) and at most 1"),
-            ("num_samples", num_samples, lambda: num_samples >= 1, "at least 1"),
-        ]
-    )
+    _check(temperature, top_k, top_p, min_p, num_samples)
     steps = penalty_steps(
         repetition_penalty,
         presence_penalty,
@@ -133,3 +120,17 @@ def sample(
         steps += [TopP(top_p)] if top_p < 1 else []
         steps += [MinP(min_p)] if min_p else []
     return Pipeline(steps, bool(temperature), num_samples, stop_texts(stop))
+
+
+def _check(temperature: float, top_k: int, top_p: float, min_p: float, num_samples: int) -> None:
+    """Refuse arguments that are out of their ranges."""
+    zero = "a finite number of at least 0 (0 is greedy)"
+    require(
+        [
+            ("temperature", temperature, lambda: isfinite(temperature) and temperature >= 0, zero),
+            ("top_k", top_k, lambda: top_k >= 0, "at least 0 (0 is off)"),
+            ("top_p", top_p, lambda: 0 < top_p <= 1, "more than 0 and at most 1 (1 is off)"),
+            ("min_p", min_p, lambda: 0 <= min_p <= 1, "at least 0 (off) and at most 1"),
+            ("num_samples", num_samples, lambda: num_samples >= 1, "at least 1"),
+        ]
+    )
