@@ -64,8 +64,7 @@ def run(
     from llmlab.serve.server import listening, server_of
 
     limits = Limits(rows, queue, max_body, max_prompt, max_tokens, upload_seconds, seconds)
-    origins = [cors] if isinstance(cors, str) else list(cors or [])
-    key = None if api_key is None else str(api_key)
+    origins, key = _texts(cors), None if api_key is None else str(api_key)
     _check(limits, port, key, origins)
     if key is None and not is_loopback(host):
         raise ConfigError(f"serve.host={host}: {_NEEDS_KEY}")
@@ -83,6 +82,10 @@ def run(
 
         server_of(app, end_now).run(sockets=[sock])
     return {}
+
+
+def _texts(given: list[str] | str | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or [])
 
 
 def _need_libraries() -> None:
