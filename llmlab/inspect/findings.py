@@ -21,6 +21,7 @@ _HABITS = {
 CLEAR = 0.2
 _MANY = 0.5  # of the units of a layer
 _GROWTH = 100.0
+_LARGE = 10.0  # times the median
 
 
 def habits(scores: Mapping[str, HeadScores]) -> list[str]:
@@ -45,6 +46,7 @@ def troubles(network: Network, found: Trace, readings: Iterable[Lens]) -> list[s
     return [
         *_answer(found),
         *_structure(network),
+        *_sizes(network),
         *_silent(found),
         *_same(found),
         *_dead(found),
@@ -74,6 +76,23 @@ def _structure(network: Network) -> list[str]:
     if before and not any(isinstance(layer, NORMS) for _, layer in tail(network)):
         return ["There is no norm between the last block and the output, which pre-norm needs."]
     return []
+
+
+def _sizes(network: Network) -> list[str]:
+    """Return layers whose parameters are far larger than those of all others of their kind."""
+    sizes: dict[tuple[str, ...], dict[str, float]] = {}
+    for path, layer in network.stack.leaves():
+        own = [a for name, a in network.params.items() if name.startswith(f"{path}.")]
+        size = float(np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in own)))
+        kind = (type(layer).__name__, path.rpartition(".")[2])
+        sizes.setdefault(kind, {})[path] = size
+    return [
+        f"{path}: its parameters have a norm of {size:,.0f}, those of others like it "
+        f"{float(np.median([*each.values()])):,.0f}."
+        for each in sizes.values()
+        for path, size in each.items()
+        if len(each) > 2 and size > _LARGE * float(np.median([*each.values()]))
+    ]
 
 
 def _silent(found: Trace) -> list[str]:

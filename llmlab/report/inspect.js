@@ -9,6 +9,11 @@ const make = (tag, text, parent) => {
 };
 const token = (text, parent) => make("bdi", text, parent);
 const number = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const chance = (nats) => {
+  const p = Math.exp(-nats);
+  if (p > 0.9999) return "p > 0.9999";
+  return p < 0.001 ? `p = ${p.toExponential(1)}` : `p = ${p.toFixed(4)}`;
+};
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const size = data.tokens.length;
 let place = Math.max(0, size - 2);
@@ -59,8 +64,8 @@ function choose(at) {
   token(data.tokens[place], make("b", null, line));
   line.append(last ? " the text ends; the most probable next token is " : " comes ");
   token(data.targets[place], make("b", null, line));
-  line.append(last ? "." : `, which costs ${number(data.surprise[place])} nats (p = ${number(Math.exp(-data.surprise[place]), 4)}).`);
-  fill("top", ["token", "p"], data.top[place].map(([text, p]) => [text, number(p, 4)]));
+  line.append(last ? "." : `, which costs ${number(data.surprise[place])} nats (${chance(data.surprise[place])}).`);
+  fill("top", ["token", "p"], data.top[place].map(([text, p]) => [text, p < 0.001 ? p.toExponential(1) : number(p, 4)]));
   fill("near", ["token", "cosine"], (Object.hasOwn(data.neighbours, data.tokens[place]) ? data.neighbours[data.tokens[place]] : []).map(([text, c]) => [text, number(c)]));
   drawLens();
   drawParts();
@@ -209,6 +214,8 @@ function drawTables() {
   const used = columns.filter((key) => data.heads.some((row) => row[key] !== undefined));
   sortable("table", ["part", ...used.map((key) => names[columns.indexOf(key)])], data.heads.map((row) => [row.name, ...used.map((key) => row[key] ?? null)]));
   sortable("shape", ["layer", "type", "parameters", "norm"], data.shape);
+  el("about-units").hidden = !data.units.length;
+  el("measured").textContent = data.measured ? `: not on the text above, but on ${data.measured}` : "";
   if (data.units.length) sortable("units", ["feed-forward", "units", "dead", "quiet"], data.units);
   for (const [path, rows] of Object.entries(data.routing)) {
     make("p", `${path}: which expert each token goes to, and its weight.`, el("routing")).className = "note";

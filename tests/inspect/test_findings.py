@@ -133,3 +133,10 @@ def test_habits_are_measured_on_two_periods():
     assert lengths == {48, 32}
     assert all(np.array_equal(row[: len(row) // 2], row[len(row) // 2 :]) for row in look.repeated)
     assert not any((row == 0).any() for row in look.repeated)  # the end of a text
+
+
+def test_a_layer_of_far_larger_parameters_is_named():
+    model = network("rustgpt")
+    model.params["blocks.1.feed_forward.up.bias"][:] = -60
+    said = [text for text in found(model) if "norm of" in text]
+    assert len(said) == 1 and said[0].startswith("blocks.1.feed_forward: its parameters have")

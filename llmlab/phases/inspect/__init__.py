@@ -55,12 +55,12 @@ def run(
     network = model.network(config.kernels)
     prompt = _ids(model, text)
     ids = _continued(model, network, prompt, new_tokens)
-    measured, notes = _rows(config, model, rows)
+    measured, on, notes = _rows(config, model, rows)
     if len(ids) > model.max_seq_len:
         notes.append(f"The text has {len(ids)} tokens; the last {model.max_seq_len} are read.")
         ids = ids[-model.max_seq_len :]
     look = Look(model, network, ids, measured, notes, str(near(Path(str(config.checkpoint)))))
-    content = look.content()
+    content = look.content() | {"measured": on}
     if against is not None:
         paths, effect = patch_effects(network, np.asarray(prompt), np.asarray(_ids(model, against)))
         tokens = [look.shown(int(id)) for id in _ids(model, against)]
@@ -110,12 +110,15 @@ def _continued(model: build.Model, network: Network, ids: list[int], count: int)
     return ids
 
 
-def _rows(config: Config, model: build.Model, count: int) -> tuple[Batch | None, list[str]]:
-    """Return rows to measure effects on, and what is to be said of them."""
+def _rows(
+    config: Config, model: build.Model, count: int
+) -> tuple[Batch | None, str | None, list[str]]:
+    """Return rows to measure effects on, which they are, and what is to be said of them."""
     try:
         measured = measured_text(config, model, load(str(config.checkpoint)))
     except LlmlabError as error:
-        return None, [f"Without a text to measure on there are no effects on the loss: {error}"]
+        said = f"Without a text to measure on there are no effects on the loss: {error}"
+        return None, None, [said]
     batch = next(iter(measured.dataset.batches(count, config.seed, 0)))
-    said = f"Effects on the loss are measured on {len(batch.inputs)} rows of {measured.name}."
-    return batch, [said]
+    on = f"{len(batch.inputs)} rows of {measured.name}"
+    return batch, on, [f"Effects on the loss are measured on {on}."]
