@@ -16,7 +16,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from llmlab.batch import Batch
-from llmlab.errors import ConfigError
+from llmlab.errors import MissingPackage
 from llmlab.kernels import NAMES, resolve
 from llmlab.layers import ACTIVATIONS, Stack, build_stack
 from llmlab.params import Arena, Layout
@@ -83,7 +83,7 @@ def kernel_sets() -> list[str]:
     """Return the names of the kernel sets that are installed."""
     found = []
     for name in NAMES:
-        with suppress(ConfigError):
+        with suppress(MissingPackage):
             found.append(resolve(name))
     return found
 

@@ -83,6 +83,24 @@ class ResourceError(LlmlabError):
     exit_code = 5
 
 
+class MissingPackage(ResourceError):
+    """A package that an extra of llmlab installs isn't there.
+
+    Parameters
+    ----------
+    what
+        That needs it: `kernels=numba`.
+    instead
+        What does without it: `choose tokenizer=char`.
+    """
+
+    def __init__(self, what: str, package: str, extra: str, instead: str = ""):
+        otherwise = f", or {instead}" if instead else ""
+        super().__init__(
+            f"{what} needs the package '{package}': pip install 'llmlab[{extra}]'{otherwise}"
+        )
+
+
 class Stopped(LlmlabError):
     """A signal ended the work; what was done is saved.
 

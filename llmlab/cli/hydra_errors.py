@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.cli.places import conf_folder
-from llmlab.errors import ConfigError, LlmlabError, suggest
+from llmlab.errors import ConfigError, LlmlabError, MissingPackage, suggest
 
 # Names of our keys in other programs.
 _ELSEWHERE = {
@@ -33,7 +33,11 @@ _ELSEWHERE = {
 }
 
 # Launchers of Hydra that need a plug-in, and the files of conf/launcher that choose them.
-_LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "ray": "ray"}
+_LAUNCHERS = {
+    "joblib": ("launcher=joblib", "hydra-joblib-launcher", "joblib"),
+    "submitit_slurm": ("launcher=slurm", "hydra-submitit-launcher", "slurm"),
+    "ray": ("launcher=ray", "hydra-ray-launcher", "ray"),
+}
 
 
 def translated(error: Exception, tokens: Sequence[str]) -> Exception:
@@ -55,6 +59,8 @@ def translated(error: Exception, tokens: Sequence[str]) -> Exception:
         own = isinstance(error, LlmlabError | OSError | MemoryError)
         return error if own else ConfigError(_refused(error, tokens))
     if found := re.search(r"Could not find '([^']+)/([^/']+)'", text):
+        if found[1] == "hydra/launcher" and found[2] in _LAUNCHERS:
+            return MissingPackage(*_LAUNCHERS[found[2]])
         return ConfigError(_unknown_option(found[1], found[2], text))
     if found := re.search(
         r"Could not (?:override|append to config|delete from config\.) '([^']+)'", text
@@ -94,9 +100,6 @@ def _own_keys(text: str, tokens: Sequence[str]) -> str | None:
 def _unknown_option(group: str, name: str, text: str) -> str:
     listed = text.partition("Available options")[2].partition("Config search path")[0]
     options = re.findall(r"^\t([^\s_]\S*)$", listed, re.MULTILINE)
-    if group == "hydra/launcher" and name in _LAUNCHERS:
-        extra = _LAUNCHERS[name]
-        return f"launcher={extra}: needs a package; pip install 'llmlab[{extra}]' adds it"
     own = f"; one of your own needs phase/{name}.yaml in a folder that --config-dir names"
     return (
         f"{group}={name}: unknown {group}{suggest(name, options)}; known: {', '.join(options)}"

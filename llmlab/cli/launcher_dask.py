@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from llmlab.cli.lost_jobs import LOST
 from llmlab.cli.order import Order
-from llmlab.errors import ConfigError, ResourceError
+from llmlab.errors import ConfigError, MissingPackage, ResourceError
 
 _TO_CONNECT = 30.0  # seconds
 _LOOK = 0.5  # seconds between two looks at whether a job is still wanted
@@ -40,7 +40,7 @@ class DaskLauncher(Launcher):
         if workers is not None and (type(workers) is not int or workers < 1):
             raise ConfigError(f"hydra.launcher.workers={workers}: expected a number from 1 up")
         if importlib.util.find_spec("distributed") is None:
-            raise ConfigError("launcher=dask: needs a package; pip install 'llmlab[dask]' adds it")
+            raise MissingPackage("launcher=dask", "distributed", "dask")
         self._order, self._address, self._workers = order, address, workers
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:

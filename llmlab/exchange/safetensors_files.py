@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from llmlab.errors import CheckpointError, ResourceError
+from llmlab.errors import CheckpointError, MissingPackage, ResourceError
 from llmlab.exchange.files import opened, parse_object, read_object
 
 WHOLE = "model.safetensors"
@@ -209,9 +209,7 @@ def write_file(tensors: dict[str, np.ndarray], path: Path) -> None:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
     except ImportError:
-        raise ResourceError(
-            "phase=export needs the package 'safetensors': pip install 'llmlab[hf]'"
-        ) from None
+        raise MissingPackage("phase=export", "safetensors", "hf") from None
     try:
         save_file(tensors, path, metadata={"format": "pt"})
         mask = os.umask(0)  # which can only be read by setting it

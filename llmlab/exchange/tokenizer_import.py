@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmlab.errors import CheckpointError, ConfigError, ResourceError
+from llmlab.errors import CheckpointError, ConfigError, MissingPackage
 from llmlab.exchange.chat_template import named_tokens
 from llmlab.exchange.files import read_object
 from llmlab.text import TOKENIZERS, Tokenizer
@@ -107,10 +107,8 @@ def _build(
         if "name the one that ends a text" in reason:
             reason += f": as eos_token in {SETTINGS}"
         raise CheckpointError(f"{path}: {reason}") from error
-    except ResourceError:
-        raise ResourceError(
-            "phase=import needs the package 'tokenizers': pip install 'llmlab[hf]'"
-        ) from None
+    except MissingPackage:
+        raise MissingPackage("phase=import", "tokenizers", "hf") from None
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged: {type(error).__name__} {error}") from error
 

@@ -7,7 +7,7 @@ A kernel set is a namespace with the functions of `numpy_kernels`, which is the 
 import importlib.util
 from types import ModuleType
 
-from llmlab.errors import ConfigError
+from llmlab.errors import ConfigError, MissingPackage
 
 NAMES = ("numpy", "numba")
 
@@ -18,7 +18,9 @@ def resolve(name: str) -> str:
     Raises
     ------
     ConfigError
-        If there is no such set, or it needs a package that is missing.
+        There is no such set.
+    ResourceError
+        It needs a package that is missing.
     """
     installed = importlib.util.find_spec("numba") is not None
     if name == "auto":
@@ -26,7 +28,7 @@ def resolve(name: str) -> str:
     if name not in NAMES:
         raise ConfigError(f"kernels={name}: unknown; known: auto, {', '.join(NAMES)}")
     if name == "numba" and not installed:
-        raise ConfigError("kernels=numba: needs numba, install it with: pip install 'llmlab[fast]'")
+        raise MissingPackage("kernels=numba", "numba", "fast", "choose kernels=numpy")
     return name
 
 

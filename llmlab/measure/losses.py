@@ -27,8 +27,8 @@ class Losses:
         Standard errors, from how the rows of the batches differ; nan for a single row. Tokens
         of one row hang together, so rows are what is independent.
     accuracy_interval
-        95 % interval of the accuracy: Wilson's, for as many trials as have that standard error, or
-        as there are rows where none differ.
+        95 % interval of the accuracy: Wilson's, for as many trials as have that standard error, at
+        most one a target, or as there are rows where none differ.
     bits_per_byte
         Bits for each byte of the targets' text, which doesn't hang on the tokenizer; None if
         the bytes weren't given.
@@ -72,7 +72,7 @@ class Evaluator:
         bits = None if byte_lengths is None or not size else losses.total / log(2) / size
         p, error, trials = hits.mean, hits.error, float(hits.rows)
         if error > 0:
-            trials = p * (1 - p) / error**2
+            trials = min(p * (1 - p) / error**2, hits.weight)
         interval = wilson(p, trials) if hits.weight else (0.0, 1.0)
         return Losses(losses.mean, p, losses.weight, losses.error, error, bits, interval)
 

@@ -87,7 +87,7 @@ def _changed(config: Config, state: Checkpoint, keys: tuple[str, ...]) -> list[s
     return [
         f"{key} was {_short(then[key])}, is {_short(now[key])}"
         for key in sorted(then.keys() & now.keys())
-        if then[key] != now[key]
+        if then[key] != now[key] and (key, now[key]) != ("template", "auto")  # which is the run's
     ]
 
 

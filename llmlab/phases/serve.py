@@ -11,7 +11,7 @@ from typing import Any
 from llmlab import build
 from llmlab.checkpoints import load
 from llmlab.config import Config
-from llmlab.errors import CheckpointError, ConfigError, ResourceError
+from llmlab.errors import CheckpointError, ConfigError, MissingPackage
 
 log = logging.getLogger("llmlab")
 
@@ -91,9 +91,7 @@ def _texts(given: list[str] | str | None) -> list[str]:
 def _need_libraries() -> None:
     missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
     if missing:
-        raise ResourceError(
-            f"phase=serve needs the package '{missing[0]}': pip install 'llmlab[serve]'"
-        )
+        raise MissingPackage("phase=serve", missing[0], "serve")
 
 
 def _served(config: Config, names: list[str] | str | None, limits: Any, executor: Any) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.errors import ConfigError
+from llmlab.errors import MissingPackage
 
 
 def to_unit(distribution: Any, value: float) -> float:
@@ -103,7 +103,7 @@ def _library() -> Any:
     try:
         import cmaes
     except ImportError as error:
-        raise ConfigError("needs the package 'cmaes': pip install 'llmlab[search]'") from error
+        raise MissingPackage("search.sampler=cmaes", "cmaes", "search") from error
     return cmaes
 
 

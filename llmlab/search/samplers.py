@@ -6,7 +6,7 @@ it proposes follows from the trials before alone, however often the search was s
 
 from typing import Any
 
-from llmlab.errors import ConfigError
+from llmlab.errors import ConfigError, MissingPackage
 from llmlab.registry import Registry
 
 SEARCH_SAMPLERS = Registry("search sampler", supplied=("seed",))
@@ -51,7 +51,7 @@ def gp(seed: int, startup: int = 10) -> Any:
     from optuna.samplers import GPSampler
 
     if find_spec("torch") is None:
-        raise ConfigError("needs the package 'torch': pip install 'llmlab[search-gp]'")
+        raise MissingPackage("search.sampler=gp", "torch", "search-gp")
     return GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.atomic_write import make_folder, refused
-from llmlab.errors import ConfigError, ResourceError
+from llmlab.errors import ConfigError, MissingPackage, ResourceError
 
 JOURNAL = "journal.log"
 FOREIGN_SECONDS = 2.0  # a dashboard holds the journal for milliseconds
@@ -40,13 +40,11 @@ def check_url(url: str) -> str:
 
 
 def import_optuna() -> Any:
-    """Return Optuna, which says only what is wrong; raise a ConfigError if it isn't installed."""
+    """Return Optuna, which says only what is wrong; raise MissingPackage if it isn't installed."""
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError(
-            "phase=search: needs the package 'optuna': pip install 'llmlab[search]'"
-        ) from error
+        raise MissingPackage("phase=search", "optuna", "search") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
@@ -72,10 +70,7 @@ def open_storage(folder: Path, url: str | None) -> Any:
     try:
         return optuna.storages.RDBStorage(check_url(url))
     except ImportError as error:
-        raise ConfigError(
-            "search.storage: PostgreSQL needs the package 'psycopg': "
-            "pip install 'llmlab[postgresql]'"
-        ) from error
+        raise MissingPackage("search.storage: PostgreSQL", "psycopg", "postgresql") from error
     except Exception as error:  # SQLAlchemy's are of many kinds
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise ResourceError(f"search.storage: the database can't be used: {reason}") from error

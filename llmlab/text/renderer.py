@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llmlab.errors import CheckpointError, DataError, ResourceError
+from llmlab.errors import CheckpointError, DataError, MissingPackage
 from llmlab.text import jinja_process
 
 
@@ -53,10 +53,8 @@ class Renderer:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if find_spec("jinja2") is None:
-            raise ResourceError(
-                "this model's chat template needs the package 'jinja2': pip install "
-                "'llmlab[hf]', or choose another: template=chatml"
-            )
+            what, instead = "this model's chat template", "choose another: template=chatml"
+            raise MissingPackage(what, "jinja2", "hf", instead)
         process = subprocess.Popen(
             [sys.executable, "-P", str(Path(jinja_process.__file__))],
             stdin=subprocess.PIPE,

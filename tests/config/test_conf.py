@@ -123,9 +123,10 @@ def test_a_launcher_that_is_not_installed_says_what_is(tmp_path, monkeypatch, ca
     launchers = ConfigStore.instance().repo["hydra"]["launcher"]
     monkeypatch.delitem(launchers, "joblib.yaml", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert main(["launcher=joblib", "-m", "phase=list", "seed=1,2"]) == 2
+    assert main(["launcher=joblib", "-m", "phase=list", "seed=1,2"]) == 5
     assert capsys.readouterr().err == (
-        "error: launcher=joblib: needs a package; pip install 'llmlab[joblib]' adds it\n"
+        "error: launcher=joblib needs the package 'hydra-joblib-launcher': pip install "
+        "'llmlab[joblib]'\n"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from networks import gpt_stack
 
 from llmlab.batch import Batch
-from llmlab.measure import Evaluator
+from llmlab.measure import Evaluator, wilson
 from llmlab.network import Network
 from llmlab.params import Layout
 
@@ -27,6 +27,15 @@ def batch(rows=4, time=6, seed=0):
     weights = np.ones((rows, time), np.float32)
     weights[1, 4:] = 0
     return Batch(inputs, targets, weights)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_accuracys_interval_is_never_that_of_more_trials_than_targets(evaluator, seed):
+    """Few rows that happen to be alike say nothing about how sure a share is."""
+    found = evaluator.measure([batch(rows=2, time=10, seed=seed)])
+    low, high = wilson(found.accuracy, found.tokens)
+    assert found.accuracy_interval[0] <= low + 1e-12
+    assert found.accuracy_interval[1] >= high - 1e-12
 
 
 def log_probabilities(evaluator, batch):

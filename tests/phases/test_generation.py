@@ -48,6 +48,10 @@ class TestTemplate:
         assert raw.out == lab(*ASK, "template=none").out
         assert raw.out != lab(*ASK, "template=user_assistant").out
 
+    def test_a_finished_run_is_not_told_of_a_change_that_nobody_made(self, lab):
+        said = lab("resume=run").err
+        assert "already finished" in said and "template" not in said
+
     def test_tuning_gives_it_roles(self, lab):
         texts = [f"User: {prompt} Assistant: {answer}" for prompt, answer in CHATS.items()]
         (lab.folder / "chats.json").write_text(json.dumps(texts))

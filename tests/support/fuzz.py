@@ -29,7 +29,7 @@ from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 20
-MEMORY = 6 * 2**30  # of address space: numba and BLAS map much that they never touch
+MEMORY = 6 * 2**30  # of address space more than at first: libraries map what they never touch
 KINDS = {"command": 10, "yaml": 10, "data": 35, "meta": 20, "archive": 24, "streams": 1}
 SIZES = ["embedding_dim=8", "hidden_dim=8", "num_blocks=1", "max_seq_len=12"]
 SMALL = ["threads=1", "steps=1", "chat=false", *(f"model.{size}" for size in SIZES)]
@@ -444,6 +444,12 @@ def fault(code, err):
     return f"exit {code}: {err[-300:]}"
 
 
+def _address_space():
+    """Return how many bytes of address space this process has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
+
+
 def made(number, seed, here, only=None):
     """Return the kind and the case of a number."""
     rng = random.Random(f"{seed}-{number}")
@@ -470,7 +476,7 @@ def run(cases, seed, only=None, tell=print):
         drawing.start()
         try:
             prepare(here)
-            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, limits[1]))
+            resource.setrlimit(resource.RLIMIT_AS, (_address_space() + MEMORY, limits[1]))
             for number in cases:
                 kind, case = "?", None
                 try:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmlab.cli.start import compose
-from llmlab.errors import ConfigError
+from llmlab.errors import MissingPackage
 from llmlab.train.heat_map import grid_of, picture, png
 from llmlab.train.trackers import TRACKERS, NoTracker
 from llmlab.train.trackers.base import StepTracker, keep_id, kept_id
@@ -99,8 +99,8 @@ PACKAGES = {
 def test_without_the_package_it_says_what_to_install(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, PACKAGES[name], None)
     given = {"folder": tmp_path, "name": "x", "config": {}}
-    wanted = rf"pip install {PACKAGES[name]}, or pip install 'llmlab\[{name}\]'"
-    with pytest.raises(ConfigError, match=wanted):
+    wanted = rf"needs the package '{PACKAGES[name]}': pip install 'llmlab\[{name}\]'"
+    with pytest.raises(MissingPackage, match=wanted):
         TRACKERS.build(compose(f"tracker={name}").tracker, "tracker", **given)
 
 

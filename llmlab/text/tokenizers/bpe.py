@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmlab.errors import ConfigError, DataError, LlmlabError, ResourceError
+from llmlab.errors import ConfigError, DataError, LlmlabError, MissingPackage
 from llmlab.text.foreign_tokenizer import guarded, is_plain, try_out
 from llmlab.text.long_words import cut_long_words
 from llmlab.text.tokenizers.base import (
@@ -243,10 +243,8 @@ def _library() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise ResourceError(
-            "this tokenizer needs the package 'tokenizers': pip install 'llmlab[bpe]', or choose "
-            "tokenizer=byte or tokenizer=char"
-        ) from None
+        instead = "choose tokenizer=byte or tokenizer=char"
+        raise MissingPackage("this tokenizer", "tokenizers", "bpe", instead) from None
     return tokenizers
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llmlab.atomic_write import replace_text
-from llmlab.errors import ConfigError
+from llmlab.errors import MissingPackage
 from llmlab.registry import Registry
 from llmlab.train.rows import read_rows
 
@@ -151,7 +151,4 @@ def needed(module: str, tracker: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0]
-        raise ConfigError(
-            f"tracker {tracker}: needs a package, install it with: pip install {package}, or "
-            f"pip install 'llmlab[{tracker}]'"
-        ) from error
+        raise MissingPackage(f"tracker={tracker}", package, tracker) from error
