@@ -103,7 +103,9 @@ def _located(override: Override, phase: str, sweep: bool) -> Override:
     try:
         found = [part if part in words else str(resolve_checkpoint(part)) for part in values]
     except CheckpointError as error:
-        raise CheckpointError(re.sub("^checkpoint=", f"{override.name}=", str(error))) from None
+        text = re.sub("^checkpoint=", f"{override.name}=", str(error))
+        expected = ", ".join(["name a file", *words])
+        raise CheckpointError(text.replace("name a file", expected)) from None
     joined = ",".join(f"'{path}'" if "," in path else path for path in found)
     return replace(override, value=joined if sweep else found[0])
 

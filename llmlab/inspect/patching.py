@@ -37,7 +37,8 @@ def patch_effects(
     ids, other = np.asarray(ids), np.asarray(other)
     if ids.shape != other.shape:
         raise ConfigError(
-            f"against: has {len(other)} tokens and the prompt {len(ids)}; patching needs as many"
+            f"inspect.against: {len(other)} tokens with those of the template, and the prompt has "
+            f"{len(ids)}; patching needs equally many"
         )
     source = trace(network, other, shares=False)
     if token is None:
@@ -45,7 +46,7 @@ def patch_effects(
     plain = float(log_softmax(network.forward(ids)[-1])[token])
     whole = float(log_softmax(source.logits[-1])[token]) - plain
     if whole == 0:
-        raise ConfigError("against: makes no difference to the answer; give another text")
+        raise ConfigError("inspect.against: makes no difference to the answer; give another text")
     leaves = dict(network.stack.leaves())
     found = np.zeros((len(source.stream), len(ids)))
     first = int(np.flatnonzero(ids != other)[0])  # before it both streams are the same

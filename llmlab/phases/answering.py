@@ -179,8 +179,8 @@ class Answerer:
         if reply.refills and not self._told:
             self._told = True
             log.warning(
-                "longer than the context, %d tokens: each time that it was full, the answer went "
-                "on with the last half of it in view (context=stop ends there)",
+                "longer than the context, %d tokens: whenever it filled up, the answer continued "
+                "with only its last half in view (context=stop ends it there)",
                 self.model.max_seq_len,
             )
 

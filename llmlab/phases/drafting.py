@@ -48,7 +48,7 @@ def told(draft: Draft | None) -> dict[str, Any]:
         right = f"{tally.accepted} of {tally.drafted} guessed tokens were right ({part})"
         log.info("draft: %s, %.2f tokens a pass", right, each)
     else:
-        log.info("draft: nothing to guess, %.2f tokens a pass", each)
+        log.info("draft: no earlier text to guess from, %.2f tokens a pass", each)
     return {
         "drafted": tally.drafted,
         "accepted": tally.accepted,

@@ -84,8 +84,8 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
             f"excess       {nats(losses.loss - floor)} nats per token",
         ]
     lines.append(
-        f"accuracy     {share(losses.accuracy, losses.accuracy_interval)}: tokens that are the "
-        "first guess"
+        f"accuracy     {share(losses.accuracy, losses.accuracy_interval)}: tokens that were the "
+        "model's first guess"
     )
     if dataset.chats:
         # An answer beyond the context is none of the data's, and guesses change none.

@@ -17,8 +17,8 @@ log = logging.getLogger("llmlab")
 
 
 _NEEDS_KEY = (
-    "others reach it, so it needs a key: serve.api_key=...; or leave serve.host out, and only this "
-    "machine does"
+    "other machines can reach it, so it needs a key: serve.api_key=...; or leave serve.host out, "
+    "and only this machine does"
 )
 
 

@@ -28,7 +28,7 @@ _REFUSALS = {
     "404": "no such model",
     "408": "the body took too long",
     "413": "the body is too long",
-    "415": "the body is no JSON",
+    "415": "the body is not valid JSON",
     "429": "too many are waiting; Retry-After says how long",
 }
 

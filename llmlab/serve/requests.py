@@ -73,7 +73,7 @@ def parse(body: bytes) -> dict[str, Any]:
         raise RequestError("the body is nested too deep") from None
     except ValueError as error:
         reason = str(error).split("\n")[0][:200]
-        raise RequestError(f"the body is no JSON: {reason}") from None
+        raise RequestError(f"the body is not valid JSON: {reason}") from None
     if not isinstance(data, dict):
         raise RequestError("the body: expected an object")
     return data

@@ -37,7 +37,8 @@ def sampler_of(data: Mapping[str, Any], served: Served) -> Sampler:
         raise RequestError(f"sampler: {error}", "sampler") from None
     if isinstance(sampler, Search):
         raise RequestError(
-            f"sampler: '{spec['type']}' knows no token before the last, and isn't served", "sampler"
+            f"sampler: '{spec['type']}' knows its first token only at the end, so it isn't served",
+            "sampler",
         )
     return sampler
 

@@ -264,7 +264,7 @@ def test_a_patch_of_everything_is_the_other_text(small):
     with small.listening(post=patch):
         here = log_softmax(small.forward(ids)[-1])[token]
     assert found[3, 4] == pytest.approx((here - plain[token]) / (wanted - plain)[token])
-    with pytest.raises(ConfigError, match="as many"):
+    with pytest.raises(ConfigError, match="equally many"):
         patch_effects(small, ids, other[:5])
     with pytest.raises(ConfigError, match="no difference"):
         patch_effects(small, ids, ids)

@@ -26,7 +26,7 @@ class TestBeyondTheContext:
         answer = lab(*ASK)
         assert answer.code == 0 and len(answer.out.split()) == 50
         (note,) = answer.problems
-        assert note.startswith("longer than the context, 12 tokens: each time that it was full")
+        assert note.startswith("longer than the context, 12 tokens: whenever it filled up")
         stopped = lab(*ASK, "context=stop")
         assert stopped.problems == [] and len(stopped.out.split()) == 11
         assert answer.out.startswith(stopped.out.rstrip("\n"))

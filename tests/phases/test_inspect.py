@@ -83,7 +83,10 @@ def test_a_line_of_a_file_is_a_text(lab):
     ("argv", "said"),
     [
         ((), "prompt: missing; give a text to read"),
-        (("prompt=the sun", "inspect.against=the sun is", "inspect.rows=2"), "against: "),
+        (
+            ("prompt=the sun", "inspect.against=the sun is", "inspect.rows=2"),
+            "inspect.against: ",
+        ),
     ],
 )
 def test_what_cannot_be_looked_at_is_refused(lab, argv, said):

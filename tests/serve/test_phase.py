@@ -39,7 +39,9 @@ def serve(checkpoint, monkeypatch, capsys):  # noqa: F811
 
 def test_what_is_refused(serve):
     code, said = serve("serve.host=0.0.0.0")
-    assert code == 2 and "serve.host=0.0.0.0: others reach it, so it needs a key" in said
+    assert (
+        code == 2 and "serve.host=0.0.0.0: other machines can reach it, so it needs a key" in said
+    )
     code, said = serve("serve.rows=0", "serve.cors=example.org", "serve.port=70000")
     assert code == 2
     assert "serve.rows=0: must be at least 1" in said
