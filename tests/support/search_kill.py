@@ -95,19 +95,23 @@ def check(folder: Path, count: int) -> list[dict]:
 
 
 def killed(folder: Path, keys: list[str], kills: int, workers: int, rng: random.Random) -> int:
-    """Run the workers to the end, with so many kills on the way; return how many there were."""
+    """Run the workers to the end, with so many kills on the way; return how many there were.
+
+    They are spread over the trials, each some moments after another trial has ended.
+    """
     done, deadline = 0, time.monotonic() + 3600
+    count = int(keys[0].partition("=")[2])
     running = [start(folder, keys, f"out{n}") for n in range(workers)]
-    until = time.monotonic() + rng.uniform(1, 6)
     while any(process.poll() is None for process in running) and time.monotonic() < deadline:
         time.sleep(0.01)
-        if done < kills and time.monotonic() > until:
+        ended = sum(1 for _ in folder.glob("trial-*/result.json"))
+        if done < kills and ended >= (done + 1) * count // (kills + 2):
+            time.sleep(rng.uniform(0, 0.5))
             which = rng.randrange(workers)
             if running[which].poll() is None:
                 kill(running[which])
                 done += 1
                 running[which] = start(folder, keys, f"out{which}")
-            until = time.monotonic() + rng.uniform(1, 6)
     # One that was killed last may have left a trial when all others had ended.
     if start(folder, keys).wait():
         sys.exit((folder.parent / f"{folder.name}.out").read_text()[-3000:])

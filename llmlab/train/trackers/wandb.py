@@ -42,6 +42,7 @@ class WandB(StepTracker):
         if mode not in MODES:
             raise ConfigError(f"mode={mode}: must be online, offline or null")
         self._package = needed("wandb", "wandb")
+        needed("PIL", "wandb")  # for pictures; found out here, and not at the end of a run
         self._name, self._config = name, config
         self._options = {"project": project, "entity": entity, "mode": mode}
         self._run: Any = None
