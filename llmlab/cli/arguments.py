@@ -182,6 +182,13 @@ def token(override: Override, sweep: bool = False, phase: str | None = None) -> 
     return f"{prefix}{key}={value}"
 
 
+def as_typed(text: str) -> str:
+    """Return a token without the `++` that `token` puts before an argument of a part."""
+    override = Override.of(text)
+    argument = override.prefix == "++" and _is_argument(override.name, None)
+    return text[2:] if argument else text
+
+
 def _is_argument(key: str, phase: str | None) -> bool:
     """Tell whether a key may be an argument of a registered part.
 

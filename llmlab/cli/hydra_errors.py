@@ -173,11 +173,30 @@ def _unreadable(tokens: Sequence[str]) -> str | None:
             parser.parse_override(token)
         except Exception:  # the grammar's own are of many kinds
             shown = token if len(token) <= 60 else f"{token[:57]}..."
+            if not _brackets_match(token):
+                return f"{shown}: its brackets don't match; close each one that is opened"
             return (
                 f"{shown}: Hydra can't parse this value; put text in two kinds of quotes: "
                 f"\"{token.split('=')[0]}='...'\""
             )
     return None
+
+
+def _brackets_match(token: str) -> bool:
+    """Tell whether each bracket outside quotes is closed by its own kind, in order."""
+    pairs, awaited, quote = {"(": ")", "[": "]", "{": "}"}, [], ""
+    escaped = False
+    for letter in token:
+        if quote:
+            quote = "" if letter == quote and not escaped else quote
+        elif letter in "'\"" and not escaped:
+            quote = letter
+        elif letter in pairs:
+            awaited.append(pairs[letter])
+        elif letter in pairs.values() and (not awaited or awaited.pop() != letter):
+            return False
+        escaped = letter == "\\" and not escaped
+    return not awaited or bool(quote)  # with a quote left open, the quotes are what is wrong
 
 
 def _refused(error: Exception, tokens: Sequence[str]) -> str:

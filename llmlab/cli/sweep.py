@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from llmlab.cli.arguments import as_typed
 from llmlab.errors import ConfigError
 from llmlab.runs.overrides import Override
 from llmlab.runs.record import SWEEP_RECORD
@@ -102,7 +103,12 @@ def sweeping(folder: Path | None) -> Iterator[None]:
 
 
 def is_of_a_job(record: logging.LogRecord) -> bool:
-    """Return False for the line that says how many jobs are launched, which would be 1."""
+    """Return False for the line that says how many jobs are launched, which would be 1.
+
+    The line of a job names arguments of parts as they are typed, without Hydra's `++`.
+    """
+    if isinstance(record.msg, str) and not record.args and "++" in record.msg:
+        record.msg = " ".join(map(as_typed, record.msg.split(" ")))
     return not record.getMessage().startswith("Launching")
 
 

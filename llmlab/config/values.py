@@ -186,7 +186,9 @@ def _finite(value: float) -> float:
 def _check_range(value: Any, key: Key) -> None:
     if isinstance(value, str) and key.choices and value not in key.choices:
         number = "a whole number or " if key.low is not None else ""
-        raise Unfit(f"must be {number}{' or '.join(key.choices)}{suggest(value, key.choices)}")
+        several = len(key.choices) > 2
+        allowed = f"one of: {', '.join(key.choices)}" if several else " or ".join(key.choices)
+        raise Unfit(f"must be {number}{allowed}{suggest(value, key.choices)}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     bounds = (

@@ -1,5 +1,6 @@
 """Phase `compare`: runs, sweeps and arms side by side."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,10 @@ from llmlab.runs.shell import near
 from llmlab.study.arms import Job, arms_of
 
 _WIDEST = 40
+# Keys that change nothing of what is trained.
+_WATCHES = re.compile(
+    r"(callbacks\.(watch|samples|bar)|report|tracker|log_every|save_every|keep)(\.|$)"
+)
 
 
 def run(config: Config, run: None = None, runs: Sequence[str] = ()) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def _jobs(value: str) -> list[Job]:
         found = [job for job in found if wanted.items() <= job.settings.items()]
         if not found:
             raise ConfigError(f"compare.runs={value}: no job of this sweep has {arm or 'ended'}")
-        return [replace(job, name=str(path / job.name)) for job in found]
+        return [_placed(replace(job, name=str(path / job.name))) for job in found]
     if not (path / RECORD).is_file():
         raise CheckpointError(
             f"compare.runs={value}: neither a run nor a sweep{meant(place)}; phase=runs lists them"
@@ -74,7 +79,16 @@ def _jobs(value: str) -> list[Job]:
         "status": record.get("status", "running"),
         "error": record.get("error"),
     }
-    return [job_of(str(path), {**result, "task": record["overrides"]}, {})]
+    return [_placed(job_of(str(path), {**result, "task": record["overrides"]}, {}))]
+
+
+def _placed(job: Job) -> Job:
+    """Return the job with the stage that it ended in, and without settings that only watch."""
+    phase = (read_config(Path(job.name)) or {}).get("phase")
+    stage = {"pretrain": "pretrain", "tune": "tune", "full": "tune"}.get(str(phase))
+    facts = {**job.facts, **({"stage": stage} if stage else {})}
+    settings = {key: value for key, value in job.settings.items() if not _WATCHES.match(key)}
+    return replace(job, settings=settings, facts=facts)
 
 
 def _differing(study: Study) -> list[str]:

@@ -33,7 +33,7 @@ def lines(outcome: Outcome) -> list[str]:
         rest = len(ranked) - MOST
         title = f"the best {MOST}; results.csv has all" if rest > 0 else ""
         found += _table(outcome, ranked[:MOST], title)
-    if outcome.importance:
+    if len(outcome.importance) > 1:  # of one key there is nothing to share
         found += ["", "how much each key decides among the better trials (PED-ANOVA)"]
         rows = [
             [key, f"{share:.0%}", _bar(share, outcome)] for key, share in outcome.importance.items()
@@ -61,11 +61,14 @@ def optimism(best: dict[str, Any], again: list[float]) -> str:
     if found.count < 2:
         return f"{said}a new seed it is {number(mean)}: two or more seeds give an interval."
     chance = "" if found.low > 0 or found.high < 0 else ", which may be chance"
-    return (
-        f"{said}{found.count} new seeds its mean is {number(mean)}: the search's value was "
-        f"optimistic by {found.mean:.4f} (95 % interval {found.low:.4f} to {found.high:.4f}"
-        f"{chance})."
-    )
+    said += f"{found.count} new seeds its mean is {number(mean)}: "
+    if found.mean < 0:
+        between = f"{-found.high:.4f} to {-found.low:.4f}"
+        told = f"the new seeds were better by {-found.mean:.4f}, so it wasn't optimistic"
+    else:
+        between = f"{found.low:.4f} to {found.high:.4f}"
+        told = f"the search's value was optimistic by {found.mean:.4f}"
+    return f"{said}{told} (95 % interval {between}{chance})."
 
 
 def optimism_of(search: Path, sweep: Path) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 from llmlab.config.study import Question
 from llmlab.runs.results import Sweep, find_baseline, read_question, read_results
 from llmlab.study.arms import FINISHED, Arm, varying_keys
-from llmlab.study.metric import Metric, choose
+from llmlab.study.metric import Metric, choose, refusal
 from llmlab.study.sequential import Rule, comparisons, decide
 from llmlab.study.statistics import Estimate, estimate
 from llmlab.study.verdict import Verdict, judge, judge_auto, ranked
@@ -25,6 +25,8 @@ class Study:
         None if its jobs report no number to compare.
     keys
         In which the arms differ.
+    refused
+        Whether the metric isn't alike in the arms, so that they have no ranks.
     """
 
     sweep: Sweep
@@ -33,6 +35,7 @@ class Study:
     arms: list[Arm]
     keys: list[str]
     verdict: Verdict
+    refused: bool = False
 
     def estimate(self, arm: Arm) -> Estimate | None:
         """Return the metric's mean over an arm's seeds with its interval, if it has any."""
@@ -66,9 +69,10 @@ def study_of(sweep: Sweep, question: Question, record: dict[str, Any]) -> Study:
     if not any(arm.values(metric.name) for arm in sweep.arms):
         metric = None
     keys = sorted(varying_keys([arm.settings for arm in sweep.arms]))
-    arms = ranked(sweep.arms, metric) if metric else sweep.arms
+    refused = metric is not None and refusal(sweep.arms, metric) is not None
+    arms = ranked(sweep.arms, metric) if metric and not refused else sweep.arms
     verdict = _judged(arms, metric, question, record) if metric else _NO_CLAIM
-    return Study(sweep, question, metric, arms, keys, verdict)
+    return Study(sweep, question, metric, arms, keys, verdict, refused)
 
 
 def _judged(arms: list[Arm], metric: Metric, question: Question, record: dict[str, Any]) -> Verdict:

@@ -12,7 +12,7 @@ from llmlab.report.page import Chart, Page, Table
 from llmlab.report.study import Study
 from llmlab.report.study_tables import SPENT, number
 from llmlab.report.tables import human
-from llmlab.runs.overrides import value_of
+from llmlab.runs.overrides import Override, value_of
 from llmlab.runs.record import RECORD, read_config, read_record
 from llmlab.runs.results import ranked_jobs, read_question
 from llmlab.runs.shell import near, shell_command
@@ -38,11 +38,31 @@ def study_page(folder: Path, study: Study) -> Page:
     firsts = [folder / arm.jobs[0].name for arm in study.arms]
     parts += [*_differences(names, firsts), *about(jobs)]
     note = f"{near(folder)}: {len(study.sweep.jobs)} jobs, {len(study.arms)} arms"
-    by = f" Ranked by {metric.text}." if metric is not None else ""
+    by = f" Ranked by {metric.text}." if metric is not None and not study.refused else ""
     sentences = study.verdict.sentences or [f"{len(study.arms)} arm; nothing is compared."]
-    command = shell_command(*read_question(folder).get("overrides", []))
-    parts.append(("Command", f"{command}\n\nadd to it: resume={near(folder)}"))
+    parts += _command(folder, study)
     return Page(_title(study), note + "." + by, sentences, parts)
+
+
+def _command(folder: Path, study: Study) -> list[tuple[str, str]]:
+    """Return the command that makes a sweep with all its seeds, and the one that adds to it."""
+    record = read_question(folder)
+    if not record:  # of runs from anywhere
+        return []
+    tokens = [Override.of(text) for text in record.get("overrides", [])]
+    alone = study.question.seeds is not None or ("phase", "search") in [
+        (each.name, each.value) for each in tokens
+    ]
+    dropped = {"hydra.sweep.dir", *(() if alone else ("seed",))}
+    words = [str(each) for each in tokens if each.name not in dropped]
+    if not alone:
+        seeds = sorted({job.seed for job in study.sweep.jobs})
+        if len(seeds) > 1 or any(each.name == "seed" for each in tokens):
+            words.append(f"seed={','.join(map(str, seeds))}")
+        words = ["-m", *words]
+    made = shell_command(*words, f"hydra.sweep.dir={near(folder)}")
+    more = shell_command(f"resume={near(folder)}")
+    return [("Command", f"{made}\n\nadd to it: {more}")]
 
 
 def _title(study: Study) -> str:
@@ -173,7 +193,8 @@ def _arm_table(study: Study) -> Table:
 
 def _job_table(study: Study) -> Table:
     jobs = study.sweep.jobs
-    ranked = ranked_jobs(jobs, study.metric) if study.metric else [(None, job) for job in jobs]
+    has_ranks = study.metric is not None and not study.refused
+    ranked = ranked_jobs(jobs, study.metric) if has_ranks else [(None, job) for job in jobs]
     first = ["loss", "val_loss", "best_val_loss", "bits_per_byte"]
     names = [name for name in first if any(name in job.values for job in jobs)]
     rows = [

@@ -9,12 +9,15 @@ from typing import Any
 from llmlab.report.study import Study
 from llmlab.report.tables import columns, human, nats
 from llmlab.report.terminal import interval_lines
-from llmlab.runs.results import ranked_jobs
+from llmlab.runs.overrides import Override
+from llmlab.runs.record import SWEEP_RECORD
+from llmlab.runs.results import ranked_jobs, read_question
 from llmlab.runs.shell import near, shell_command
 from llmlab.runs.sweep import duration
 from llmlab.study.arms import DIVERGED
 from llmlab.study.statistics import Estimate
 
+_WIDEST = 40  # characters of a value
 SPENT = ("seconds", "steps", "tokens", "flops", "parameters")
 _FIRST = ("loss", "val_loss", "best_val_loss", "best_step", "bits_per_byte", "perplexity")
 
@@ -29,9 +32,10 @@ def lines(study: Study, jobs: bool = False) -> list[str]:
     """Return what is printed: by what it is ranked, a row an arm, the verdict, the errors."""
     metric, found = study.metric, []
     if metric is not None:
-        found.append(f"by {metric.text}; mean over seeds with its 95 % interval")
+        by = f"{metric.name}, not ranked" if study.refused else f"by {metric.text}"
+        found.append(f"{by}; mean over seeds with its 95 % interval")
     found += columns(_arm_cells(study), left=1)
-    found += _drawn(study)
+    found += [] if study.refused else _drawn(study)
     if jobs:
         found += ["", *columns(_job_cells(study), left=1)]
     if study.verdict.sentences:
@@ -47,20 +51,27 @@ def _drawn(study: Study) -> list[str]:
     for arm in study.arms:
         value = study.estimate(arm)
         if value is not None:
-            name = " ".join(study.sweep.value(arm.settings, key) for key in study.keys)
+            name = " ".join(shortened(study.sweep.value(arm.settings, key)) for key in study.keys)
             rows.append((name, value.mean, value.low, value.high))
     picture = interval_lines(rows)
     return ["", *picture] if picture else []
 
 
 def _more_seeds(study: Study) -> str | None:
-    """Return the command that adds seeds to arms that have one each."""
+    """Return the command that adds seeds to a sweep's arms: some to one each, else by itself."""
+    folder = study.sweep.folder
+    if not (folder / SWEEP_RECORD).is_file():  # runs from anywhere
+        return None
     most = max(len(arm.jobs) for arm in study.arms)
     if most > 1:
-        return None
+        asked = [Override.of(text).name for text in read_question(folder).get("overrides", [])]
+        known = study.question.seeds is not None or "hydra.sweep.subdir" in asked
+        if known or most >= study.question.options.max_seeds:
+            return None
+        return shell_command(f"resume={near(folder)}", "seeds=auto")
     last = max(job.seed for arm in study.arms for job in arm.jobs)
     seeds = ",".join(str(last + n) for n in range(1, 5))
-    return shell_command(f"resume={near(study.sweep.folder)}", f"seed={seeds}")
+    return shell_command(f"resume={near(folder)}", f"seed={seeds}")
 
 
 def _arm_cells(study: Study) -> list[list[str]]:
@@ -77,7 +88,8 @@ def _arm_cells(study: Study) -> list[list[str]]:
     rows = [head]
     for arm in study.arms:
         found, failed = study.estimate(arm), study.failed(arm)
-        row = [" ".join(study.sweep.value(arm.settings, key) for key in study.keys) or arm.name]
+        values = (shortened(study.sweep.value(arm.settings, key)) for key in study.keys)
+        row = [" ".join(values) or arm.name]
         if study.metric is not None:
             row += _estimated(found)
         if has_error:
@@ -132,7 +144,8 @@ def _arm_rows(study: Study) -> list[list[Any]]:
     rows: list[list[Any]] = [[*head, "diverged", *others, *spent]]
     for place, arm in enumerate(study.arms, 1):
         found = study.estimate(arm)
-        rank = place if found is not None and not study.failed(arm) else None
+        has_rank = found is not None and not study.failed(arm) and not study.refused
+        rank = place if has_rank else None
         own = [study.sweep.value(arm.settings, key) for key in study.keys]
         figures: list[Any] = [study.metric.name if study.metric else None, *[None] * 4]
         if found is not None:
@@ -146,7 +159,7 @@ def _arm_rows(study: Study) -> list[list[Any]]:
 
 
 def _ranked(study: Study) -> Iterable[tuple[int | None, Any]]:
-    if study.metric is not None:
+    if study.metric is not None and not study.refused:
         return ranked_jobs(study.sweep.jobs, study.metric)
     return [(None, job) for job in study.sweep.jobs]
 
@@ -165,6 +178,11 @@ def _spent(name: str, value: float | None) -> str:
     if name == "seconds":
         return duration(value)
     return human(value, "", 1000) if value >= 100_000 else f"{value:,.0f}"
+
+
+def shortened(text: str) -> str:
+    """Return a value as a cell of a table."""
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
 
 
 def number(value: float | None) -> str:

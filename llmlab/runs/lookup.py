@@ -11,6 +11,7 @@ from llmlab.errors import CheckpointError, suggest
 from llmlab.runs.record import RECORD, SWEEP_RECORD, read_record
 from llmlab.runs.results import best_job
 from llmlab.runs.shell import near
+from llmlab.runs.sweep import read_result
 
 log = logging.getLogger("llmlab")
 
@@ -128,7 +129,10 @@ def _of_sweep(folder: Path) -> Path:
     found = next((each for each in best if each is not None), None) or newest_of(job)
     if found is None:
         raise CheckpointError(f"{job}: the best job of its sweep, and it has no checkpoint")
-    log.warning("%s: taken of %s (%s)", near(found), near(folder), why)
+    lowest = (read_result(job) or {}).get("best_val_loss")
+    if any(best) and isinstance(lowest, float):
+        why = f"best_val_loss {lowest:.4f}; {why}"
+    log.warning("%s: taken from %s (%s)", near(found), near(folder), why)
     return found
 
 

@@ -116,7 +116,8 @@ def best_job(folder: Path) -> tuple[Path, str]:
     rank, job = next(iter(ranked_jobs(sweep.jobs, metric)), (None, None))
     if job is None or rank is None:
         raise CheckpointError(f"{folder}: no job of this sweep has finished; name one of its runs")
-    return folder / job.name, f"{metric.name} {job.value(metric.name):.4f}, rank 1 of its sweep"
+    by = f"{metric.text.partition(',')[0]} {job.value(metric.name):.4f}"
+    return folder / job.name, f"rank 1 of its sweep by {by}"
 
 
 def _is_number(value: Any) -> bool:

@@ -76,6 +76,16 @@ def refusal(arms: Sequence[Arm], metric: Metric) -> str | None:
         fact, what, advice = "validation", "validation texts differ", _SAME_TEXT
     elif name not in _BY_TOKEN:
         return None
+    stages = {job.facts.get("stage"): arm.name for arm in arms for job in arm.jobs}
+    stages.pop(None, None)
+    if fact != "measured" and len(stages) > 1:
+        (one, name_of_one), (other, name_of_other), *_ = sorted(stages.items())
+        return (
+            f"{name_of_one} ended in {one} and {name_of_other} in {other}: other texts, so {name} "
+            "is not compared."
+        )
+    if fact == "objective" and (others := _other_objectives(arms, name)):
+        return f"{' and '.join(others)}: their {what}, so {name} is not compared; {advice}"
     first: dict[int, tuple[str, object]] = {}
     for arm in arms:
         for job in arm.jobs:
@@ -85,6 +95,27 @@ def refusal(arms: Sequence[Arm], metric: Metric) -> str | None:
             other, theirs = first.setdefault(job.seed, (arm.name, own))
             if own != theirs:
                 return f"{arm.name} and {other}: their {what}, so {name} is not compared; {advice}"
+    return None
+
+
+def _other_objectives(arms: Sequence[Arm], name: str) -> tuple[str, str] | None:
+    """Return two arms that trained on other texts, whatever their seeds.
+
+    Only where both keep text for validation, a seed may have drawn what is left to train on.
+    """
+    found = [
+        (arm.name, job)
+        for arm in arms
+        for job in arm.jobs
+        if job.value(name) is not None and job.facts.get("objective") is not None
+    ]
+    if not found:
+        return None
+    theirs, first = found[0]
+    for own, job in found[1:]:
+        drawn = "validation" in job.facts and "validation" in first.facts
+        if job.facts["objective"] != first.facts["objective"] and not drawn and own != theirs:
+            return own, theirs
     return None
 
 

@@ -164,14 +164,16 @@ def _sentence(pair: Pair, metric: Metric, level: float, confidence: float) -> st
 
 
 def _hint(found: Difference, level: float) -> str:
-    """Return how many seeds would tell the difference that was seen, or what many would tell."""
+    """Return how many seeds would detect the difference seen, or what many would detect."""
     size = abs(found.mean)
     count = needed_seeds(size, found.deviation, level) if size else None
     if count is not None and count > found.count:
-        return f"about {count} would tell a difference of {size:.2g}"
+        return f"about {count} seeds would be needed to detect a difference of {size:.2g}"
     many = max(_SEEDS, 2 * found.count)
     visible = visible_difference(many, found.deviation, level)
-    return f"{many} would tell a difference of {visible:.2g} (in {POWER:.0%} of all studies)"
+    return (
+        f"{many} seeds would detect a difference of {visible:.2g} (in {POWER:.0%} of all studies)"
+    )
 
 
 def _turned(pair: Pair, first: str) -> Pair:
@@ -186,8 +188,8 @@ def _turned(pair: Pair, first: str) -> Pair:
 def _too_few(pairs: Sequence[Pair]) -> str:
     shared = max(pair.difference.count for pair in pairs)
     if shared:
-        return "One seed in common says nothing about the others: no claim."
-    return "The arms have no seed in common: no claim."
+        return "With only one shared seed, no claim can be made."
+    return "The arms share no seed, so no claim can be made."
 
 
 def _notes(arms: Sequence[Arm], metric: Metric) -> list[str]:

@@ -125,4 +125,8 @@ def test_how_optimistic_a_search_was():
     best = {"metric": "val_loss", "value": 2.0, "trials": 40}
     assert "optimistic by 0.1000 (95 % interval 0.0" in optimism(best, [2.09, 2.1, 2.11])
     assert "which may be chance" in optimism(best, [1.0, 3.1])
+    better = optimism(best, [1.89, 1.9, 1.91])
+    assert (
+        "the new seeds were better by 0.1000, so it wasn't optimistic (95 % interval 0.0" in better
+    )
     assert "two or more seeds" in optimism(best, [2.1])

@@ -105,13 +105,13 @@ def test_what_cannot_be_told_says_how_many_seeds_would():
     verdict = judge(arms({"1": [2.0, 2.4, 2.2], "2": [2.3, 2.2, 2.6]}), LOSS)
     assert verdict.best is None
     assert "cannot be told apart with 3 seeds" in verdict.sentences[0]
-    assert "would tell a difference of" in verdict.sentences[0]
+    assert "seeds would be needed to detect a difference of" in verdict.sentences[0]
 
 
 def test_one_seed_is_no_claim():
     verdict = judge(arms({"1": [2.0], "2": [5.0]}), LOSS)
     assert (verdict.best, verdict.more_seeds) == (None, True)
-    assert "no claim" in verdict.sentences[0]
+    assert verdict.sentences[0] == "With only one shared seed, no claim can be made."
 
 
 def test_a_claim_from_two_seeds_is_called_a_hint():
