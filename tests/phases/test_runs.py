@@ -56,7 +56,9 @@ def test_a_sweep_hands_on_its_best_job(study, caplog):
     (study.folder / "runs/pretrain/r").rename(study.folder / "elsewhere")
     answer = study("phase=score", "prompt=the sun", "checkpoint=best")
     assert answer.code == 0
-    assert "rank 1 of its sweep" in caplog.text
+    assert "rank 1 of its sweep by val_loss at the last validation" in caplog.text
+    result = json.loads((best / "result.json").read_text())
+    assert f"(best_val_loss {result['best_val_loss']:.4f}; rank 1" in caplog.text
 
 
 def test_runs_are_listed_and_chosen(study):

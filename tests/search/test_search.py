@@ -157,6 +157,7 @@ def test_objectives_have_a_front(lab):
     answer = lab(*KEYS, "search.trials=6", "search.objectives=[val_loss,parameters]")
     assert answer.code == 0 and "Pareto front" in answer.out, answer.err
     files = {path.stem for path in (lab.folder / "s/experiment").iterdir()}
+    assert "\nbest by val_loss: s/experiment/best.yaml, of trial-" in answer.out
     assert "best" in files and any(name.startswith("trial-") for name in files)
 
 
