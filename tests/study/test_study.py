@@ -90,6 +90,18 @@ def test_training_losses_that_are_not_alike_are_refused():
     assert refusal(found, Metric("seconds")) is None
 
 
+def test_other_texts_are_refused_also_without_a_shared_seed():
+    found = arms_of([job("1", 0, 1.0, objective="x"), job("2", 7, 2.0, objective="y")])
+    assert refusal(found, Metric("loss")).startswith("lr=2 and lr=1: their training losses")
+    # A seed drew what is kept, and with it what is left to train on.
+    drawn = [job(lr, s, 1.0, objective=str(s), validation=str(s)) for lr, s in (("1", 0), ("2", 7))]
+    assert refusal(arms_of(drawn), Metric("loss")) is None
+    stages = arms_of([job("1", 0, 1.0, stage="pretrain"), job("2", 7, 2.0, stage="tune")])
+    for metric in (Metric("loss"), LOSS):
+        assert "lr=1 ended in pretrain and lr=2 in tune: other texts" in refusal(stages, metric)
+    assert refusal(stages, Metric("seconds")) is None
+
+
 # the verdict
 
 
