@@ -75,6 +75,7 @@ def test_to_dict_gives_away_nothing_of_the_configuration():
         ("seed", -1, "seed=-1: must be at least 0"),
         ("keep", 1, "keep=1: must be at least 2"),
         ("threads", "many", "threads=many: must be a whole number or auto"),
+        ("positions", "rop", "must be one of: "),
         ("dtype", "float23", "did you mean 'float32'?"),
         ("chat", 1, "chat=1: expected true or false"),
         ("prompt", 5, "prompt=5: expected text"),
