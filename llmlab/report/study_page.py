@@ -193,8 +193,8 @@ def _arm_table(study: Study) -> Table:
 
 def _job_table(study: Study) -> Table:
     jobs = study.sweep.jobs
-    has_ranks = study.metric is not None and not study.refused
-    ranked = ranked_jobs(jobs, study.metric) if has_ranks else [(None, job) for job in jobs]
+    metric = None if study.refused else study.metric
+    ranked = ranked_jobs(jobs, metric) if metric else [(None, job) for job in jobs]
     first = ["loss", "val_loss", "best_val_loss", "bits_per_byte"]
     names = [name for name in first if any(name in job.values for job in jobs)]
     rows = [
