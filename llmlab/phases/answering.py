@@ -49,7 +49,7 @@ class Answer:
 class Answerer:
     """Answer prompts with a model, as its template and the configuration say."""
 
-    def __init__(self, config: Config, model: build.Model):
+    def __init__(self, config: Config, model: build.Model, told: bool = False):
         self.model, self.tokenizer, self.template = model, model.tokenizer, model.template
         self.config = config
         self._limit, self._seed = config.max_new_tokens, config.seed
@@ -57,7 +57,7 @@ class Answerer:
         self._stop_ids = self.template.stop_ids(self.tokenizer)
         self._engine = Engine(model.network(config.kernels))
         self.draft = new_draft(config, model)
-        self._told = False  # that a context was full
+        self.told = told  # that a context was full
         self.use(config.sampler)
 
     def use(self, spec: Any) -> None:
@@ -176,8 +176,8 @@ class Answerer:
         if not text and self._limit != 0:
             why = "consists of special tokens or blanks" if reply.ids else "ends where it begins"
             log.warning("the answer is empty: what the model writes %s", why)
-        if reply.refills and not self._told:
-            self._told = True
+        if reply.refills and not self.told:
+            self.told = True
             log.warning(
                 "longer than the context, %d tokens: whenever it filled up, the answer continued "
                 "with only its last half in view (context=stop ends it there)",
@@ -200,7 +200,16 @@ class Answerer:
 def replier(config: Config, model: build.Model, params: Arena) -> Callable[[str], str]:
     """Return a function that answers a prompt with the model as its parameters then are."""
     model = replace(model, params=params)
-    return lambda prompt: Answerer(config, model).reply(prompt)
+    told = False
+
+    def reply(prompt: str) -> str:
+        nonlocal told
+        answerer = Answerer(config, model, told=told)
+        text = answerer.reply(prompt)
+        told = answerer.told
+        return text
+
+    return reply
 
 
 def clean(text: str) -> str:

@@ -15,7 +15,7 @@ from llmlab.report.run_page import StageRows, run_page
 from llmlab.runs import read_record
 from llmlab.runs.record import RECORD
 from llmlab.runs.shell import near, shell_command
-from llmlab.train.findings import Facts, facts_of, find
+from llmlab.train.findings import Facts, exploded, facts_of, find
 from llmlab.train.rows import read_rows
 
 log = logging.getLogger("llmlab")
@@ -26,11 +26,7 @@ ENOUGH = 20.0  # seconds that a training takes, for its page to be drawn unasked
 
 def stages_of(config: Config, folder: Path) -> list[StageRows]:
     """Return what each stage of a run has left, with what is out of the ordinary in it."""
-    inner = [name for name in STAGES if (folder / name / "metrics.jsonl").is_file()]
-    return [
-        _stage(config, folder / name if inner else folder, name)
-        for name in inner or [read_record(folder)["phase"]]
-    ]
+    return [_stage(config, part, name) for name, part in _parts(folder).items()]
 
 
 def draw(folder: Path, stages: list[StageRows]) -> Path:
@@ -39,8 +35,10 @@ def draw(folder: Path, stages: list[StageRows]) -> Path:
 
 
 def after(config: Config, results: dict[str, Any]) -> None:
-    """Draw the page of a run that has ended, if it is wanted; that it can't be is no error."""
+    """Say if a loss exploded, and draw the page if wanted; that it can't be drawn is no error."""
     folder = _run_of(Path(results["checkpoint"]))
+    if folder is not None:
+        _tell(folder)
     if folder is None or config.report is False or not can_draw():
         return
     try:
@@ -51,6 +49,22 @@ def after(config: Config, results: dict[str, Any]) -> None:
     except Exception as error:
         again = shell_command("phase=diagnose", f"diagnose.run={near(folder)}")
         log.warning("no page, since drawing failed (%s); %s tries again", error, again)
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """Return the folder of each stage of a run, by its name."""
+    inner = [name for name in STAGES if (folder / name / "metrics.jsonl").is_file()]
+    if inner:
+        return {name: folder / name for name in inner}
+    return {read_record(folder)["phase"]: folder}
+
+
+def _tell(folder: Path) -> None:
+    """Warn of each stage whose loss exploded; `watch` has already said so where it looked."""
+    for name, part in _parts(folder).items():
+        found = exploded(read_rows(part / "metrics.jsonl"))
+        if found is not None and not (part / "watch.jsonl").exists():
+            log.warning("%s: %s", name, found.sentence)
 
 
 def _run_of(checkpoint: Path) -> Path | None:

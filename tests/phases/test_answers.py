@@ -11,7 +11,7 @@ from llmlab import build
 from llmlab.cli.start import compose
 from llmlab.config.template import by_tokens
 from llmlab.errors import ConfigError
-from llmlab.phases.answering import Answerer
+from llmlab.phases.answering import Answerer, replier
 from llmlab.phases.chat.chat import take
 from llmlab.phases.chat.speaker import Speaker
 from llmlab.text import train_tokenizer
@@ -41,6 +41,14 @@ def test_a_chat_goes_on_and_says_so_once(config, model, caplog, capsys):  # noqa
     # What was said doesn't fit any more, so the last prompt is answered as the first was.
     assert turns[0].answer == turns[1].answer
     assert capsys.readouterr().err.splitlines()[-1].startswith("60 tokens are in view") is False
+
+
+def test_samples_of_a_training_say_once_that_the_context_was_full(config, model, caplog):  # noqa: F811
+    spec = {"type": "sample", "temperature": 0, "logit_bias": {model.tokenizer.end_id: -100}}
+    given = replace(config, sampler=spec, max_new_tokens=60)
+    sample = replier(given, model, model.params)
+    assert sample(QUESTION) == sample(QUESTION) != ""
+    assert sum("longer than the context, 36" in told for told in caplog.messages) == 1
 
 
 def test_special_tokens_say_which():

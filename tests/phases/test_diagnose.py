@@ -85,6 +85,16 @@ def test_a_run_is_diagnosed(lab, monkeypatch):
     assert "llmlab[report]" not in answer.out
 
 
+@pytest.mark.parametrize("watch", [False, True])
+def test_a_training_ends_with_a_word_on_an_exploded_loss(lab, watch):
+    keys = ["callbacks.watch.every=4"] if watch else []
+    answer = lab(*KEYS, *keys, "lr=100", "steps=8", "hydra.run.dir=exploded")
+    assert answer.code == 0, answer.err
+    assert answer.err.count("the loss exploded from ") == 1 and "try lr=" in answer.err
+    said = lab("phase=diagnose", "diagnose.run=exploded", "diagnose.page=false").out
+    assert said.count("the loss exploded from ") == 1 and "schedule.warmup_steps" not in said
+
+
 def test_what_is_no_run_is_said(lab):
     answer = lab("phase=diagnose", "diagnose.run=nothing")
     assert answer.code != 0 and "diagnose.run=nothing: not the folder of a run" in answer.err

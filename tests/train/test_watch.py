@@ -9,7 +9,7 @@ from llmlab.layers import build_stack
 from llmlab.network import Network
 from llmlab.params import Layout
 from llmlab.train.array_statistics import SHOWN, norm
-from llmlab.train.findings import Facts, facts_of, find
+from llmlab.train.findings import Facts, exploded, facts_of, find
 from llmlab.train.fit import Callback, Progress
 from llmlab.train.probe import Probe, probe_of
 from llmlab.train.rows import rows_until
@@ -148,6 +148,48 @@ def test_a_gradient_that_is_always_clipped_and_far_gradients_are_named():
     assert set(found) == {"always_clipped", "far_gradients"}
     assert found["always_clipped"].key.startswith("clip_norm=100")
     assert "vanish" in found["far_gradients"].text
+
+
+def losing(losses, lr=1e4):
+    return [{"step": n, "loss": loss, "lr": lr} for n, loss in enumerate(losses, 1)]
+
+
+@pytest.mark.parametrize("post_norm", [False, True])
+@pytest.mark.parametrize("losses", [[7.2, 30.0, 72.6], [7.6, *[3e10] * 18, None]])
+def test_an_exploding_loss_is_named_with_a_safe_lr(losses, post_norm):
+    (found,) = find([], Facts(post_norm=post_norm), losing(losses))
+    assert found.text.startswith(f"the loss exploded from {losses[0]} to ")
+    assert found.key.startswith("lr=0.001")
+    assert (found.kind == "overflow") == (None in losses)
+    alone = exploded(losing(losses))
+    assert alone.sentence in (found.sentence, f"{found.text.split(';')[0]}; try lr=0.001")
+    assert exploded(losing([7.2, 8.0, 9.0, 72.6, 3.0, 3.0, 3.0])) is None
+    assert exploded(losing([7.2])) is exploded([]) is None
+
+
+def test_watched_too_large_updates_say_that_the_loss_exploded(tmp_path):
+    stack = watched(tmp_path, specs(), steps=12, lr=1e3)
+    (found,) = find(rows_of(tmp_path), facts_of(stack), rows_of(tmp_path, "metrics.jsonl"))
+    assert found.text.startswith("the loss exploded from ") and "lr=" in found.key
+    assert "; the median update is " in found.text and " % of the weights' size" in found.text
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(2, 1), (20, 4), (600, 100)])
+def test_the_warm_up_that_is_advised_fits_the_run(steps, warmup):
+    losses = [3.0, 4.5, *[3.0] * steps][:steps]
+    (found, *_) = find([], Facts(post_norm=True), losing(losses, 0.03))
+    assert (found.kind, found.key) == ("no_warmup", f"schedule.warmup_steps={warmup}")
+
+
+@pytest.mark.parametrize(
+    ("steps", "norm", "named"),
+    [(199, 24.0, False), (199, 26.0, True), (200, 11.0, True), (200, 9.0, False)],
+)
+def test_a_short_run_may_be_clipped_all_the_time(steps, norm, named):
+    row = {"step": steps, "loss": 2.0, "grad_norm": norm, "clipped": steps, "arrays": {}}
+    found = find([row], Facts(clip_norm=5.0), losing([2.0] * 20, 1e-3))
+    assert [each.kind for each in found] == ["always_clipped"] * named
+    assert all(f"the gradient's median norm is {norm:g}" in each.text for each in found)
 
 
 # rows

@@ -80,7 +80,7 @@ def samples(
     prompts
         Texts, written as the template says; none: no samples.
     every
-        Steps between samples; None: ten times in a run.
+        Steps between samples; None: a tenth of the run.
     """
     given = [prompts] if isinstance(prompts, str) else [str(each) for each in prompts]
     if not given:

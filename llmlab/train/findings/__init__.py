@@ -2,9 +2,9 @@
 
 from llmlab.train.findings.facts import Facts, Finding, Rows, facts_of
 from llmlab.train.findings.network_rules import NETWORK_RULES
-from llmlab.train.findings.step_rules import STEP_RULES
+from llmlab.train.findings.step_rules import STEP_RULES, explosion, lower_lr
 
-__all__ = ["Facts", "Finding", "facts_of", "find"]
+__all__ = ["Facts", "Finding", "exploded", "facts_of", "find"]
 
 # What follows from what: a cause that was found stands for its effects.
 _DAMAGE = ("dead_units", "saturated_attention", "far_gradients", "loss_spike", "always_clipped")
@@ -16,6 +16,12 @@ _EFFECTS = {
     "rising_loss": _DAMAGE,
     "saturated_attention": ("far_gradients", "always_clipped"),
 }
+
+
+def exploded(metrics: Rows) -> Finding | None:
+    """Return that the loss exploded, judged by nothing but the losses; None if it didn't."""
+    text = explosion(metrics)
+    return Finding("rising_loss", text, lower_lr(metrics, True)) if text else None
 
 
 def find(rows: Rows, facts: Facts, metrics: Rows = ()) -> list[Finding]:

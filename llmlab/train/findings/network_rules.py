@@ -1,6 +1,6 @@
 """Rules about the network: each looks for one thing that is wrong with a layer or with weights.
 
-Limits lie beyond what sound trainings of all presets do.
+Limits are rules of thumb.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from math import log
 from typing import Any
 
 from llmlab.train.findings.facts import Facts, Finding, Rows, guessing, key_of
-from llmlab.train.findings.step_rules import HUGE, ratios
+from llmlab.train.findings.step_rules import HUGE, explosion, lower_lr, ratios
 from llmlab.train.heat_map import mean
 
 FIRST_LOSS = 3.0  # nats above that of guessing
@@ -30,9 +30,12 @@ def overflow(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:
     losses = [loss for row in metrics if (loss := row.get("loss")) is not None]
     grew = len(losses) > 2 and max(losses[-3:]) > losses[0] + RISE
     grew = grew or max([*ratios(rows[:1]), *ratios(rows)], default=0.0) > HUGE
-    lr = max((row.get("lr") or 0.0 for row in metrics), default=0.0)
-    key = f"lr={lr / 10:g}" if grew or not layer else key_of(layer, "init")
-    text = f"{len(bad)} steps weren't finite, the first of them step {first}{where}"
+    exploded = explosion(metrics)
+    grew = grew or exploded is not None
+    key = lower_lr(metrics, grew) if grew or not layer else key_of(layer, "init")
+    many = f"{len(bad)} steps weren't finite, the first of them step {first}{where}"
+    text = many if bad[1:] else f"step {first} wasn't finite{where}"
+    text = f"{exploded}; {text}" if exploded else text
     yield Finding("overflow", text, f"{key}, and dtype=float64 to see if it is the range")
 
 

@@ -1,6 +1,6 @@
 """Rules about the steps: their size, the loss, clipping, gradients from block to block.
 
-Limits lie beyond what sound trainings of all presets do.
+Limits are rules of thumb.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,22 @@ from statistics import median
 
 from llmlab.train.findings.facts import Facts, Finding, Rows, guessing
 
-LARGE, HUGE, SMALL = 0.03, 0.15, 1e-6  # ‖update‖ / ‖weight‖ of the middle matrix
+LARGE, HUGE, SMALL = 0.03, 0.15, 1e-6  # ‖update‖ / ‖weight‖ of the median matrix
 USUAL = 0.003
 STALLED = 0.55  # of the loss of guessing
 RISE = 0.5  # nats above the start
+EXPLODED = 3.0  # nats above the first loss, in the last steps
+SAFE_LR = 1e-3  # where a tenth of the lr would still be far off
 SPIKE = 1.0  # nats above the median of the rows before, and 12 times their spread
 CLIPPED = 0.95  # share of the steps
+CLIPPED_BY = (2, 5)  # median norm over clip_norm, in a long run and in a short one
+LONG = 200  # steps; gradients are long at first, so presets clip most steps of a short run
 FAR = 1e4  # between the gradients of a network's blocks
 _FEWEST = 10  # rows or steps that a statement about many takes
 
 
 def ratios(rows: Rows) -> list[float]:
-    """Return for each row but the first the middle matrix's ‖update‖ / ‖weight‖."""
+    """Return for each row but the first the median matrix's ‖update‖ / ‖weight‖."""
     found = []
     for row in rows[1:] or rows:
         own = [
@@ -37,32 +41,59 @@ def step_size(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:
     sizes, losses = ratios(rows), [row["loss"] for row in metrics if row.get("loss") is not None]
     lr = max((row.get("lr") or 0.0 for row in metrics), default=0.0)
     most = max([*sizes, *ratios(rows[:1])], default=0.0)
-    lower = f"lr={lr * min(0.1, USUAL / most) if most else lr / 10:.1g}"
+    exploded = explosion(metrics)
+    lower = f"lr={lr * min(0.1, USUAL / most):.1g}" if most else lower_lr(metrics, bool(exploded))
     if sizes and median(sizes) < SMALL:
-        text = f"an update is {median(sizes):.1g} of the weights, usual is about 1e-3"
+        text = f"the median update is {median(sizes):.1g} of the weights' size, usual is about 1e-3"
         yield Finding("small_updates", text, f"lr={lr * 10:.3g}")
     large = bool(sizes) and (median(sizes) > LARGE or most > HUGE)
     size = max(1, len(losses) // 10)
     rose = len(losses) >= _FEWEST and median(losses[-size:]) > median(losses[:size]) + RISE
     hurt = large or rose or _jumps(losses) or _stalled(losses, facts)
     # An update longer than the weights: no warm-up helps.
-    always = bool(rows) and (ratios(rows[:1]) or [0.0])[0] > 1
+    always = bool(exploded) or (bool(rows) and (ratios(rows[:1]) or [0.0])[0] > 1)
     if facts.post_norm and not _warmed_up(metrics) and hurt and not always:
         text = (
-            "the blocks norm after the sum, and the first steps took the full lr, which they can't "
-            f"bear: the loss began at {losses[0]:.3g} and has come to {losses[-1]:.3g}"
+            "the blocks norm after the sum, and the first steps used the full lr, too large for "
+            f"such blocks: the loss began at {losses[0]:.3g} and has come to {losses[-1]:.3g}"
         )
-        yield Finding("no_warmup", text, "schedule.warmup_steps=100")
+        warmup = max(1, min(100, metrics[-1]["step"] // 5))
+        yield Finding("no_warmup", text, f"schedule.warmup_steps={warmup}")
         return
     if large:
         text = (
-            f"an update is {median(sizes):.2g} of the weights, at most {most:.2g}; usual is "
-            "about 1e-3"
+            f"the median update is {_percent(median(sizes))} of the weights' size, the largest "
+            f"{_percent(most)}; usual is about 0.1 %"
         )
+        text = f"{exploded}; {text}" if exploded else text
         yield Finding("large_updates", text, lower)
-    if rose:
-        text = f"the loss rose from {median(losses[:size]):.3g} to {median(losses[-size:]):.3g}"
+    if exploded or rose:
+        text = (
+            exploded
+            or f"the loss rose from {median(losses[:size]):.3g} to {median(losses[-size:]):.3g}"
+        )
         yield Finding("rising_loss", text, lower)
+
+
+def explosion(metrics: Rows) -> str | None:
+    """Return a clause that says from where to where the loss exploded; None if it didn't."""
+    losses = [row["loss"] for row in metrics if row.get("loss") is not None]
+    if len(losses) < 2:
+        return None
+    end = median(losses[1:][-max(3, len(losses) // 10) :])
+    if end <= losses[0] + EXPLODED:
+        return None
+    return f"the loss exploded from {losses[0]:.3g} to {end:.3g}"
+
+
+def lower_lr(metrics: Rows, exploded: bool) -> str:
+    """Return the key of a tenth of the learning rate; after an explosion of a safe one."""
+    lr = max((row.get("lr") or 0.0 for row in metrics), default=0.0) / 10
+    return f"lr={min(lr, SAFE_LR) if exploded else lr:.1g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 1 else f"{100 * share:,.0f} %"
 
 
 def _warmed_up(metrics: Rows) -> bool:
@@ -107,8 +138,9 @@ def clipping(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:
         return
     share = rows[-1]["clipped"] / rows[-1]["step"]
     typical = median([row["grad_norm"] for row in rows if row["grad_norm"] is not None] or [0])
-    if share > CLIPPED and typical > 2 * facts.clip_norm:
-        text = f"{share:.0%} of the steps were clipped, the gradient's middle norm is {typical:.2g}"
+    enough = CLIPPED_BY[rows[-1]["step"] < LONG]
+    if share > CLIPPED and typical > enough * facts.clip_norm:
+        text = f"{share:.0%} of the steps were clipped, the gradient's median norm is {typical:.2g}"
         yield Finding("always_clipped", text, f"clip_norm={2 * typical:.3g}, or a lower lr")
 
 
