@@ -37,8 +37,8 @@ def finish_search(folder: Path) -> int:
         front = outcome.front if len(outcome.objectives) > 1 else []
         for name, trial in (("best", best), *((each.folder, each) for each in front)):
             write_experiment(folder / "experiment" / f"{name}.yaml", trial, own_folder)
-        name = f"best by {outcome.objectives[0].name}" if front else "best"
-        print(f"\n{name}: {near(folder / 'experiment' / 'best.yaml')}, of {best.folder}")
+        by = f" by {next(iter(outcome.objectives)).name}" if front else ""
+        print(f"\nbest{by}: {near(folder / 'experiment' / 'best.yaml')}, of {best.folder}")
         print("The best of many looks better than it is; train it with new seeds:")
         print(f"  {again_command(folder, best, own_folder)}")
         said = again_lines(folder)

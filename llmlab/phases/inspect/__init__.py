@@ -60,7 +60,7 @@ def run(
         notes.append(f"The text has {len(ids)} tokens; the last {model.max_seq_len} are read.")
         ids = ids[-model.max_seq_len :]
     look = Look(model, network, ids, measured, notes, str(near(Path(str(config.checkpoint)))))
-    content = look.content() | {"measured": on}
+    content: dict[str, Any] = look.content() | {"measured": on}
     if against is not None:
         paths, effect = patch_effects(network, np.asarray(prompt), np.asarray(_ids(model, against)))
         tokens = [look.shown(int(id)) for id in _ids(model, against)]
