@@ -71,7 +71,7 @@ def test_hydras_own_flags_work(lab):
         (9, ["experiment=tinny"], "experiment=tinny: unknown experiment (did you mean 'tiny'?)"),
         (10, ["lr=${nothing}"], "lr: Interpolation key 'nothing' not found"),
         (0, ["lr=1e-3,2e-3"], "lr=1e-3,2e-3: several values; add -m"),
-        (0, ["lr=[1,2"], "lr=[1,2: Hydra can't parse this value"),
+        (0, ["lr=[1,2"], "lr=[1,2: its brackets don't match"),
         (
             0,
             ["model.stack.9.x=1"],
