@@ -10,6 +10,7 @@ const make = (tag, text, parent) => {
 const token = (text, parent) => make("bdi", text, parent);
 const number = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 const chance = (nats) => {
+  if (nats === null) return "no number";
   const p = Math.exp(-nats);
   if (p > 0.9999) return "p > 0.9999";
   return p < 0.001 ? `p = ${p.toExponential(1)}` : `p = ${p.toFixed(4)}`;
@@ -65,7 +66,7 @@ function choose(at) {
   line.append(last ? " the text ends; the most probable next token is " : " comes ");
   token(data.targets[place], make("b", null, line));
   line.append(last ? "." : `, which costs ${number(data.surprise[place])} nats (${chance(data.surprise[place])}).`);
-  fill("top", ["token", "p"], data.top[place].map(([text, p]) => [text, p < 0.001 ? p.toExponential(1) : number(p, 4)]));
+  fill("top", ["token", "p"], data.top[place].map(([text, p]) => [text, p !== null && p < 0.001 ? p.toExponential(1) : number(p, 4)]));
   fill("near", ["token", "cosine"], (Object.hasOwn(data.neighbours, data.tokens[place]) ? data.neighbours[data.tokens[place]] : []).map(([text, c]) => [text, number(c)]));
   drawLens();
   drawParts();
