@@ -230,6 +230,7 @@ def test_the_page_does_what_it_says(hf, tmp_path, monkeypatch, capsys):
         "phase=generate",
         "phase=tune",
         "phase=export",
+        "phase=pretrain",
         "phase=tune",
         "phase=summary",
         "phase=export",
