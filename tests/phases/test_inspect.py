@@ -93,3 +93,15 @@ def test_what_cannot_be_looked_at_is_refused(lab, argv, said):
     refused = lab("phase=inspect", "checkpoint=run", *argv)
     assert refused.code == 2
     assert said in refused.err
+
+
+@pytest.mark.slow
+def test_a_network_with_an_adapter_is_watched_and_looked_into(lab):
+    """Maps that low-rank ones stand beside are heard and replaced like any other."""
+    tune = ["experiment=tiny", "phase=tune", "checkpoint=run", "adapter=lora", "steps=2"]
+    tune += ["threads=1", "callbacks.watch.every=1", "hydra.run.dir=tuned"]
+    answer = lab(*tune)
+    assert answer.code == 0, answer.err
+    assert len((lab.folder / "tuned/watch.jsonl").read_text().splitlines()) == 2
+    answer = lab("phase=inspect", "checkpoint=tuned", "prompt=the sun", "inspect.history=false")
+    assert answer.code == 0, answer.err
