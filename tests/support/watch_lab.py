@@ -87,6 +87,7 @@ def watched(
     callbacks=(),
     progress=None,
     prepare=None,
+    tracker=None,
 ):
     """Train, and return the stack; the rows are in the folder.
 
@@ -109,8 +110,9 @@ def watched(
         **options,
     ) as trainer:
         file = MetricsFile(folder / "metrics.jsonl")
-        watch = Watch(trainer, folder, "test", file, NoTracker(), chain_batches, every)
-        named = {"watch": watch, "metrics": Metrics(file, NoTracker())}
+        tracker = tracker or NoTracker()
+        watch = Watch(trainer, folder, "test", file, tracker, chain_batches, every)
+        named = {"watch": watch, "metrics": Metrics(file, tracker)}
         fit(
             trainer,
             Chain(),

@@ -1,13 +1,13 @@
-"""Trackers: TensorBoard with a stand-in for its package, and how steps are sent once."""
+"""Trackers: what TensorBoard shows, and how steps are sent once."""
 
 import json
 import struct
 import sys
 import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from event_files import shown
 
 from llmlab.cli.start import compose
 from llmlab.errors import MissingPackage
@@ -17,74 +17,58 @@ from llmlab.train.trackers.base import StepTracker, keep_id, kept_id
 from llmlab.train.trackers.wandb import log_records
 
 
-class Writer:
-    """Writes down what tensorboardX is asked for."""
-
-    made = ()
-
-    def __init__(self, folder, purge_step, filename_suffix):
-        self.folder, self.purge_step, self.rows, self.closed = folder, purge_step, [], False
-        self.suffix = filename_suffix
-        Writer.made += (self,)
-
-    def add_scalar(self, name, value, step):
-        self.rows.append((name, value, step))
-
-    def add_text(self, name, text, step):
-        self.rows.append((name, text, step))
-
-    def close(self):
-        self.closed = True
-
-
 @pytest.fixture
-def made(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
-    monkeypatch.setattr(Writer, "made", ())
-    return lambda: Writer.made
+def tensorboard(tmp_path):
+    """Return a function that starts the tracker, as each process of a run does."""
+    pytest.importorskip(
+        "tensorboardX", reason="needs tensorboardX: pip install 'llmlab[tensorboard]'"
+    )
+    return lambda: TRACKERS.build(
+        compose("tracker=tensorboard").tracker, "tracker", folder=tmp_path
+    )
 
 
-def test_tensorboard_is_chosen_by_name(made, tmp_path):
-    tracker = TRACKERS.build(compose("tracker=tensorboard").tracker, "tracker", folder=tmp_path)
+def test_tensorboard_gets_numbers_texts_and_pictures(tensorboard, tmp_path):
+    tracker = tensorboard()
     tracker.flush()
-    tracker.log(1, {"loss": 2.0, "lr": 0.1})
+    tracker.log(1, {"loss": 2.0, "lr": 0.5})
     tracker.log(2, {"loss": 1.5})
     tracker.text(2, "samples", "a → b\nc")
+    tracker.picture(2, "updates", np.zeros((2, 3, 3), np.uint8))
     tracker.finish()
-    (writer,) = made()
-    assert writer.folder == str(tmp_path / "tensorboard") and writer.closed
-    assert writer.rows == [
-        ("loss", 2.0, 1),
-        ("lr", 0.1, 1),
-        ("loss", 1.5, 2),
-        ("samples", "    a → b\n    c", 2),
-    ]
+    assert shown(tmp_path / "tensorboard") == {
+        (1, "loss"): 2.0,
+        (1, "lr"): 0.5,
+        (2, "loss"): 1.5,
+        (2, "samples/text_summary"): "    a → b\n    c",
+        (2, "updates"): png(np.zeros((2, 3, 3), np.uint8)),
+    }
 
 
-def test_a_resumed_run_replaces_the_steps_after_its_checkpoint(made, tmp_path):
-    for steps in ((1, 2, 3, 4), (3, 4, 5)):  # killed at 4, the checkpoint is that of 2
-        tracker = TRACKERS.build("tensorboard", "tracker", folder=tmp_path)
+def test_a_resumed_run_replaces_the_steps_after_its_checkpoint(tensorboard, tmp_path):
+    for process, steps in enumerate(((1, 2, 3, 4), (3, 4, 5))):  # killed at 4, saved at 2
+        tracker = tensorboard()
         for step in steps:
-            tracker.log(step, {"loss": 1.0})
+            tracker.log(step, {"loss": float(process)})
         tracker.finish()
-    assert [writer.purge_step for writer in made()] == [1, 3]
+    losses = {1: 0.0, 2: 0.0, 3: 1.0, 4: 1.0, 5: 1.0}
+    assert shown(tmp_path / "tensorboard") == {(s, "loss"): v for s, v in losses.items()}
 
 
-def test_what_a_checkpoint_relies_on_is_written(made, tmp_path):
-    tracker = TRACKERS.build("tensorboard", "tracker", folder=tmp_path)
+def test_what_a_checkpoint_relies_on_is_written_and_nothing_over_it(tensorboard, tmp_path):
+    tracker = tensorboard()
     tracker.log(3, {"loss": 1.0})
     tracker.flush()
-    assert made()[0].closed  # which waits for its queue, as its own flush doesn't
-    tracker.log(4, {"loss": 1.0})
-    assert [(each.purge_step, each.suffix) for each in made()] == [
-        (3, ".000000003"),
-        (None, ".000000004"),
-    ]
+    wanted = {(3, "loss"): 1.0}
+    assert shown(tmp_path / "tensorboard") == wanted
+    tracker.picture(3, "updates", np.zeros((1, 1, 3), np.uint8))  # of the same second
+    tracker.finish()
+    assert shown(tmp_path / "tensorboard").items() > wanted.items()
 
 
-def test_a_run_without_a_step_leaves_no_file(made, tmp_path):
-    TRACKERS.build("tensorboard", "tracker", folder=tmp_path).finish()
-    assert made() == ()
+def test_a_run_without_a_step_leaves_no_file(tensorboard, tmp_path):
+    tensorboard().finish()
+    assert not (tmp_path / "tensorboard").exists()
 
 
 PACKAGES = {

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections import Counter
 from importlib.util import find_spec
 
 import pytest
+from event_files import shown
 
 # What the packages themselves warn of is their own affair.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -68,31 +68,8 @@ def test_a_killed_and_resumed_run_has_each_value_once(name, tmp_path):
 
 
 def values_of_tensorboard(folder):
-    """Yield what TensorBoard shows: without what a later file's start hides."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found, texts = {}, set()
-    for path in sorted(
-        (folder / "run" / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime_ns
-    ):
-        data, at = path.read_bytes(), 0
-        while at + 12 <= len(data):
-            (size,) = struct.unpack("<Q", data[at : at + 8])
-            event = Event()
-            try:
-                event.ParseFromString(data[at + 12 : at + 12 + size])
-            except Exception:
-                break  # torn by the kill
-            at += 16 + size
-            if event.session_log.status == 1:
-                found = {key: v for key, v in found.items() if key[0] < event.step}
-            for value in event.summary.value:
-                assert (event.step, value.tag) not in found
-                found[event.step, value.tag] = value.simple_value
-                if value.image.encoded_image_string:
-                    texts.add(value.tag)
-    assert texts == {"watch/update_ratio"}
-    return ((step, tag, value) for (step, tag), value in found.items())
+    for (step, tag), value in shown(folder / "run" / "tensorboard").items():
+        yield step, tag, value
 
 
 def values_of_trackio(folder):

@@ -13,6 +13,7 @@ from llmlab.train.findings import Facts, exploded, facts_of, find
 from llmlab.train.fit import Callback, Progress
 from llmlab.train.probe import Probe, probe_of
 from llmlab.train.rows import rows_until
+from llmlab.train.trackers import NoTracker
 
 SHORT = 20
 
@@ -277,6 +278,23 @@ def test_a_continued_run_has_the_same_rows(stop, tmp_path):
     whole = (tmp_path / "whole" / "watch.jsonl").read_bytes()
     assert (folder / "watch.jsonl").read_bytes() == whole
     assert rows_of(folder)[-1]["clipped"] == progress.clipped > 0
+
+
+def test_a_process_without_a_step_sends_no_picture(tmp_path):
+    """It would be of a step that was sent before: TensorBoard would hide that step's numbers."""
+
+    class Pictures(NoTracker):
+        def __init__(self):
+            self.steps = []
+
+        def picture(self, step, name, pixels):
+            self.steps.append(step)
+
+    pictures = Pictures()
+    watched(tmp_path, specs(), every=3, steps=9, tracker=pictures)
+    ended = Progress(step=9, updates=9, epoch=1, index=1, tokens=1)
+    watched(tmp_path, specs(), every=3, steps=9, tracker=pictures, progress=ended)
+    assert pictures.steps == [9]
 
 
 def test_where_rows_go_on(tmp_path):

@@ -54,6 +54,7 @@ class Watch(Callback):
         self._network, self._probe = network, Probe(network)
         self._batches = batches
         self._tokens: Batch | None = None
+        self._started = 0  # the step that this process goes on from
         self._first: dict[str, Any] | None = None
         self._file: MetricsFile | None = None
 
@@ -61,6 +62,7 @@ class Watch(Callback):
         """Open the file; rows behind the state that training goes on from are written again."""
         self._file = MetricsFile(self._path, rows_until(self._path, progress.step))
         self._metrics.sync_with(self._file.sync)
+        self._started = progress.step
         self._tokens = probe_of(self._batches())
         self._first = self._look() if progress.step == 0 else None
         self._keep(progress)
@@ -81,7 +83,7 @@ class Watch(Callback):
         for finding in find(rows, facts_of(self._trainer.stack, self._trainer.clip_norm), metrics):
             log.warning("watch: %s", finding.sentence)
         names, _, values = grid_of(rows, "ratio")
-        if names:
+        if names and progress.step > self._started:
             self._tracker.picture(progress.step, "watch/update_ratio", picture(values))
 
     def _is_due(self, step: int) -> bool:

@@ -1,5 +1,6 @@
 """Event files for TensorBoard."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,58 +10,64 @@ from llmlab.train.trackers.base import TRACKERS, Tracker, needed
 
 @TRACKERS.register("tensorboard")
 class TensorBoard(Tracker):
-    """Event files in the run's folder, for TensorBoard; needs the package tensorboardX.
+    """An event file in the run's folder, for TensorBoard; needs the package tensorboardX.
 
-    After a resume, TensorBoard hides what the files before it have from its first step on.
+    After a resume, TensorBoard hides what earlier files have from its first step on.
     """
 
     def __init__(self, folder: Path):
-        self._package, self._folder = needed("tensorboardX", "tensorboard"), folder / "tensorboard"
-        self._writer: Any = None
-        self._was_open = False
+        needed("tensorboardX", "tensorboard")
+        self._summary = needed("tensorboardX.summary", "tensorboard")
+        self._events = needed("tensorboardX.proto.event_pb2", "tensorboard")
+        self._folder = folder / "tensorboard"
+        self._file: Any = None
 
     def log(self, step, values):
         """Write each value under its name."""
-        writer = self._opened(step)
         for name, value in values.items():
-            writer.add_scalar(name, value, step)
+            self._write(step, self._summary.scalar(name, value))
 
     def picture(self, step, name, pixels):
         """Write the picture as a PNG file."""
-        # By itself, add_image asks for a package that encodes pictures.
-        summary = needed("tensorboardX.proto.summary_pb2", "tensorboard").Summary
+        # By itself, tensorboardX asks for a package that encodes pictures.
+        summary = self._summary.Summary
         height, width, _ = pixels.shape
         image = summary.Image(
             height=height, width=width, colorspace=3, encoded_image_string=png(pixels)
         )
-        whole = summary(value=[summary.Value(tag=name, image=image)])
-        self._opened(step).file_writer.add_summary(whole, step)
+        self._write(step, summary(value=[summary.Value(tag=name, image=image)]))
 
     def text(self, step, name, text):
         """Write the text as it is: indented, since TensorBoard reads Markdown."""
         indented = "\n".join(f"    {line}" for line in text.splitlines())
-        self._opened(step).add_text(name, indented, step)
+        self._write(step, self._summary.text(name, indented))
 
     def flush(self):
-        """End the event file; the next value begins another one.
-
-        Only closing waits for what tensorboardX still has in its queue.
-        """
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Make the file durable."""
+        if self._file is not None:
+            self._file.flush()
 
     def finish(self):
         """Close the event file."""
-        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, step: int, summary: Any) -> None:
+        if self._file is None:
+            self._file = self._opened(step)
+        self._add(self._file, step, summary=summary)
 
     def _opened(self, step: int) -> Any:
-        if self._writer is None:
-            # A resumed run does the steps after its checkpoint again; their first rows are dropped.
-            purge = None if self._was_open else step
-            name = f".{step:09d}"  # files of one second would have one name
-            self._writer = self._package.SummaryWriter(
-                str(self._folder), purge_step=purge, filename_suffix=name
-            )
-            self._was_open = True
-        return self._writer
+        # Not SummaryWriter: its queue can only be waited for by closing it.
+        writers = needed("tensorboardX.event_file_writer", "tensorboard")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # By itself the name has only the second, and TensorBoard reads files in their names' order.
+        file = writers.EventsWriter(str(self._folder / "events"), f".{time.time_ns()}")
+        # A resumed run does the steps after its checkpoint again; their first rows are dropped.
+        start = self._events.SessionLog(status=self._events.SessionLog.START)
+        self._add(file, step, session_log=start)
+        return file
+
+    def _add(self, file: Any, step: int, **content: Any) -> None:
+        file.write_event(self._events.Event(wall_time=time.time(), step=step, **content))
