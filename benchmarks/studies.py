@@ -3,6 +3,7 @@
     python benchmarks/studies.py                  # 10,000 studies of each kind, some minutes
     python benchmarks/studies.py --studies 1000
     python benchmarks/studies.py --results runs/sweeps/ID/results.csv   # from real, equal jobs
+    python benchmarks/studies.py --intervals      # how often kinds of intervals hold the mean
 
 Jobs are simulated: normal numbers that share a part by seed (`correlation`). What decides is
 `llmlab.study`, as a sweep uses it. Studies in which all arms are alike show errors; a difference is
@@ -21,7 +22,7 @@ import numpy as np
 
 from llmlab.study.metric import Metric
 from llmlab.study.sequential import Rule, comparisons, decide
-from llmlab.study.statistics import holm, paired_difference, power
+from llmlab.study.statistics import estimate, holm, paired_difference, power
 
 ALPHA, MOST = 0.05, 20
 RULE = Rule(alpha=ALPHA, resolution=0.0, max_seeds=MOST)  # nothing is called equal
@@ -87,20 +88,42 @@ def print_dealt(studies: int, path: Path) -> None:
         print(f"{name:>5} {count / studies:.4f}")
 
 
+def print_intervals(studies: int) -> None:
+    """Print how often intervals of nominally 95 % hold the mean of normal data."""
+    heads = ["Seeds", "t", "1.96 · standard error", "percentile bootstrap", "lowest to highest"]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    rng = np.random.default_rng(0)
+    for seeds in (3, 5, 10):
+        held = np.zeros(4)
+        for _ in range(studies):
+            values = rng.standard_normal(seeds)
+            t = estimate(values.tolist(), 1 - ALPHA)
+            error = 1.96 * values.std(ddof=1) / sqrt(seeds)
+            means = values[rng.integers(seeds, size=(1000, seeds))].mean(axis=1)
+            ends = [(t.low, t.high), (values.mean() - error, values.mean() + error)]
+            ends += [np.quantile(means, (ALPHA / 2, 1 - ALPHA / 2)), (values.min(), values.max())]
+            held += [low <= 0 <= high for low, high in ends]
+        print(f"| {seeds} | {' | '.join(f'{share:.1%}' for share in held / studies)} |")
+
+
 def equal_power(reached: float, effect: float) -> int:
     """Return the fixed number of seeds whose power is at least that."""
     return next(n for n in range(2, 100) if power(n, effect, ALPHA) >= min(reached, 0.9999))
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--studies", type=int, default=10_000)
     parser.add_argument("--results", type=Path)
+    parser.add_argument("--intervals", action="store_true")
     options = parser.parse_args()
     studies = options.studies
     if options.results is not None:
         print_dealt(studies, options.results)
+        return
+    if options.intervals:
+        print_intervals(studies)
         return
     alike = [(studies, arms, share, 0.0) for arms in (2, 3, 6) for share in (0.0, 0.9)]
     apart = [(studies, 2, share, size) for size in (1.0, 2.0) for share in (0.0, 0.9)]

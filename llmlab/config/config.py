@@ -64,7 +64,7 @@ class Config:
     ]
     workers: Annotated[
         str,
-        Key("who shares a batch: fork, processes here; mpi, ranks", choices=("fork", "mpi")),
+        Key("what shares a batch: fork, processes here; mpi, ranks", choices=("fork", "mpi")),
     ]
     kernels: Annotated[
         str, Key("numpy, numba or auto", kept=True, choices=("numpy", "numba", "auto"))
@@ -74,21 +74,19 @@ class Config:
     prompt: Annotated[str | None, Key("text for generate and score; question for full")]
     template: Annotated[
         Any,
-        Key(
-            "how a chat is written as text; auto: as the model knows it; none: unchanged", kept=True
-        ),
+        Key("how a chat becomes text; auto: as the model was trained; none: unchanged", kept=True),
     ]
     max_new_tokens: Annotated[
-        int | None, Key("most tokens in an answer; null: as many as the context has", low=0)
+        int | None, Key("maximum tokens in an answer; null: as many as the context has", low=0)
     ]
     context: Annotated[
         str,
-        Key("a full context: go on with its last half, or stop", choices=("refill", "stop")),
+        Key("a full context: continue with its last half, or stop", choices=("refill", "stop")),
     ]
     draft: Annotated[
-        str | None, Key("who guesses tokens ahead, for speed: ngram, or a smaller checkpoint")
+        str | None, Key("what guesses tokens ahead, for speed: ngram, or a smaller checkpoint")
     ]
-    draft_tokens: Annotated[int, Key("most tokens of a guess", low=1, high=15)]
+    draft_tokens: Annotated[int, Key("maximum tokens in a guess", low=1, high=15)]
     chat: Annotated[bool, Key("whether full ends with a chat")]
     source: Annotated[str | None, Key("the folder that import reads")]
     target: Annotated[str | None, Key("what export writes; for import, an extra copy")]
@@ -102,7 +100,7 @@ class Config:
     log_every: Annotated[int, Key("steps between rows of metrics", low=1)]
     keep: Annotated[
         int | str,
-        Key("recent checkpoints to keep; all; log: ever fewer", low=2, choices=("all", "log")),
+        Key("recent checkpoints to keep; all; log: fewer and fewer", low=2, choices=("all", "log")),
     ]
     max_bad_steps: Annotated[
         int, Key("consecutive non-finite steps that stop a run", kept=True, low=1)
@@ -118,10 +116,10 @@ class Config:
     study: StudySpec
     callbacks: Annotated[dict[str, Any], Key("what watches a training, by name; null removes one")]
     stages: Annotated[dict[str, Any], Key("lr, epochs and steps of each stage, for full")]
-    positions: Annotated[str, Key("kind of positions; preset: the model's own", choices=POSITIONS)]
+    positions: Annotated[str, Key("position encoding; preset: the model's own", choices=POSITIONS)]
     model: Annotated[dict[str, Any], Key("the network", group=True, kept=True)]
     adapter: Annotated[
-        Any, Key("what is trained beside a network that stays as it is; null: all of it", kept=True)
+        Any, Key("what is trained beside a frozen network; null: all of it", kept=True)
     ]
     optimizer: Annotated[dict[str, Any], Key("the update rule", group=True, kept=True)]
     schedule: Annotated[dict[str, Any], Key("how lr changes with the step", group=True, kept=True)]

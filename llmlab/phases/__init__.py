@@ -58,7 +58,7 @@ PHASES: dict[str, Phase] = {
     "generate": Phase("llmlab.phases.generate", "answer prompt= once", wants_checkpoint=True),
     "serve": Phase(
         "llmlab.phases.serve",
-        "models over HTTP as OpenAI's clients speak it, and a page",
+        "serve models over HTTP with OpenAI's API, and a page",
         wants_checkpoint=True,
     ),
     "score": Phase(
@@ -74,7 +74,7 @@ PHASES: dict[str, Phase] = {
     ),
     "compare": Phase("llmlab.phases.compare", "compare runs, sweeps or arms: compare.runs=[A,B]"),
     "diagnose": Phase(
-        "llmlab.phases.diagnose", "say what is out of the ordinary in diagnose.run=, and draw it"
+        "llmlab.phases.diagnose", "say what is unusual in diagnose.run=, and draw its page"
     ),
     "runs": Phase("llmlab.phases.runs", "list runs and sweeps, or those of runs.where="),
     "clean": Phase(
@@ -82,13 +82,13 @@ PHASES: dict[str, Phase] = {
     ),
     "list": Phase("llmlab.phases.list", "all layers, optimizers, ... with arguments and defaults"),
     "check": Phase("llmlab.phases.check", "test what plugins= register against its contract"),
-    "search": Phase("llmlab.phases.search", "search the best values of keys, trial by trial"),
+    "search": Phase("llmlab.phases.search", "search for the best values of keys, trial by trial"),
     "summary": Phase(
         "llmlab.phases.summary", "shapes, parameters, FLOPs and memory of the network"
     ),
     "inspect": Phase(
         "llmlab.phases.inspect",
-        "a page about what checkpoint= does with prompt=, from the inside",
+        "a page about what happens inside checkpoint= with prompt=",
         wants_checkpoint=True,
     ),
     "profile": Phase("llmlab.phases.profile", "where the time of a training step goes"),

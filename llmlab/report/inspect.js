@@ -249,9 +249,9 @@ function drawHistory() {
   if (!data.history) return;
   el("past").hidden = false;
   const { steps, loss, layers, tables } = data.history, names = steps.map((step) => `step ${step}`);
-  heat("past-loss", "nats a token of this text", ["", "loss"], names, loss.map((value) => [value]));
+  heat("past-loss", "nats per token of this text", ["", "loss"], names, loss.map((value) => [value]));
   tables.forEach(({ title, columns, rows }, n) => heat(`past-${n}`, title, ["", ...columns], names, rows));
-  heat("past-cka", "likeness of the layers to each other, in the last state (linear CKA)", ["", ...layers.paths], layers.paths, layers.cka);
+  heat("past-cka", "similarity of the layers to each other, in the last state (linear CKA)", ["", ...layers.paths], layers.paths, layers.cka);
 }
 
 function point(event) {
@@ -268,7 +268,7 @@ function point(event) {
 }
 
 el("checkpoint").textContent = `${data.checkpoint}; ${size} tokens, ${number(data.loss)} nats each`;
-const nothing = ["Nothing out of the ordinary was found, and no head has a clear habit."];
+const nothing = ["Nothing unusual was found, and no head has a clear pattern."];
 (data.findings.length ? data.findings : nothing).forEach((text) => make("p", text, el("findings")));
 window.addEventListener("resize", drawLens);
 data.notes.forEach((text) => make("li", text, el("notes")));

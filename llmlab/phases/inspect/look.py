@@ -85,7 +85,7 @@ class Look:
         targets = np.append(found.ids[1:], np.argmax(found.logits[-1]))
         parts = parts_of(self._network)
         return {
-            "title": f"{self._model.spec['name']}, looked into",
+            "title": f"Inside {self._model.spec['name']}",
             "checkpoint": self._name,
             "notes": self._notes,
             "findings": [*troubles(self._network, found, readings), *habits(scores)],

@@ -13,7 +13,7 @@ export function messagesOf(system, turns, model) {
 
 export function toLines(system, turns, models) {
   const answered = turns.filter((turn) => models.some((model) => turn.answers[model]?.text));
-  if (!answered.length) throw new Error("nothing was answered yet");
+  if (!answered.length) throw new Error("there is no answer yet");
   const lines = models.map((model) => {
     const own = answered.filter((turn) => turn.answers[model]?.text);
     return own.length ? JSON.stringify({ messages: messagesOf(system, own, model) }) : "";
@@ -23,7 +23,7 @@ export function toLines(system, turns, models) {
 
 export function fromLines(text, models) {
   const chats = text.split("\n").filter((line) => line.trim()).map((line) => chatOf(line));
-  if (!chats.length) throw new Error("the file holds no conversation");
+  if (!chats.length) throw new Error("the file contains no conversation");
   const prompts = chats.map((chat) => JSON.stringify(chat.turns.map((turn) => turn.prompt)));
   const alike = chats.filter((_, number) => prompts[number] === prompts[0]);
   const turns = alike[0].turns.map((turn, at) => ({
@@ -51,6 +51,6 @@ function chatOf(line) {
     if (asked?.role !== "user" || told?.role !== "assistant") throw new Error("expected user and assistant in turns");
     turns.push({ prompt: String(asked.content), answer: String(told.content) });
   }
-  if (!turns.length) throw new Error("the file holds no conversation");
+  if (!turns.length) throw new Error("the file contains no conversation");
   return { system, turns };
 }

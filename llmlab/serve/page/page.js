@@ -68,7 +68,7 @@ async function* events(response) {
   let held = "";
   while (true) {
     const { value, done } = await reader.read();
-    if (done) throw new Error("the server has ended the answer");
+    if (done) throw new Error("the server ended the answer");
     const parts = (held + value).split("\n\n");
     held = parts.pop();
     for (const part of parts) {
@@ -174,7 +174,7 @@ function drawAnswer(turn, model) {
   }
   said.classList.toggle("busy", Boolean(answer.busy));
   const empty = !answer.busy && !answer.text && !answer.error ? "an empty answer" : "";
-  const told = { length: "cut at its greatest length", stopped: "stopped" }[answer.reason] ?? "";
+  const told = { length: "cut at the maximum length", stopped: "stopped" }[answer.reason] ?? "";
   foot.textContent = answer.error ?? [empty, told].filter(Boolean).join(", ");
   foot.classList.toggle("bad", Boolean(answer.error));
   if (atEnd) talk.scrollTop = talk.scrollHeight;
