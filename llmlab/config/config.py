@@ -20,16 +20,7 @@ LITERAL = {"prompt", "checkpoint", "draft", "resume", "source", "target", "on", 
 
 @dataclass(frozen=True)
 class Config:
-    """Every key of a run, checked, with plain Python values.
-
-    Attributes
-    ----------
-    arguments
-        What the phase alone takes, typed as `NAME.argument=value`; its signature says what.
-    typed
-        The keys that were typed on the command line, dotted; a group's name if the group was
-        chosen there.
-    """
+    """Every key of a run, checked, with plain Python values."""
 
     phase: Annotated[str, Key("what to do", group=True)]
     lr: Annotated[float | None, Key("learning rate; null: the phase's default", kept=True, above=0)]
@@ -132,7 +123,10 @@ class Config:
         dict[str, Any], Key("what each training may spend, in place of epochs", True, True)
     ]
     tracker: Annotated[dict[str, Any], Key("where metrics go besides the run's folder", group=True)]
+    # What the phase alone takes, typed as `NAME.argument=value`; its signature says what.
     arguments: dict[str, Any] = field(default_factory=dict)
+    # The keys that were typed on the command line, dotted; a group's name if the group was chosen
+    # there.
     typed: frozenset[str] = field(default=frozenset())
 
     def to_dict(self) -> dict[str, Any]:

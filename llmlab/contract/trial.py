@@ -19,18 +19,10 @@ from llmlab.text import TEMPLATES, TOKENIZERS
 
 
 class Outcome(NamedTuple):
-    """What became of a check.
+    """What became of a check."""
 
-    Attributes
-    ----------
-    check
-        Its name.
-    problem
-        What is wrong; empty if nothing is.
-    """
-
-    check: str
-    problem: str = ""
+    check: str  # its name
+    problem: str = ""  # what is wrong; empty if nothing is
 
 
 def can_be_tried(kind: str) -> bool:

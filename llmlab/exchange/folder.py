@@ -27,27 +27,13 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Imported:
-    """What a folder held.
+    """What a folder held."""
 
-    Attributes
-    ----------
-    network
-        What its config.json describes.
-    model
-        The keys of `model` for that.
-    arrays
-        Parameters by llmlab's names.
-    tokenizer
-        Its own.
-    template
-        The spec of its own chat template; None if it has none.
-    """
-
-    network: Architecture
-    model: dict[str, Any]
-    arrays: dict[str, np.ndarray]
-    tokenizer: Tokenizer
-    template: Any = None
+    network: Architecture  # what its config.json describes
+    model: dict[str, Any]  # the keys of `model` for that
+    arrays: dict[str, np.ndarray]  # parameters by llmlab's names
+    tokenizer: Tokenizer  # its own
+    template: Any = None  # the spec of its own chat template; None if it has none
 
 
 def read_folder(source: Path) -> Imported:

@@ -28,19 +28,13 @@ _FIXED = {
 
 
 class LowRankMap(NamedTuple):
-    """A low-rank map beside some columns of an array.
+    """A low-rank map beside some columns of an array."""
 
-    Attributes
-    ----------
-    ours, start, stop
-        The array's name, and which columns.
-    a, b
-        The matrices (d_in, rank) and (rank, d_out).
-    """
-
+    # The array's name, and which columns
     ours: str
     start: int
     stop: int
+    # The matrices (d_in, rank) and (rank, d_out)
     a: np.ndarray
     b: np.ndarray
 

@@ -11,22 +11,13 @@ from llmlab.network import Network
 
 @dataclass
 class Reply:
-    """What one prompt was continued with.
+    """What one prompt was continued with."""
 
-    Attributes
-    ----------
-    ids
-        The new tokens, without the stop token.
-    reason
-        Why it ended: "stop" (a stop token, or the caller said so), "length" (max_new_tokens)
-        or "context" (the model's context is full).
-    refills
-        How often the context was full and began again with its last half.
-    """
-
-    ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)  # the new tokens, without the stop token
+    # Why it ended: "stop" (a stop token, or the caller said so), "length" (max_new_tokens) or
+    # "context" (the model's context is full).
     reason: str = "length"
-    refills: int = 0
+    refills: int = 0  # how often the context was full and began again with its last half
 
 
 def kept_of(max_seq_len: int) -> int:

@@ -29,14 +29,9 @@ class Part(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """How much the loss rises without a part, in nats a token.
+    """How much the loss rises without a part, in nats a token."""
 
-    Attributes
-    ----------
-    change, error
-        Mean over the tokens, and its standard error from how the rows differ; nan for one row.
-    """
-
+    # Mean over the tokens, and its standard error from how the rows differ; nan for one row.
     change: float
     error: float
 

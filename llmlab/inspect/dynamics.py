@@ -15,32 +15,19 @@ from llmlab.network import Network
 
 
 class Moment(NamedTuple):
-    """What a look at one state has found.
+    """What a look at one state has found."""
 
-    Attributes
-    ----------
-    step, loss
-        Of the training; nats a token of the text.
-    lens, rank
-        By path of a layer: nats a token of the reading behind it, and the effective rank of the
-        stream there.
-    stream
-        By path of a layer: the stream, (T, C).
-    quiet
-        By path of a feed-forward: the share of activations that are nothing.
-    scores
-        By path of an attention: those of its heads.
-    effects
-        By part: how much the loss of the batch rises without it, in nats; empty without a batch.
-    """
-
+    # Of the training; nats a token of the text.
     step: int
     loss: float
+    # By path of a layer: nats a token of the reading behind it, and the effective rank of the
+    # stream there.
     lens: dict[str, float]
     rank: dict[str, float]
-    stream: dict[str, np.ndarray]
-    quiet: dict[str, float]
-    scores: Mapping[str, HeadScores]
+    stream: dict[str, np.ndarray]  # by path of a layer: the stream, (T, C)
+    quiet: dict[str, float]  # by path of a feed-forward: the share of activations that are nothing
+    scores: Mapping[str, HeadScores]  # by path of an attention: those of its heads
+    # By part: how much the loss of the batch rises without it, in nats; empty without a batch.
     effects: dict[Part, float]
 
 

@@ -18,18 +18,11 @@ _IN_LOSS = ("dropout", "balance")  # arguments of layers that change what the tr
 
 
 class Text(NamedTuple):
-    """The text of a dataset's targets.
+    """The text of a dataset's targets."""
 
-    Attributes
-    ----------
-    sha256
-        Of the text itself, so that it doesn't hang on the tokenizer.
-    tokens, size
-        Weight of the targets, and of the bytes that they stand for; None where a token has no
-        bytes of its own.
-    """
-
-    sha256: str
+    sha256: str  # of the text itself, so that it doesn't hang on the tokenizer
+    # Weight of the targets, and of the bytes that they stand for; None where a token has no bytes
+    # of its own.
     tokens: float
     size: float | None
 

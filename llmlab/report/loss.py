@@ -24,21 +24,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Report:
-    """A stage's curve in short.
+    """A stage's curve in short."""
 
-    Attributes
-    ----------
-    rows
-        Of its metrics.jsonl.
-    loss
-        Mean loss of the last epoch's target tokens, in nats; None if no step was finite.
-    sparkline
-        One line of the loss, ready to be printed.
-    """
-
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]]  # of its metrics.jsonl
+    # Mean loss of the last epoch's target tokens, in nats; None if no step was finite.
     loss: float | None
-    sparkline: str
+    sparkline: str  # one line of the loss, ready to be printed
 
 
 def summarise(folder: Path) -> Report:

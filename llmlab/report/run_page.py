@@ -26,22 +26,15 @@ _LONGEST = 400  # characters of a sample
 
 @dataclass(frozen=True)
 class StageRows:
-    """What a stage of a run has left.
-
-    Attributes
-    ----------
-    metrics, watched, samples
-        Rows of metrics.jsonl, watch.jsonl and samples.jsonl; the last two may be empty.
-    findings
-        What is out of the ordinary in them.
-    """
+    """What a stage of a run has left."""
 
     name: str
     folder: Path
+    # Rows of metrics.jsonl, watch.jsonl and samples.jsonl; the last two may be empty.
     metrics: Rows
     watched: Rows
     samples: Rows
-    findings: Sequence[Finding]
+    findings: Sequence[Finding]  # what is out of the ordinary in them
 
 
 def run_page(folder: Path, stages: Sequence[StageRows]) -> Page:

@@ -17,25 +17,15 @@ _NO_CLAIM = Verdict([])
 
 @dataclass(frozen=True)
 class Study:
-    """A sweep's arms, the best first, and what they say.
-
-    Attributes
-    ----------
-    metric
-        None if its jobs report no number to compare.
-    keys
-        In which the arms differ.
-    refused
-        Whether the metric isn't alike in the arms, so that they have no ranks.
-    """
+    """A sweep's arms, the best first, and what they say."""
 
     sweep: Sweep
     question: Question
-    metric: Metric | None
+    metric: Metric | None  # None if its jobs report no number to compare
     arms: list[Arm]
-    keys: list[str]
+    keys: list[str]  # in which the arms differ
     verdict: Verdict
-    refused: bool = False
+    refused: bool = False  # whether the metric isn't alike in the arms, so that they have no ranks
 
     def estimate(self, arm: Arm) -> Estimate | None:
         """Return the metric's mean over an arm's seeds with its interval, if it has any."""

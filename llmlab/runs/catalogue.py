@@ -28,23 +28,14 @@ _HOW: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A run, or a sweep as a whole.
-
-    Attributes
-    ----------
-    facts
-        What can be asked for by `where`: id, phase, model, status, created, results, and the keys
-        of the configuration, dotted. Of a sweep its status is that of its jobs.
-    size
-        Bytes on the disk.
-    needs
-        The checkpoints that it began from.
-    """
+    """A run, or a sweep as a whole."""
 
     folder: Path
+    # What can be asked for by `where`: id, phase, model, status, created, results, and the keys of
+    # the configuration, dotted. Of a sweep its status is that of its jobs.
     facts: Mapping[str, Any]
-    size: int
-    needs: tuple[Path, ...]
+    size: int  # bytes on the disk
+    needs: tuple[Path, ...]  # the checkpoints that it began from
 
 
 def catalogue(root: Path | str = "runs") -> list[Entry]:

@@ -19,17 +19,12 @@ _HASH = "_sha256"
 
 @dataclass(frozen=True)
 class Sweep:
-    """The jobs of a sweep, by arms.
-
-    Attributes
-    ----------
-    shown
-        How a person reads the values of `settings`, which are written in one way for machines.
-    """
+    """The jobs of a sweep, by arms."""
 
     folder: Path
     jobs: list[Job]
     arms: list[Arm]
+    # How a person reads the values of `settings`, which are written in one way for machines
     shown: Mapping[tuple[str, str], str]
 
     def value(self, settings: Mapping[str, str], key: str) -> str:

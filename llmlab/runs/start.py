@@ -38,28 +38,18 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Start:
-    """How a run, or a stage of one, begins.
+    """How a run, or a stage of one, begins."""
 
-    Attributes
-    ----------
-    kind
-        New: from first values. Continued: from what lies in the folder. Branched: a new run
-        from the very state that another one's checkpoint holds.
-    folder
-        Of the run, the sweep or the stage; None for a run whose folder is composed.
-    record
-        What run.json or sweep.json says of what is there; of a branched run, what the run of
-        the checkpoint was started with.
-    origin
-        The checkpoint that a run branched from, now or at its first start.
-    state
-        Of a stage: the state that it goes on from, loaded; None for first values.
-    """
-
+    # New: from first values. Continued: from what lies in the folder. Branched: a new run from the
+    # very state that another one's checkpoint holds.
     kind: Kind
+    # Of the run, the sweep or the stage; None for a run whose folder is composed.
     folder: Path | None = None
+    # What run.json or sweep.json says of what is there; of a branched run, what the run of the
+    # checkpoint was started with.
     record: Mapping[str, Any] | None = None
-    origin: Path | None = None
+    origin: Path | None = None  # the checkpoint that a run branched from, now or at its first start
+    # Of a stage: the state that it goes on from, loaded; None for first values.
     state: Checkpoint | None = None
 
     def stored_config(self) -> Mapping[str, Any] | None:

@@ -22,21 +22,11 @@ _DIGITS, _SLUG = 6, 60
 
 @dataclass(frozen=True)
 class Plan:
-    """How many jobs there are to be.
+    """How many jobs there are to be."""
 
-    Attributes
-    ----------
-    names
-        Of the folders of all of them.
-    total
-        How many of them are to run, or with `open_end` at most: a study may end before.
-    ended
-        How many had ended when this start began, at the time `began`.
-    """
-
-    names: Sequence[str]
-    total: int
-    ended: int
+    names: Sequence[str]  # of the folders of all of them
+    total: int  # how many of them are to run, or with `open_end` at most: a study may end before
+    ended: int  # how many had ended when this start began, at the time `began`
     began: float
     open_end: bool = False
 

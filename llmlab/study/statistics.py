@@ -13,19 +13,13 @@ MANY_SEEDS = 100  # more are not asked for
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds.
+    """A mean over seeds."""
 
-    Attributes
-    ----------
-    count, mean, deviation
-        Number of values, their mean and standard deviation (of a sample).
-    low, high
-        The t interval of the mean; infinite for a single value.
-    """
-
+    # Number of values, their mean and standard deviation (of a sample)
     count: int
     mean: float
     deviation: float
+    # The t interval of the mean; infinite for a single value.
     low: float
     high: float
 

@@ -17,16 +17,10 @@ from llmlab.workspace import Context
 
 
 class ShardBatch(NamedTuple):
-    """The rows of one batch that one shard works on, cut to their own longest row.
-
-    Attributes
-    ----------
-    rows
-        Number of each row in the step, (B,): dropout's streams are keyed by it.
-    """
+    """The rows of one batch that one shard works on, cut to their own longest row."""
 
     batch: Batch
-    rows: np.ndarray
+    rows: np.ndarray  # number of each row in the step, (B,): dropout's streams are keyed by it
 
 
 def cut(batch: Batch, count: int, first_row: int = 0) -> list[ShardBatch]:
