@@ -19,10 +19,7 @@ OWN = ("repeat", "each", *PLACES)  # what an entry says besides its type and arg
 def placed(parts: Any, where: str, kind: str) -> dict[str, Any]:
     """Return the entries in order: without those that are null, without `after` and `before`.
 
-    Raises
-    ------
-    ConfigError
-        With a line for each name that is unknown and each place that can't be.
+    ConfigError has a line for each name that is unknown and each place that can't be.
     """
     if not isinstance(parts, Mapping):
         raise ConfigError(f"{where}={parts!r}: expected {kind}s by name: {{name: {{type: ...}}}}")

@@ -40,13 +40,7 @@ _TEXT = re.compile(
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
-    """Return Hydra's flags, and the overrides.
-
-    Raises
-    ------
-    ConfigError
-        With a line for each argument that is neither.
-    """
+    """Return Hydra's flags, and the overrides."""
     flags: list[str] = []
     overrides: list[Override] = []
     problems: list[str] = []

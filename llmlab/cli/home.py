@@ -32,13 +32,7 @@ class Home:
         return cls(platform.node(), os.getpid(), os.getcwd(), tuple(sys.path))
 
     def enter(self) -> None:
-        """Stand in the sweep's folder and find its modules.
-
-        Raises
-        ------
-        ResourceError
-            The folder isn't there on this machine.
-        """
+        """Stand in the sweep's folder and find its modules."""
         try:
             os.chdir(self.folder)
         except OSError as error:

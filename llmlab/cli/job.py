@@ -60,11 +60,6 @@ def execute(
     ----------
     trial
         That of a search which the run is, if it is one.
-
-    Raises
-    ------
-    LlmlabError
-        It was refused, failed, or was stopped.
     """
     assert start.folder is not None
     try:

@@ -50,13 +50,7 @@ class DaskLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs; a job whose worker dies is given to another one.
-
-        Raises
-        ------
-        ResourceError
-            There is no cluster at the address.
-        """
+        """Run the jobs; a job whose worker dies is given to another one."""
         from distributed import KilledWorker, wait
 
         with self._client() as client:
@@ -99,13 +93,7 @@ class DaskLauncher(Launcher):
 
 
 def _outcome(future: Any, lost: type[Exception]) -> JobReturn:
-    """Return what became of a job.
-
-    Raises
-    ------
-    ResourceError
-        It couldn't be begun, for example since the worker lacks llmlab.
-    """
+    """Return what became of a job."""
     if future.cancelled():
         raise ResourceError("launcher=dask: the scheduler is gone; start one and run this again")
     error = future.exception()

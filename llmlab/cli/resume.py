@@ -39,13 +39,7 @@ class CommandLine:
 
 
 def prepare(argv: Sequence[str]) -> CommandLine:
-    """Return the command line for Hydra.
-
-    Raises
-    ------
-    ConfigError, CheckpointError
-        For what is misspelt, or names no run and no checkpoint.
-    """
+    """Return the command line for Hydra."""
     return replace(_prepared(argv), typed=tuple(argv))
 
 

@@ -35,11 +35,6 @@ def sweep_folder(tokens: Sequence[str]) -> Path:
     """Return the folder of a sweep: `hydra.sweep.dir` if given, else a new one in runs/.
 
     Resolvers in it, such as `${now:...}`, are resolved once, here.
-
-    Raises
-    ------
-    ConfigError
-        It refers to a key of the configuration, which each job may have otherwise.
     """
     from hydra.core.utils import setup_globals
     from omegaconf import OmegaConf

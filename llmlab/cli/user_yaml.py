@@ -154,13 +154,7 @@ class _References:
 
 
 def read_yaml(path: Path) -> str:
-    """Return the text of a user's YAML file, if it is one that may be parsed.
-
-    Raises
-    ------
-    ConfigError
-        It is no regular file, too large, no UTF-8, or too deeply nested.
-    """
+    """Return the text of a user's YAML file, if it is one that may be parsed."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(handle, "rb") as file:

@@ -39,11 +39,6 @@ def probe(
         The key that holds them, for messages.
     known
         Values for arguments of these names.
-
-    Raises
-    ------
-    ConfigError
-        There are arguments that only the user can know, or those given are wrong.
     """
     spec = {"type": name, **given}
     nested, missing = registry.nested(name), []
@@ -73,11 +68,6 @@ def layer_cases(spec: Mapping[str, Any]) -> dict[str, Case]:
     """Return the cases of a layer by what is particular about them.
 
     It takes rows, or else token ids; a layer that shares an array of the embedding follows one.
-
-    Raises
-    ------
-    Exception
-        Whatever it raised when it was tried with rows.
     """
     first: Exception | None = None
     for before, ids in (({}, False), ({}, True), ({"tokens": "token_embedding"}, True)):

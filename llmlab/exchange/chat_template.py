@@ -65,11 +65,6 @@ def read_template(folder: Path, settings: Mapping[str, Any]) -> Any:
     ----------
     settings
         The folder's tokenizer_config.json.
-
-    Raises
-    ------
-    CheckpointError
-        The template is no text, or can't be rendered.
     """
     where, source = folder / FILE, settings.get("chat_template")
     if where.exists():

@@ -37,15 +37,7 @@ class Imported:
 
 
 def read_folder(source: Path) -> Imported:
-    """Read a folder of GPT-2, Llama or Mistral.
-
-    Raises
-    ------
-    CheckpointError
-        In one line: something is missing, damaged, contradicts itself, or is unknown to llmlab.
-    ResourceError
-        The extra `hf` isn't installed.
-    """
+    """Read a folder of GPT-2, Llama or Mistral."""
     if not source.is_dir():
         raise CheckpointError(
             f"source={source}: no folder; name one with {_CONFIG}, model.safetensors and {FILE}"

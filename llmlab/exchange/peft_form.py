@@ -47,10 +47,7 @@ def peft_files(
     Their matrices may be cut otherwise than ours: maps that share one stand side by side in it,
     and shorter ones are filled up with zeros.
 
-    Raises
-    ------
-    CheckpointError
-        The model has no form there.
+    A model that has no form there is a CheckpointError.
     """
     architecture, names = recognise(model, vocab_size)
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -116,11 +113,6 @@ def read_adapter(
         Of the network that it belongs to.
     columns
         What `on` calls the columns (array, start, stop) of that network.
-
-    Raises
-    ------
-    CheckpointError
-        In one line: it is damaged, of another kind, or belongs to another network.
     """
     config = read_object(source / CONFIG)
     for key, value in _FIXED.items():

@@ -151,11 +151,8 @@ class KVCache:
     def truncate(self, lengths: np.ndarray) -> None:
         """Forget all but the first `lengths` (B,) tokens of each row.
 
-        Raises
-        ------
-        ValueError
-            If a window would need tokens again that were pushed out of it: more than `SLACK`
-            tokens before the row's end.
+        A ValueError if a window would need tokens again that were pushed out of it: more than
+        `SLACK` tokens before the row's end.
         """
         shorter = np.minimum(self.lengths, lengths)
         for layer in self._windows:

@@ -28,11 +28,6 @@ def patch_effects(
     Returns
     -------
     The layers' paths, and (layers, T).
-
-    Raises
-    ------
-    ConfigError
-        The texts have different lengths, or both give the token the same probability.
     """
     ids, other = np.asarray(ids), np.asarray(other)
     if ids.shape != other.shape:

@@ -165,13 +165,7 @@ class Attention(Layer):
         return self.qkv.backward(p["qkv"], g["qkv"], dqkv, qkv_cache, ctx)
 
     def maps(self, cache: AttentionCache, ctx: Context) -> np.ndarray:
-        """Return how much each token looks at each: probabilities (B, H, T, T), before dropout.
-
-        Raises
-        ------
-        ValueError
-            The pass was one of decoding, which keeps none.
-        """
+        """Return how much each token looks at each: probabilities (B, H, T, T), before dropout."""
         if cache.blocks is None:
             raise ValueError("attention keeps no probabilities while decoding")
         maps = np.zeros((ctx.batch, self.num_heads, ctx.time, ctx.time), ctx.dtype)

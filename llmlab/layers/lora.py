@@ -116,13 +116,7 @@ class Adapter:
         return self.alpha / self.rank
 
     def apply(self, stack: Stack) -> None:
-        """Put low-rank maps beside the maps that `on` names, and freeze all else.
-
-        Raises
-        ------
-        ConfigError
-            `on` names a map that the network doesn't have.
-        """
+        """Put low-rank maps beside the maps that `on` names, and freeze all else."""
         used: set[str] = set()
         for _, parent in list(walk_layers(stack)):
             for key, child in parent.children().items():

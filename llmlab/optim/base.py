@@ -128,13 +128,7 @@ def check_share(**arguments: float) -> None:
 
 
 def check_decay(weight_decay: float, no_decay: object = None) -> tuple[str, ...]:
-    """Return the patterns of `no_decay`.
-
-    Raises
-    ------
-    ConfigError
-        A weight decay is negative or not a number, or the patterns are no list of text.
-    """
+    """Return the patterns of `no_decay`."""
     if not weight_decay >= 0:
         raise ConfigError(f"weight_decay={weight_decay}: must not be negative; usual is 0 to 0.1")
     patterns = [] if no_decay is None else no_decay

@@ -76,10 +76,7 @@ class Answerer:
     def encode(self, text: str) -> list[int]:
         """Return the ids that the answer continues; warn about whatever of `text` is lost.
 
-        Raises
-        ------
-        ConfigError
-            If there is nothing to continue.
+        ConfigError if there is nothing to continue.
         """
         text = clean(text)
         self.check(text)

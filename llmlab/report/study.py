@@ -40,13 +40,7 @@ class Study:
 
 
 def read_study(folder: Path) -> Study:
-    """Return the study that a sweep's folder holds, judged.
-
-    Raises
-    ------
-    ConfigError
-        `metric` or `baseline` names something that isn't there.
-    """
+    """Return the study that a sweep's folder holds, judged."""
     record = read_question(folder)
     question = Question.of(record["question"]) if "question" in record else None
     return study_of(read_results(folder), question or Question(study={"alpha": 0.05}), record)

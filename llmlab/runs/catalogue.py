@@ -53,13 +53,7 @@ def catalogue(root: Path | str = "runs") -> list[Entry]:
 
 
 def matching(entries: list[Entry], where: str | None) -> list[Entry]:
-    """Return the entries for which all conditions of `where` hold: `status=failed val_loss<2`.
-
-    Raises
-    ------
-    ConfigError
-        It has another form, or compares by a key that no entry has.
-    """
+    """Return the entries for which all conditions of `where` hold: `status=failed val_loss<2`."""
     conditions = [_condition(word, entries) for word in (where or "").split()]
     return [entry for entry in entries if all(holds(entry.facts) for holds in conditions)]
 

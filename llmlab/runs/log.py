@@ -26,11 +26,6 @@ class LogFile(logging.FileHandler):
     ----------
     held
         Whether to keep lines back until `write_held`, since the start may come to nothing.
-
-    Raises
-    ------
-    ResourceError
-        The file can't be written.
     """
 
     def __init__(self, path: Path, held: bool = False):

@@ -24,13 +24,7 @@ _START = "python -m llmlab starts one"
 
 
 def latest_run(root: Path | str = "runs", phases: Iterable[str] = TRAINING) -> Path:
-    """Return the folder of the run of these phases that was started last.
-
-    Raises
-    ------
-    CheckpointError
-        There is none.
-    """
+    """Return the folder of the run of these phases that was started last."""
     for folder in _newest_first(Path(root), phases):
         return folder
     raise CheckpointError(f"{Path(root).absolute()}: no training run here yet; {_START}")
@@ -80,6 +74,8 @@ def _stages(run: Path) -> list[Path]:
 def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
     """Return the absolute path of the checkpoint that `value` means.
 
+    A file that exists isn't opened.
+
     Parameters
     ----------
     value
@@ -87,11 +83,6 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
         checkpoints, or `latest` or `best` in the latter; that of a sweep, for its best job; an id.
     root
         Where "latest" and "best" look.
-
-    Raises
-    ------
-    CheckpointError
-        There is no such thing. A file that exists isn't opened.
     """
     if str(value) == "latest":
         return latest_checkpoint(root).absolute()
@@ -152,11 +143,6 @@ def named(value: str | Path, root: Path | str = "runs") -> Path:
     """Return the absolute path that `value` means: its own, or that of the run with this id.
 
     Sweeps and their jobs have ids, too: the names of their folders.
-
-    Raises
-    ------
-    CheckpointError
-        Several folders have that name.
     """
     path = Path(value).expanduser().absolute()
     if path.exists() or len(Path(value).parts) != 1:

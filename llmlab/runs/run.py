@@ -109,13 +109,6 @@ class Run:
             The checkpoint whose very state it goes on from.
         root
             The folder that holds all runs: `latest` there is set to this one, if it trains.
-
-        Raises
-        ------
-        ConfigError
-            There is a run in the folder.
-        ResourceError
-            Somebody is at work there, or it can't be written.
         """
         folder = make_folder(Path(folder).absolute())
         with RunLock(folder / "lock").held() as lock:

@@ -90,11 +90,6 @@ def start_of(value: str, phase: str | None = None, sweep: bool = False) -> Start
         What `phase=` says beside it; a run goes on with its own.
     sweep
         Whether a sweep shall begin where nothing is.
-
-    Raises
-    ------
-    ConfigError, CheckpointError
-        It names nothing of the kind, or something of another phase.
     """
     path = _latest() if value == "latest" else named(value)
     if path.suffix == ".npz" or (path.exists() and not path.is_dir()):
@@ -112,13 +107,7 @@ def start_of(value: str, phase: str | None = None, sweep: bool = False) -> Start
 def start_of_job(
     folder: Path, tokens: Sequence[str], former: Mapping[str, str | None] | None = None
 ) -> Start:
-    """Return how a job of a sweep begins in its folder.
-
-    Raises
-    ------
-    AnothersFolder
-        It belongs to a job with other overrides.
-    """
+    """Return how a job of a sweep begins in its folder."""
     theirs = owner(folder, former or {})
     changed = [] if theirs is None else differences(theirs, identity(tokens, former))
     if changed:

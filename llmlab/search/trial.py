@@ -113,13 +113,7 @@ class Trial:
             self.report(index, loss, last=True)
 
     def tell(self, result: Mapping[str, Any], objectives: tuple[Metric, ...]) -> None:
-        """Tell the search how the trial ended; `result` is what its job has left.
-
-        Raises
-        ------
-        ConfigError
-            It has none of an objective's numbers.
-        """
+        """Tell the search how the trial ended; `result` is what its job has left."""
         from optuna.trial import TrialState
 
         known = self._trial.constraints

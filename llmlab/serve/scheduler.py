@@ -92,13 +92,7 @@ class Scheduler:
         self._began: dict[Text, float] = {}
 
     def submit(self, answer: Answer) -> None:
-        """Take the texts of a request.
-
-        Raises
-        ------
-        RequestError
-            429 if the queue is full.
-        """
+        """Take the texts of a request."""
         free = self._rows + self._queue - len(self._answers)
         if len(answer.texts) > free:
             seconds = max(1, min(60, round(self._seconds * len(self._answers) / self._rows)))

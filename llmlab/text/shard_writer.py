@@ -33,11 +33,6 @@ class ShardWriter:
         The name; nothing is there yet, and what another process puts there meanwhile is kept.
     dtype
         A type that holds every id.
-
-    Raises
-    ------
-    ResourceError
-        There is no space, or the folder can't be written.
     """
 
     def __init__(self, folder: Path, dtype: DTypeLike):

@@ -116,11 +116,6 @@ class Shard:
         """Fill this shard's gradients; return its sum of weighted losses (nats).
 
         `scale` is one over the weight of the whole step's targets.
-
-        Raises
-        ------
-        TrainingError
-            A layer's backward wrote no gradient for some of its parameters.
         """
         ctx, own = self.ctx, self.grads[self.rank]
         if not shares:  # fewer rows than shards

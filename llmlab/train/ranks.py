@@ -142,13 +142,7 @@ class Ranks:
 
 @cache
 def world() -> Ranks:
-    """Return all ranks that mpirun started; one, if it didn't.
-
-    Raises
-    ------
-    ResourceError
-        There is no mpi4py, or no MPI library for it.
-    """
+    """Return all ranks that mpirun started; one, if it didn't."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

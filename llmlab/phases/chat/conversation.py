@@ -85,13 +85,7 @@ class Conversation:
         return len(self._ids(messages, reply=False)) if messages else 0
 
     def save(self, path: Path) -> None:
-        """Write the conversation as a line of JSON, in the form that tuning reads.
-
-        Raises
-        ------
-        ConfigError
-            There is nothing to save, or something has that name.
-        """
+        """Write the conversation as a line of JSON, in the form that tuning reads."""
         if not self.turns:
             raise ConfigError("nothing was said yet")
         messages = [{"role": m.role, "content": m.content} for m in self.messages()]

@@ -173,13 +173,7 @@ class Tokenizer(ABC):
 
 
 def number_specials(specials: Any, first: int, taken: Sequence[str]) -> dict[str, int]:
-    """Return the ids of special tokens, from `first` on.
-
-    Raises
-    ------
-    ConfigError
-        One is no text, empty, there twice, or among `taken`.
-    """
+    """Return the ids of special tokens, from `first` on."""
     if not isinstance(specials, list | tuple):
         raise ConfigError(f"specials: expected a list, found {type(specials).__name__}")
     ids: dict[str, int] = {}
