@@ -105,10 +105,8 @@ class Signals:
     A job that a sweep has put into a process of its own also stops, as by SIGTERM, when the
     sweep's process is gone: it would work on with nobody waiting, and hold the run's lock.
 
-    Parameters
-    ----------
-    elsewhere
-        Returns the number of a signal that another process of the same work has received; 0: none.
+    `elsewhere` returns the number of a signal that another process of the same work has received;
+    0: none.
     """
 
     def __init__(self, elsewhere: Callable[[], int] = lambda: 0) -> None:

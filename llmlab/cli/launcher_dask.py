@@ -25,15 +25,9 @@ _TO_SAVE = 60.0  # seconds in which a job that isn't may finish its step and sav
 class DaskLauncher(Launcher):
     """Send each job to a worker of Dask, which runs it in a process of its own.
 
-    Parameters
-    ----------
-    order
-        Of the sweep.
-    address
-        Of a scheduler; None for Dask's own settings, such as DASK_SCHEDULER_ADDRESS, and else a
-        local cluster that ends with the sweep.
-    workers
-        Of a local cluster; None for one a processor.
+    Without an `address` Dask's own settings say where the scheduler is, such as
+    DASK_SCHEDULER_ADDRESS; else there is a local cluster that ends with the sweep, by default with
+    a worker for each processor.
     """
 
     def __init__(self, order: Order, address: str | None = None, workers: int | None = None):

@@ -33,13 +33,6 @@ class SearchSweeper(Sweeper):
 
     What comes next follows from the search's folder alone, so the same command goes on with a
     search that was stopped, and started several times it works on one search together.
-
-    Parameters
-    ----------
-    order
-        Of the sweep.
-    is_worker
-        Whether this process is one that a launcher has started for the search.
     """
 
     def __init__(self, order: Order, is_worker: bool = False):

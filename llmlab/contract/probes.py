@@ -29,17 +29,7 @@ _CIRCUMSTANCES: dict[str, dict[str, Any]] = {
 def probe(
     registry: Registry, name: str, given: Mapping[str, Any], where: str, known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a spec with all that the factory requires.
-
-    Parameters
-    ----------
-    given
-        Arguments that the user has said.
-    where
-        The key that holds them, for messages.
-    known
-        Values for arguments of these names.
-    """
+    """Return a spec with all that the factory requires."""
     spec = {"type": name, **given}
     nested, missing = registry.nested(name), []
     for key, parameter in registry.signature(name).items():

@@ -83,25 +83,17 @@ def read_arrays(source: Path, network: Architecture) -> dict[str, np.ndarray]:
 
 
 def write_folder(
-    target: Path,
+    target: Path,  # a folder that is empty or isn't there yet
     *,
-    model: Mapping[str, Any],
+    model: Mapping[str, Any],  # the keys of `model` that the arrays belong to
     arrays: Mapping[str, np.ndarray],
     tokenizer: Tokenizer,
+    # How a chat is written, and what ends an answer
     template: Any,
     stop_ids: Iterable[int],
     shard_bytes: int = SHARD_BYTES,
 ) -> Architecture:
     """Write a folder that transformers loads, all of it or nothing.
-
-    Parameters
-    ----------
-    target
-        A folder that is empty or isn't there yet.
-    model
-        The keys of `model` that the arrays belong to.
-    template, stop_ids
-        How a chat is written, and what ends an answer.
 
     Raises
     ------

@@ -107,12 +107,7 @@ def read_adapter(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the spec of an adapter in peft's form, and its arrays by llmlab's names.
 
-    Parameters
-    ----------
-    model, vocab_size
-        Of the network that it belongs to.
-    columns
-        What `on` calls the columns (array, start, stop) of that network.
+    `columns` says what `on` calls the columns (array, start, stop) of the network.
     """
     config = read_object(source / CONFIG)
     for key, value in _FIXED.items():

@@ -40,20 +40,6 @@ def in_view(length: int, max_seq_len: int) -> int:
 class Decoding:
     """The state of a batch between two tokens.
 
-    Parameters
-    ----------
-    network
-        What continues them.
-    prompts
-        Sequences of one to `max_seq_len` ids.
-    limit
-        Greatest number of tokens that a prompt will be continued with.
-    max_seq_len
-        Greatest number of tokens that the network can be given.
-    refill
-        Whether a row whose context is full goes on: its part of the cache is filled again from
-        the last half of its tokens (`in_view`), which then stand at the first positions.
-
     Attributes
     ----------
     logits
@@ -64,10 +50,12 @@ class Decoding:
 
     def __init__(
         self,
-        network: Network,
-        prompts: Sequence[Sequence[int]],
-        limit: int,
-        max_seq_len: int,
+        network: Network,  # what continues them
+        prompts: Sequence[Sequence[int]],  # sequences of one to `max_seq_len` ids
+        limit: int,  # greatest number of tokens that a prompt will be continued with
+        max_seq_len: int,  # greatest number of tokens that the network can be given
+        # Whether a row whose context is full goes on: its part of the cache is filled again from
+        # the last half of its tokens (`in_view`), which then stand at the first positions.
         refill: bool = False,
     ):
         self._network = network

@@ -53,10 +53,7 @@ class Drafting(ABC):
 class Draft(ABC):
     """A way to guess.
 
-    Parameters
-    ----------
-    tokens
-        How many tokens a guess has at most.
+    A guess has at most so many `tokens`.
 
     Attributes
     ----------

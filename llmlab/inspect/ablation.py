@@ -121,23 +121,14 @@ def token_losses(network: Network, batch: Batch) -> np.ndarray:
 
 def effects(
     network: Network,
-    batch: Batch,
-    mean: bool = False,
+    batch: Batch,  # its rows are what is independent
+    mean: bool = False,  # whether a part is replaced by its mean over the batch, and not by zeros
     parts: Sequence[Part] | None = None,
-    tell: Callable[[Part], None] = lambda part: None,
+    tell: Callable[[Part], None] = lambda part: None,  # called before each part
 ) -> dict[Part, Effect]:
     """Return how much the loss on a batch rises without each part.
 
     On a single prompt an ablation misleads: what can't be predicted gets better by chance.
-
-    Parameters
-    ----------
-    batch
-        Its rows are what is independent.
-    mean
-        Whether a part is replaced by its mean over the batch, and not by zeros.
-    tell
-        Called before each part.
     """
     means = mean_outputs(network, batch) if mean else None
     weights = batch.weights.astype(float)

@@ -34,21 +34,11 @@ class Moment(NamedTuple):
 def moment(
     network: Network,
     step: int,
-    ids: np.ndarray,
-    repeated: Sequence[np.ndarray],
-    batch: Batch | None,
+    ids: np.ndarray,  # the text, (T,)
+    repeated: Sequence[np.ndarray],  # from `repeated_tokens`, for the habits of heads
+    batch: Batch | None,  # to measure effects on; None: there are none
 ) -> Moment:
-    """Return a look at one state.
-
-    Parameters
-    ----------
-    ids
-        The text, (T,).
-    repeated
-        From `repeated_tokens`, for the habits of heads.
-    batch
-        To measure effects on; None: there are none.
-    """
+    """Return a look at one state."""
     found = trace(network, ids, shares=False)
     lost = {} if batch is None else effects(network, batch, parts=parts_of(network))
     return Moment(

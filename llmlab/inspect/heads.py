@@ -44,13 +44,10 @@ def head_scores(
 ) -> Mapping[str, HeadScores]:
     """Return by path of each attention the scores of its heads, means over the rows.
 
-    Parameters
-    ----------
-    rows
-        From `repeated_tokens`, also of several periods: a head that looks a fixed way back does
-        so whatever is repeated, and has the score of one period only. Scores are over the second
-        half, where there is something to find; the entropy and the first token are over all
-        places but the first.
+    `rows` are from `repeated_tokens`, also of several periods: a head that looks a fixed way back
+    does so whatever is repeated, and has the score of one period only. Scores are over the second
+    half, where there is something to find; the entropy and the first token are over all places but
+    the first.
     """
     sums: dict[str, np.ndarray] = {}
     for row in rows:

@@ -18,12 +18,7 @@ def patch_effects(
     The stream of the first text is replaced at one layer and one place by that of the other; 0
     leaves the log probability of `token` at the last place as it is, 1 makes it the other's.
 
-    Parameters
-    ----------
-    ids, other
-        Two texts of equal length, (T,).
-    token
-        The answer that is watched; None: the other text's most probable one.
+    Both texts are of equal length, (T,). By default `token` is the other's most probable answer.
 
     Returns
     -------

@@ -58,12 +58,7 @@ class LowRank(Layer):
 class Adapted(Layer):
     """A linear layer that stays as it is, and low-rank maps that are added to its columns.
 
-    Parameters
-    ----------
-    linear
-        The layer.
-    columns
-        By name, which columns of the output a low-rank map adds to.
+    `columns` says by name which columns of the output a low-rank map adds to.
     """
 
     def __init__(self, linear: Linear, columns: Mapping[str, slice], rank: int, scale: float):

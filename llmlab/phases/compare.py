@@ -33,10 +33,8 @@ _WATCHES = re.compile(
 def run(config: Config, run: None = None, runs: Sequence[str] = ()) -> dict[str, Any]:
     """Print what differs between runs, their results, and the verdict if there are seeds.
 
-    Parameters
-    ----------
-    runs
-        Paths or ids of runs and sweeps, `latest`, or an arm of a sweep: SWEEP:positions=rope.
+    `runs` are paths or ids of runs and sweeps, `latest`, or an arm of a sweep:
+    SWEEP:positions=rope.
     """
     if not runs:
         raise ConfigError("compare.runs: nothing to compare; name runs: compare.runs=[A,B]")

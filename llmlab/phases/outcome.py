@@ -30,21 +30,13 @@ class Text(NamedTuple):
 def training_results(
     config: Config,
     model: build.Model,
-    training: str,
+    training: str,  # the hash of what was trained on
     validation: Dataset | None,
     progress: Progress,
     report: Report,
-    checkpoint: Path,
+    checkpoint: Path,  # what the stage hands on
 ) -> dict[str, Any]:
-    """Return a stage's results.
-
-    Parameters
-    ----------
-    training
-        The hash of what was trained on.
-    checkpoint
-        What the stage hands on.
-    """
+    """Return a stage's results."""
     results: dict[str, Any] = {
         # A run that began before its loss was counted has it from its metrics.
         "loss": report.loss if progress.loss is None else progress.loss,

@@ -82,11 +82,7 @@ def last_epoch_loss(rows: Sequence[Row]) -> float | None:
 def loss_svg(rows: Sequence[Row], path: Path, title: str = "loss") -> None:
     """Draw training loss, its moving mean and validation loss over the step as an SVG file.
 
-    Parameters
-    ----------
-    rows
-        As in metrics.jsonl: "step", "loss" and perhaps "val_loss"; those that aren't finite
-        numbers are left out.
+    `rows` are those of metrics.jsonl; what isn't a finite number is left out.
     """
     train, validation = _points(rows, "loss"), _points(rows, "val_loss")
     curves = []
@@ -104,10 +100,7 @@ def loss_svg(rows: Sequence[Row], path: Path, title: str = "loss") -> None:
 def sparkline(values: Iterable[float], width: int = 40, encoding: str | None = None) -> str:
     """Return `values` as a line of at most `width` blocks, each the mean of its share.
 
-    Parameters
-    ----------
-    encoding
-        Of the terminal, by default stdout's; if it has no blocks, ASCII is used.
+    If the terminal's `encoding`, by default stdout's, has no blocks, ASCII is used.
     """
     finite = [value for value in values if _finite(value)]
     if not finite:

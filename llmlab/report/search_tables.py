@@ -47,12 +47,8 @@ def lines(outcome: Outcome) -> list[str]:
 def optimism(best: dict[str, Any], again: list[float]) -> str:
     """Return a sentence on how much worse the best trial is with new seeds.
 
-    Parameters
-    ----------
-    best
-        What best.json says.
-    again
-        The same number of the same configuration, of other seeds.
+    `best` is what best.json says, `again` the same number of the same configuration, of other
+    seeds.
     """
     name, value = best["metric"], float(best["value"])
     found = estimate([each - value for each in again])

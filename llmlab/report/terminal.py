@@ -13,10 +13,7 @@ def interval_lines(
 ) -> list[str]:
     """Return a line for each name, mean, low and high end, on a scale for all of them.
 
-    Parameters
-    ----------
-    encoding
-        Of the terminal, by default stdout's; where it has no such marks, ASCII is used.
+    Where the terminal's `encoding`, by default stdout's, has no such marks, ASCII is used.
     """
     ends = [end for _, *values in rows for end in values if isfinite(end)]
     if len(rows) < 2 or not ends or min(ends) == max(ends):

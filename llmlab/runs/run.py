@@ -83,33 +83,20 @@ class Run:
         folder: Path | str,
         *,
         phase: str,
-        config: Mapping[str, Any],
+        config: Mapping[str, Any],  # plain values; written to config.yaml
+        # What `resume=` needs to compose the same configuration again
         overrides: Sequence[str] = (),
         hydra_overrides: Sequence[str] = (),
         argv: Sequence[str] = (),
+        # The folder of the user's own YAML files, which `resume=` needs, too
         config_dir: str | None = None,
-        parent: str | Path | None = None,
-        origin: Path | None = None,
+        parent: str | Path | None = None,  # the run or checkpoint that this one started from
+        origin: Path | None = None,  # the checkpoint whose very state it goes on from
+        # The folder that holds all runs: `latest` there is set to this one, if it trains
         root: Path | str = "runs",
         show_progress: bool = True,
     ) -> "Run":
-        """Begin a run in a folder that has none.
-
-        Parameters
-        ----------
-        config
-            Plain values; written to config.yaml.
-        overrides, hydra_overrides
-            What `resume=` needs to compose the same configuration again.
-        config_dir
-            The folder of the user's own YAML files, which `resume=` needs, too.
-        parent
-            The run or checkpoint that this one started from.
-        origin
-            The checkpoint whose very state it goes on from.
-        root
-            The folder that holds all runs: `latest` there is set to this one, if it trains.
-        """
+        """Begin a run in a folder that has none."""
         folder = make_folder(Path(folder).absolute())
         with RunLock(folder / "lock").held() as lock:
             if (folder / RECORD).exists():
@@ -133,20 +120,15 @@ class Run:
         cls,
         folder: Path | str,
         *,
+        # All of this start, if they may differ: later restarts then begin from them
         overrides: Sequence[str] | None = None,
         argv: Sequence[str] = (),
         config_dir: str | None = None,
+        # The configuration of this start, if it may differ; replaces config.yaml
         config: Mapping[str, Any] | None = None,
         show_progress: bool = True,
     ) -> "Run":
         """Continue a run; how it is started this time is recorded under "restarts".
-
-        Parameters
-        ----------
-        overrides
-            All of this start, if they may differ: later restarts then begin from them.
-        config
-            The configuration of this start, if it may differ; replaces config.yaml.
 
         Raises
         ------

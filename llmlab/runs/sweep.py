@@ -57,25 +57,15 @@ class Jobs:
         What is to be done, once that is known.
     trial
         The trial of a search that is the next job, if the sweep is one.
-
-    Parameters
-    ----------
-    folder
-        The sweep's.
-    tokens
-        Overrides of all its jobs together, as this start has them.
-    varying
-        The keys of `tokens` that have several values.
-    former
-        Tokens of the keys that a later start has changed for all jobs, as they were before:
-        else no job would be found again.
     """
 
     def __init__(
         self,
-        folder: Path,
-        tokens: Sequence[str],
-        varying: Collection[str],
+        folder: Path,  # the sweep's
+        tokens: Sequence[str],  # overrides of all its jobs together, as this start has them
+        varying: Collection[str],  # the keys of `tokens` that have several values
+        # Tokens of the keys that a later start has changed for all jobs, as they were before: else
+        # no job would be found again.
         former: Mapping[str, str | None] | None = None,
     ):
         self.folder, self.former = folder, dict(former or {})

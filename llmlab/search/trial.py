@@ -44,11 +44,6 @@ class Trial:
         Of the keys of the space, as they are written on a command line.
     facts
         What the limits are about, once it is known.
-
-    Parameters
-    ----------
-    trial
-        Optuna's.
     """
 
     def __init__(

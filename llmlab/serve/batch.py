@@ -43,13 +43,6 @@ class Batch:
 
     What a text becomes depends on itself alone, whatever else is in the batch: prompts are
     computed one by one, tokens with `row_kernels` and a cache of one size for each row.
-
-    Parameters
-    ----------
-    network
-        What continues them.
-    rows
-        How many are decoded at once.
     """
 
     def __init__(self, network: Network, rows: int):

@@ -78,10 +78,7 @@ class Scheduler:
     Steps run in a thread of `executor` unless they are so short that handing them over costs as
     much; the event loop has its turn after each, so that who goes away is noticed at once.
 
-    Parameters
-    ----------
-    queue
-        How many texts may wait for a row.
+    At most `queue` texts wait for a row.
     """
 
     def __init__(self, batch: Batch, rows: int, queue: int, executor: Executor):

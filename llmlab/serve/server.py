@@ -62,10 +62,7 @@ class Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """A server that ends what it is saying before it ends itself.
 
-    Parameters
-    ----------
-    end_now
-        Called at the first signal, in the event loop: ends all answers where they are.
+    `end_now` is called at the first signal, in the event loop: it ends all answers where they are.
     """
 
     def __init__(self, config: uvicorn.Config, end_now: Callable[[], None]):

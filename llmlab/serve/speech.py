@@ -32,19 +32,6 @@ class Piece:
 class Speech:
     """The text of ids that come one by one.
 
-    Parameters
-    ----------
-    text_of
-        What ids say.
-    stops
-        Texts before which it ends.
-    strip
-        Whether white space around it is left out.
-    top
-        How many of the most probable tokens are noted; None: no probabilities at all.
-    live
-        Whether somebody reads along; else the text is made at the end alone, if it can be.
-
     Attributes
     ----------
     pieces
@@ -55,10 +42,12 @@ class Speech:
 
     def __init__(
         self,
-        text_of: Callable[[Sequence[int]], str],
-        stops: Sequence[str],
-        strip: bool,
+        text_of: Callable[[Sequence[int]], str],  # what ids say
+        stops: Sequence[str],  # texts before which it ends
+        strip: bool,  # whether white space around it is left out
+        # How many of the most probable tokens are noted; None: no probabilities at all
         top: int | None,
+        # Whether somebody reads along; else the text is made at the end alone, if it can be
         live: bool = True,
     ):
         self._live = live or bool(stops) or top is not None

@@ -55,10 +55,7 @@ class Arm:
 def arms_of(jobs: Iterable[Job], shown: Mapping[tuple[str, str], str] | None = None) -> list[Arm]:
     """Return the arms in the order in which their first jobs come.
 
-    Parameters
-    ----------
-    shown
-        How a person reads the value of a key; others stand as they are.
+    `shown` says how a person reads the value of a key; others stand as they are.
     """
     groups: dict[tuple[tuple[str, str], ...], dict[int, Job]] = {}
     for job in jobs:

@@ -70,8 +70,8 @@ def comparisons(arms: Sequence[str], baseline: str | None) -> list[tuple[str, st
 
 
 def decide(
-    results: Mapping[str, Values],
-    seeds: Sequence[int],
+    results: Mapping[str, Values],  # of each arm, in order
+    seeds: Sequence[int],  # in the order in which they are taken, at least `rule.max_seeds`
     rule: Rule,
     metric: Metric,
     baseline: str | None = None,
@@ -80,13 +80,6 @@ def decide(
 
     It goes through the looks one after the other, as they were made: the same results give the
     same decision, however often the study was stopped in between.
-
-    Parameters
-    ----------
-    results
-        Of each arm, in order.
-    seeds
-        In the order in which they are taken, at least `rule.max_seeds`.
     """
     names = list(results)
     counted = comparisons(names, baseline)

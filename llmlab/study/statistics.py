@@ -70,10 +70,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def power(seeds: int, effect: float, alpha: float) -> float:
     """Return the chance that a paired t-test at `alpha` sees a difference.
 
-    Parameters
-    ----------
-    effect
-        The true mean difference in standard deviations of the paired difference.
+    `effect` is the true mean difference in standard deviations of the paired difference.
     """
     from scipy.special import nctdtr, stdtrit
 

@@ -37,15 +37,6 @@ class TextFile:
     A byte order mark is dropped; `\r\n` and a lone `\r` are line ends; NUL and other control
     characters become spaces. What was found of these is counted, for `notify`.
 
-    Parameters
-    ----------
-    path
-        The file.
-    invalid_utf8
-        What bytes that are not UTF-8 do: raise, or become U+FFFD.
-    watch
-        Called with the number of bytes of the file that were taken since the last call.
-
     Attributes
     ----------
     counts
@@ -57,7 +48,9 @@ class TextFile:
     def __init__(
         self,
         path: str | Path,
+        # What bytes that are not UTF-8 do: raise, or become U+FFFD
         invalid_utf8: InvalidUtf8 = "error",
+        # Called with the number of bytes of the file that were taken since the last call
         watch: Callable[[int], object] | None = None,
     ):
         if invalid_utf8 not in ("error", "replace"):

@@ -17,14 +17,8 @@ from llmlab.text import jinja_process
 class Renderer:
     """Render chats with a template that nobody has checked.
 
-    Parameters
-    ----------
-    source
-        The template.
-    tokens
-        Its variables `bos_token`, `eos_token` and the like.
-    day
-        What `strftime_now` says; None: there is no such function.
+    `tokens` are its variables `bos_token`, `eos_token` and the like; `day` is what `strftime_now`
+    says, None where there is no such function.
     """
 
     def __init__(self, source: str, tokens: Mapping[str, str], day: str | None):

@@ -27,12 +27,7 @@ _ABANDONED = 86_400  # seconds after which an unfinished folder is nobody's: a s
 class ShardWriter:
     """Write token ids to a new folder, which appears under its name when all is written.
 
-    Parameters
-    ----------
-    folder
-        The name; nothing is there yet, and what another process puts there meanwhile is kept.
-    dtype
-        A type that holds every id.
+    What another process puts there meanwhile is kept.
     """
 
     def __init__(self, folder: Path, dtype: DTypeLike):

@@ -78,32 +78,22 @@ class RowStreams:
 
 
 class Shard:
-    """Compute gradients of some rows, then update a part of the parameters.
-
-    Parameters
-    ----------
-    grads
-        One arena for each shard of this machine; this one writes to `grads[rank]`.
-    parts
-        (index, number of all shards) of each part of the flat vectors that this shard updates;
-        the first is that of which it returns the norm. None: one, as `rank` says.
-    seed
-        Of dropout's streams; None for no randomness.
-    label_smoothing
-        Share of each target that all tokens get alike.
-    """
+    """Compute gradients of some rows, then update a part of the parameters."""
 
     def __init__(
         self,
         stack: Layer,
         params: Arena,
+        # One arena for each shard of this machine; this one writes to `grads[rank]`
         grads: Sequence[Arena],
         state: dict[str, Arena],
         optimizer: Optimizer,
         kernels: Any,
         rank: int,
-        seed: int | None,
-        label_smoothing: float = 0.0,
+        seed: int | None,  # of dropout's streams; None for no randomness
+        label_smoothing: float = 0.0,  # share of each target that all tokens get alike
+        # (index, number of all shards) of each part of the flat vectors that this shard updates;
+        # the first is that of which it returns the norm. None: one, as `rank` says.
         parts: Sequence[tuple[int, int]] | None = None,
     ):
         self.stack, self.params, self.grads, self.state = stack, params, grads, state

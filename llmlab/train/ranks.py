@@ -86,12 +86,7 @@ class Ranks:
     ) -> list[float]:
         """Do this rank's own work and answer; return what all ranks did, at rank 0.
 
-        Parameters
-        ----------
-        work
-            Returns `count` numbers. It must not communicate: it may fail here and not there.
-        signal
-            One that has reached this rank.
+        `work` returns `count` numbers. It must not communicate: it may fail here and not there.
 
         Raises
         ------

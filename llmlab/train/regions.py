@@ -11,10 +11,7 @@ Region = list[slice]
 class Move:
     """The way from where a vector's parts are to where they are wanted; made once, used often.
 
-    Parameters
-    ----------
-    source, target
-        What each rank holds, and what each shall hold afterwards.
+    `source` is what each rank holds, `target` what each shall hold afterwards.
     """
 
     def __init__(self, ranks: Any, source: Sequence[Region], target: Sequence[Region]):

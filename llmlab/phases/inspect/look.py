@@ -38,25 +38,15 @@ _FEWEST = 12  # tokens to draw these from
 
 
 class Look:
-    """A network, looked at while it reads a text.
-
-    Parameters
-    ----------
-    ids
-        Of the text.
-    rows
-        To measure effects on the loss on; None: there are no effects.
-    notes
-        What is to be said of how it was done.
-    """
+    """A network, looked at while it reads a text."""
 
     def __init__(
         self,
         model: build.Model,
         network: Network,
         ids: Sequence[int],
-        rows: Batch | None,
-        notes: list[str],
+        rows: Batch | None,  # to measure effects on the loss on; None: there are no effects
+        notes: list[str],  # what is to be said of how it was done
         name: str,
     ):
         self._model, self._network = model, network
