@@ -1,13 +1,9 @@
 """A sweep as Hydra runs it: its folder, the keys that vary, and how a signal ends it."""
 
 import logging
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from llmlab.cli.arguments import as_typed
 from llmlab.errors import ConfigError
@@ -16,7 +12,7 @@ from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.results import read_question
 from llmlab.runs.shell import near, shell_command
 from llmlab.search.search import SEARCH_RECORD
-from llmlab.signals import STOPPING, Repeats
+from llmlab.signals import interruptible
 from llmlab.study.arms import FINISHED
 
 log = logging.getLogger("llmlab")
@@ -74,27 +70,14 @@ def varying(tokens: Sequence[str]) -> list[str]:
     return found
 
 
-@contextmanager
-def sweeping(folder: Path | None) -> Iterator[None]:
+def sweeping(folder: Path | None) -> AbstractContextManager[None]:
     """While open, let stopping signals end all jobs of the sweep in `folder`, if there is one.
 
     A launcher's workers die with KeyboardInterrupt; SIGTERM alone would leave them behind.
     """
-    before: dict[int, Any] = {}
-    repeats = Repeats()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if not repeats.is_one(number):
-            raise SweepInterrupted(folder, 128 + number)
-
-    try:
-        if folder is not None and threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in STOPPING):
-                before[number] = signal.signal(number, stop)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if folder is None:
+        return nullcontext()
+    return interruptible(lambda number: SweepInterrupted(folder, 128 + number))
 
 
 def is_of_a_job(record: logging.LogRecord) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from math import isfinite
-from types import TracebackType
 from typing import Any
 
 from llmlab.errors import ConfigError, Infeasible
@@ -129,12 +128,7 @@ class Trial:
     def __enter__(self) -> "Trial":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._claim.release()
 
 

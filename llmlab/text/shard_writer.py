@@ -9,7 +9,6 @@ from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -86,12 +85,7 @@ class ShardWriter:
             if not self._folder.is_dir():  # else another process was faster
                 raise self._refusal(error) from error
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
