@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any
 
 from llmlab.atomic_write import make_folder, replace_text
 from llmlab.report.svg import Curve, line_chart
+from llmlab.report.terminal import shown_by
 from llmlab.runs.shell import near
 from llmlab.train.rows import read_rows
 
@@ -109,17 +109,9 @@ def sparkline(values: Iterable[float], width: int = 40, encoding: str | None = N
     edges = [len(finite) * i // count for i in range(count + 1)]
     means = [_mean(finite[a:b]) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
-    marks = _BLOCKS if _can_show(encoding or sys.stdout.encoding or "ascii") else _PLAIN
+    marks = shown_by(encoding, _BLOCKS, _PLAIN)
     scale = (len(marks) - 1) / (high - low) if high > low else 0.0
     return "".join(marks[round((mean - low) * scale)] for mean in means)
-
-
-def _can_show(encoding: str) -> bool:
-    try:
-        _BLOCKS.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def _points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:

@@ -49,8 +49,8 @@ def run_page(folder: Path, stages: Sequence[StageRows]) -> Page:
         rows = [[name, _figure(name, results[name])] for name in shown]
         parts.append(Table("Results", ["what", "value"], rows))
     parts += about([folder])
-    command = shell_command(*record["overrides"])
-    parts.append(("Command", f"{command}\n\nto go on with it: {_resume(folder)}"))
+    command, more = shell_command(*record["overrides"]), shell_command(f"resume={near(folder)}")
+    parts.append(("Command", f"{command}\n\nto go on with it: {more}"))
     parts.append(("Configuration", _config(folder)))
     seconds = record.get("seconds")
     spent = f", {seconds:,.0f} s" if seconds is not None else ""
@@ -99,10 +99,6 @@ def _cut(text: str) -> str:
 
 def _figure(name: str, value: Any) -> tuple[str, Any]:
     return (human(value, "", 1000) if name in _SPENT else number(value), value)
-
-
-def _resume(folder: Path) -> str:
-    return shell_command(f"resume={near(folder)}")
 
 
 def _config(folder: Path) -> str:

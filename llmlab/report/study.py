@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.config.study import Question
-from llmlab.runs.results import Sweep, find_baseline, read_question, read_results
-from llmlab.study.arms import FINISHED, Arm, varying_keys
+from llmlab.runs.results import Sweep, find_baseline, ranked_jobs, read_question, read_results
+from llmlab.study.arms import FINISHED, Arm, Job, varying_keys
 from llmlab.study.metric import Metric, choose, refusal
 from llmlab.study.sequential import Rule, comparisons, decide
 from llmlab.study.statistics import Estimate, estimate
@@ -37,6 +37,12 @@ class Study:
         if self.metric is None:
             return sum(job.status != FINISHED for job in arm.jobs)
         return len(arm.failed(self.metric.name))
+
+    def ranked_jobs(self) -> list[tuple[int | None, Job]]:
+        """Return the jobs with their rank; in a study without ranks none has one."""
+        if self.metric is None or self.refused:
+            return [(None, job) for job in self.sweep.jobs]
+        return ranked_jobs(self.sweep.jobs, self.metric)
 
 
 def read_study(folder: Path) -> Study:

@@ -4,12 +4,13 @@ import math
 import operator
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmlab.errors import ConfigError
+from llmlab.named import flat
 from llmlab.runs.lookup import find_runs
 from llmlab.runs.overrides import value_of
 from llmlab.runs.record import SWEEP_RECORD, read_config
@@ -84,10 +85,10 @@ def needed_by_others(entry: Entry, others: list[Entry]) -> Entry | None:
 
 
 def _entry(folder: Path, record: Mapping[str, Any]) -> Entry:
-    found = [record.get("results") or {}]
     facts = {"id": folder.name, "status": record.get("status"), "phase": record["phase"]}
     facts |= {"created": record.get("created", ""), **_configured(folder)}
-    return Entry(folder, facts | _numbers(*found), _size(folder), _needs(record))
+    facts |= _numbers(record.get("results") or {})
+    return Entry(folder, facts, _size(folder), _needs(record))
 
 
 def _sweep(folder: Path, jobs: list[tuple[Path, dict[str, Any]]]) -> Entry:
@@ -111,15 +112,8 @@ def _configured(folder: Path) -> dict[str, Any]:
     config = read_config(folder) or {}
     model = config.get("model")
     name = model.get("name") if isinstance(model, Mapping) else None
-    return {**dict(_flat(config)), "model": name or "-"}
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    elif prefix not in ("phase", "status", "id"):
-        yield prefix, value
+    own = {key: v for key, v in flat(config) if key not in ("phase", "status", "id") and v != {}}
+    return {**own, "model": name or "-"}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
