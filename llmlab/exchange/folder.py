@@ -95,14 +95,7 @@ def write_folder(
 ) -> Architecture:
     """Write a folder that transformers loads, all of it or nothing.
 
-    Raises
-    ------
-    CheckpointError
-        The model or the tokenizer has no form there; the message says what would have to change.
-    ConfigError
-        There is something in the folder.
-    ResourceError
-        The folder can't be written, or the extra `hf` isn't installed.
+    What has no form there is a CheckpointError, which says what would have to change.
     """
     network, names = recognise(model, tokenizer.vocab_size)
     every = naming.tensor_slices(network, names)

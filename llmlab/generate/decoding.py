@@ -38,15 +38,7 @@ def in_view(length: int, max_seq_len: int) -> int:
 
 
 class Decoding:
-    """The state of a batch between two tokens.
-
-    Attributes
-    ----------
-    logits
-        Scores (B, V) of each row's next token; they live until the next `feed`.
-    refills
-        How often each row was filled again, (B,).
-    """
+    """The state of a batch between two tokens."""
 
     def __init__(
         self,
@@ -66,7 +58,8 @@ class Decoding:
         capacity = min(max_seq_len, int(lengths.max()) + limit)
         self._cache = self._new_cache(len(prompts), capacity)
         self._texts = [list(prompt) for prompt in prompts] if refill else None
-        self.refills = np.zeros(len(prompts), np.intp)
+        self.refills = np.zeros(len(prompts), np.intp)  # how often each row was filled again
+        # Scores (B, V) of each row's next token; they live until the next `feed`.
         self.logits = self._forward(self._cache, _padded(prompts), lengths)
 
     @property

@@ -54,17 +54,13 @@ class Draft(ABC):
     """A way to guess.
 
     A guess has at most so many `tokens`.
-
-    Attributes
-    ----------
-    tally
-        What came of all guesses so far.
     """
 
     def __init__(self, tokens: int = GUESSED):
         if not 1 <= tokens <= MOST:
             raise ValueError(f"a guess has 1 to {MOST} tokens")
-        self.tokens, self.tally = tokens, Tally()
+        self.tokens = tokens
+        self.tally = Tally()  # what came of all guesses so far
 
     @abstractmethod
     def start(self, texts: Sequence[Sequence[int]], sampler: Sampler, rows: Rows) -> Drafting:

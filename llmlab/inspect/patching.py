@@ -13,16 +13,13 @@ from llmlab.network import Network, Post
 def patch_effects(
     network: Network, ids: np.ndarray, other: np.ndarray, token: int | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Return how far each place of another text moves the answer towards its own.
+    """Return the layers' paths, and how far each place of another text moves the answer to its own.
 
     The stream of the first text is replaced at one layer and one place by that of the other; 0
-    leaves the log probability of `token` at the last place as it is, 1 makes it the other's.
+    leaves the log probability of `token` at the last place as it is, 1 makes it the other's:
+    (layers, T).
 
     Both texts are of equal length, (T,). By default `token` is the other's most probable answer.
-
-    Returns
-    -------
-    The layers' paths, and (layers, T).
     """
     ids, other = np.asarray(ids), np.asarray(other)
     if ids.shape != other.shape:

@@ -21,13 +21,6 @@ class RunLock:
 
     A forked child lets go of its copy by itself: else a worker that outlives its killed parent
     would keep the run locked.
-
-    Raises
-    ------
-    Held
-        By another process; the message says by which.
-    ResourceError
-        It can't be locked.
     """
 
     def __init__(self, path: Path):

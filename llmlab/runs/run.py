@@ -36,19 +36,6 @@ class Run:
     Leaving the `with` records how it ended (finished, stopped, preempted, failed) unless `finish`
     has, closes the log and unlocks. A start that never came to `begin` leaves no trace: if it was
     refused, a new run's folder goes; a run that had finished before stays as it was, to the byte.
-
-    Attributes
-    ----------
-    folder
-        Absolute.
-    record
-        What run.json holds.
-    show_progress
-        Whether this run has the terminal for itself: not in a sweep.
-    begun
-        Whether this start does something: then what it was asked for is on record.
-    trial
-        The trial of a search that this run is, if it is one.
     """
 
     def __init__(
@@ -59,11 +46,11 @@ class Run:
         show_progress: bool,
         before: dict[str, Any] | None = None,
     ):
-        self.folder = folder
-        self.record = record
-        self.show_progress = show_progress
-        self.begun = False
-        self.trial: Any = None
+        self.folder = folder  # absolute
+        self.record = record  # what run.json holds
+        self.show_progress = show_progress  # whether it has the terminal for itself: not in a sweep
+        self.begun = False  # whether this start does something, so that it is on record
+        self.trial: Any = None  # of a search
         self._lock = lock
         self._before = before  # the record that an earlier start has left
         self._config: Mapping[str, Any] | None = None  # to be written when it begins
@@ -127,15 +114,7 @@ class Run:
         config: Mapping[str, Any] | None = None,
         show_progress: bool = True,
     ) -> "Run":
-        """Continue a run; how it is started this time is recorded under "restarts".
-
-        Raises
-        ------
-        CheckpointError
-            There is no run in the folder, or its record is damaged.
-        ResourceError
-            Somebody is at work there, or it can't be written.
-        """
+        """Continue a run; how it is started this time is recorded under "restarts"."""
         folder = Path(folder).absolute()
         read_record(folder)  # before a lock is made in a folder that is no run
         with RunLock(folder / "lock").held() as lock:

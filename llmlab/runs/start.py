@@ -122,11 +122,6 @@ def start_of_stage(run: Run, folder: Path, keep: int | str = 2) -> Start:
     """Return how the stage of a run whose files are in `folder` begins, with its state.
 
     A damaged checkpoint causes a warning, and the one before it is used.
-
-    Raises
-    ------
-    CheckpointError
-        No checkpoint of the folder is sound, or the one to continue from isn't a run's.
     """
     origin = origin_of(run.record)
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep)

@@ -49,15 +49,7 @@ def duration(seconds: float) -> str:
 
 
 class Jobs:
-    """The jobs of a sweep and their folders.
-
-    Attributes
-    ----------
-    plan
-        What is to be done, once that is known.
-    trial
-        The trial of a search that is the next job, if the sweep is one.
-    """
+    """The jobs of a sweep and their folders."""
 
     def __init__(
         self,
@@ -69,8 +61,8 @@ class Jobs:
         former: Mapping[str, str | None] | None = None,
     ):
         self.folder, self.former = folder, dict(former or {})
-        self.plan: Plan | None = None
-        self.trial: Any = None
+        self.plan: Plan | None = None  # what is to be done, once that is known
+        self.trial: Any = None  # of a search: the next job
         self.tokens = tokens
         self._fixed = {Override.of(text).name for text in tokens} - set(varying)
         known = _recorded(folder, self.former)

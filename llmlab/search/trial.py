@@ -33,17 +33,7 @@ def folder_of(number: int) -> str:
 
 
 class Trial:
-    """A trial that this process works on; leaving the `with` lets another one take it.
-
-    Attributes
-    ----------
-    number
-        From 0, in the order in which trials were proposed.
-    values
-        Of the keys of the space, as they are written on a command line.
-    facts
-        What the limits are about, once it is known.
-    """
+    """A trial that this process works on; leaving the `with` lets another one take it."""
 
     def __init__(
         self,
@@ -56,7 +46,7 @@ class Trial:
     ):
         self.number: int = trial.number
         self.values, self.limits = dict(values), limits
-        self.facts: dict[str, int] = {}
+        self.facts: dict[str, int] = {}  # what the limits are about, once it is known
         self.prunes = pruner is not None
         self._study, self._trial, self._pruner, self._claim = study, trial, pruner, claim
 

@@ -16,21 +16,12 @@ QUICK = 1e-3  # seconds of a step that isn't worth another thread
 
 
 class Answer:
-    """The texts that one request waits for.
-
-    Attributes
-    ----------
-    texts, speeches
-        One of each for every answer.
-    failed
-        Whether the computation broke down.
-    cut
-        Whether time or the server ended them.
-    """
+    """The texts that one request waits for."""
 
     def __init__(self, texts: Sequence[Text], speeches: Sequence[Speech]):
         self.texts, self.speeches = list(texts), list(speeches)
-        self.failed = self.cut = False
+        self.failed = False  # whether the computation broke down
+        self.cut = False  # whether time or the server ended the texts
         self.changed = asyncio.Event()
 
     async def pieces(self, seconds: float) -> AsyncIterator[tuple[int, Piece | None]]:

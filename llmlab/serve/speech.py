@@ -30,15 +30,7 @@ class Piece:
 
 
 class Speech:
-    """The text of ids that come one by one.
-
-    Attributes
-    ----------
-    pieces
-        What was said and not yet fetched; who fetches it takes it out.
-    text
-        The whole, at the end.
-    """
+    """The text of ids that come one by one."""
 
     def __init__(
         self,
@@ -55,8 +47,9 @@ class Speech:
         self._strip, self._top = strip, top
         self._ids: list[int] = []
         self._said, self._tokens = "", []
-        self.pieces: deque[Piece] = deque()  # filled by one thread, emptied by another
-        self.text = ""
+        # What was said and not yet fetched; filled by one thread, emptied by another.
+        self.pieces: deque[Piece] = deque()
+        self.text = ""  # the whole, at the end
 
     def hear(self, token: int, logits: np.ndarray) -> bool:
         """Take a token and its logits (V,); tell whether a stop text has come."""

@@ -36,13 +36,6 @@ class TextFile:
 
     A byte order mark is dropped; `\r\n` and a lone `\r` are line ends; NUL and other control
     characters become spaces. What was found of these is counted, for `notify`.
-
-    Attributes
-    ----------
-    counts
-        How often each peculiarity was met.
-    size
-        Length in bytes, known once it is open.
     """
 
     def __init__(
@@ -59,8 +52,8 @@ class TextFile:
         self.zipped = self.path.suffix.lower() == ".gz"
         inner = self.path.with_suffix("") if self.zipped else self.path
         self.suffix = inner.suffix.lower()
-        self.size = 0
-        self.counts: dict[str, int] = {}
+        self.size = 0  # in bytes, known once it is open
+        self.counts: dict[str, int] = {}  # how often each peculiarity was met
         self.counts.update(bom=0, line_ends=0, replaced=0, control=0, columns=0)
         self._replace = invalid_utf8 == "replace"
         self._watch = watch

@@ -26,17 +26,7 @@ class Renderer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def render(self, messages: Sequence[Mapping[str, str]], reply: bool) -> str:
-        """Return a chat as text.
-
-        Raises
-        ------
-        CheckpointError
-            The template is wrong, asks for what the sandbox doesn't give, or has no end.
-        DataError
-            The template itself refuses this chat.
-        ResourceError
-            The extra `hf` isn't installed.
-        """
+        """Return a chat as text; DataError if the template itself refuses this chat."""
         if self._process is None:
             self._process = self._start()
             self._ask(self._first)

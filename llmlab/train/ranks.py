@@ -26,21 +26,13 @@ class Command(NamedTuple):
 
 
 class Ranks:
-    """The ranks of a communicator, of which one is this process.
-
-    Attributes
-    ----------
-    here
-        Number of ranks on this machine.
-    signal
-        Of rank 0: the number of a signal that has reached another rank; 0 for none.
-    in_step
-        Whether all ranks are between two commands. Else only `abort` ends all of them.
-    """
+    """The ranks of a communicator, of which one is this process."""
 
     def __init__(self, comm: Any, here: int = 1):
-        self.comm, self.rank, self.size, self.here = comm, comm.Get_rank(), comm.Get_size(), here
-        self.signal, self.in_step = 0, True
+        self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
+        self.here = here  # ranks on this machine
+        self.signal = 0  # of rank 0: a signal that has reached another rank
+        self.in_step = True  # all are between two commands; else only `abort` ends all of them
 
     def where(self, rank: int, host: str = "") -> str:
         """Return how messages call a rank."""
@@ -87,11 +79,6 @@ class Ranks:
         """Do this rank's own work and answer; return what all ranks did, at rank 0.
 
         `work` returns `count` numbers. It must not communicate: it may fail here and not there.
-
-        Raises
-        ------
-        Exception
-            At rank 0: that of the first rank whose work failed.
         """
         answer, text, failure = np.zeros(3 + count), b"", None
         try:
