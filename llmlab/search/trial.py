@@ -71,7 +71,8 @@ class Trial:
         """
         if len(self._study.directions) > 1:
             return False  # Optuna takes no reports on several objectives
-        decision = self._decision()
+        decision = {"index": 0, "prune": False, "rungs": 0}
+        decision |= self._trial.user_attrs.get(_DECISION, {})
         if index <= decision["index"]:
             return bool(decision["prune"]) and index == decision["index"]
         frozen = self._study._storage.get_trial(self._trial._trial_id)
@@ -110,10 +111,6 @@ class Trial:
             self._study.tell(self._trial, state=TrialState.FAIL)
         else:  # samplers learn from it that this was no good
             self._study.tell(self._trial, state=TrialState.PRUNED)
-
-    def _decision(self) -> dict[str, Any]:
-        none = {"index": 0, "prune": False, "rungs": 0}
-        return {**none, **self._trial.user_attrs.get(_DECISION, {})}
 
     def __enter__(self) -> "Trial":
         return self

@@ -28,17 +28,14 @@ def cut(batch: Batch, count: int, first_row: int = 0) -> list[ShardBatch]:
 
     Rows go by length, so that short ones are not padded to the longest of all.
     """
-    used = batch.weights != 0
-    time = batch.inputs.shape[1]
-    lengths = time - np.argmax(used[:, ::-1], axis=1)
-    lengths[~used.any(axis=1)] = 1
+    time, lengths = batch.inputs.shape[1], batch.lengths()
     order = np.arange(len(lengths))
     if count > 1:
         order = np.argsort(lengths, kind="stable")
     found = []
     for rows in _balanced(order, lengths, count):
         longest = int(lengths[rows].max())
-        whole = len(rows) == len(lengths) and longest == time and _rising(rows)
+        whole = len(rows) == len(lengths) and longest == time and (rows[1:] > rows[:-1]).all()
         found.append(ShardBatch(batch if whole else batch.rows(rows, longest), rows + first_row))
     return found
 
@@ -54,10 +51,6 @@ def _balanced(order: np.ndarray, lengths: np.ndarray, count: int) -> Iterator[np
         size = 1 + int(np.argmin(np.maximum(areas, rest)))
         yield order[:size]
         order, count = order[size:], count - 1
-
-
-def _rising(rows: np.ndarray) -> bool:
-    return bool((rows[1:] > rows[:-1]).all())
 
 
 class RowStreams:

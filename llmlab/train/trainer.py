@@ -48,6 +48,8 @@ class StepResult:
 class Trainer:
     """Train a stack; the parameters live in `params`, the optimizer's memory in `state`.
 
+    While a trainer is open, BLAS uses one thread a shard. Close it, or use it as a context manager.
+
     Parameters
     ----------
     stack
@@ -77,11 +79,6 @@ class Trainer:
     prepare
         Called with the trainer before there are workers, to `load` a state: what is given back
         then is free, while later the workers would still hold it.
-
-    Notes
-    -----
-    While a trainer is open, BLAS uses one thread a shard. Close it, or use it as a context
-    manager.
     """
 
     def __init__(

@@ -63,7 +63,8 @@ class Look:
 
     def _content(self) -> dict[str, Any]:
         found = self._trace
-        readings, scores = lens(self._network, found), self._scores()
+        readings = lens(self._network, found)
+        scores = dict(head_scores(self._network, self.repeated))
         losses = surprise(found.logits, found.ids)
         places, chances = top_tokens(found.logits, _TOP)
         attribution = attribute(self._network, found)
@@ -141,9 +142,6 @@ class Look:
             if period > 1:
                 found += [*repeated_tokens(tokens, period, _REPEATS, 0, (tokenizer.end_id,))]
         return found
-
-    def _scores(self) -> dict[str, HeadScores]:
-        return dict(head_scores(self._network, self.repeated))
 
     def _lens(self, readings: list[Lens], targets: np.ndarray) -> dict[str, Any]:
         tops = [top_tokens(each.logits, 1) for each in readings]
