@@ -107,9 +107,9 @@ def finish(folder: Path) -> int:
 
     It is 1 if some jobs failed, and that of all if each failed for the same kind of reason.
     """
-    from llmlab.report.page import HOW, can_draw, write_page
     from llmlab.report.search_tables import optimism_of
     from llmlab.report.study import read_study
+    from llmlab.report.study_page import draw
     from llmlab.report.study_tables import lines, write_tables
 
     (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's copy of what was asked for
@@ -124,12 +124,7 @@ def finish(folder: Path) -> int:
     if searched and (said := optimism_of(Path(searched), folder)):
         print(f"\n{said}")
     print(f"sweep: {near(folder)}")
-    if can_draw():
-        from llmlab.report.study_page import study_page
-
-        print(f"report: {near(write_page(folder, study_page(folder, study)))}")
-    else:
-        print(HOW)
+    print(draw(folder, study))
     jobs = study.sweep.jobs
     codes = [job.exit_code for job in jobs if job.status != FINISHED]
     return codes[0] if len(codes) == len(jobs) and len(set(codes)) == 1 else int(bool(codes))

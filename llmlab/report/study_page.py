@@ -9,7 +9,7 @@ from llmlab.errors import CheckpointError
 from llmlab.named import flat
 from llmlab.report import charts
 from llmlab.report.curves import bands, trace
-from llmlab.report.page import Chart, Page, Table
+from llmlab.report.page import HOW, Chart, Page, Table, can_draw, write_page
 from llmlab.report.study import Study
 from llmlab.report.study_tables import SPENT, number
 from llmlab.report.tables import human
@@ -21,6 +21,13 @@ from llmlab.study.arms import Arm
 
 _OF_A_RUN = ("typed", "seed", "resume", "chat", "question", "threads")
 _MOST_JOBS = 200  # in the table and in the picture of arms
+
+
+def draw(folder: Path, study: Study) -> str:
+    """Draw the page of a sweep where that can be; return the line that says where, or how."""
+    if not can_draw():
+        return HOW
+    return f"report: {near(write_page(folder, study_page(folder, study)))}"
 
 
 def study_page(folder: Path, study: Study) -> Page:

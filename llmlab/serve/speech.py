@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlab.phases.answering import before_stops, settled
 from llmlab.text import Tokenizer
 
 
@@ -62,14 +63,14 @@ class Speech:
         text = self._text_of(self._ids)
         if any(stop in text for stop in self._stops):
             return True
-        settled = self._settled(text)
+        now = settled(text, self._stops, self._strip)
         # A later token may join or part what came before; then the rest follows at the end.
-        self._say(settled[len(self._said) :] if settled.startswith(self._said) else "")
+        self._say(now[len(self._said) :] if now.startswith(self._said) else "")
         return False
 
     def end(self) -> None:
         """Say what was held back, and keep the whole as `text`."""
-        text = self._cut(self._text_of(self._ids))
+        text = before_stops(self._text_of(self._ids), self._stops)
         self.text = text.strip() if self._strip else text
         pairs = zip(self._said, self.text, strict=False)
         self._say(self.text[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :])
@@ -78,20 +79,6 @@ class Speech:
         if new or self._tokens:
             self.pieces.append(Piece(new, self._tokens))
             self._said, self._tokens = self._said + new, []
-
-    def _cut(self, text: str) -> str:
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        return text[: min(places)] if places else text
-
-    def _settled(self, text: str) -> str:
-        """Return `text` without an end that later tokens may change or take away."""
-        for stop in self._stops:
-            for size in range(min(len(stop) - 1, len(text)), 0, -1):
-                if text.endswith(stop[:size]):
-                    text = text[:-size]
-                    break
-        text = text.rstrip("\ufffd")  # what may be the beginning of a character
-        return text.strip() if self._strip else text
 
 
 def token_log(token: int, logits: np.ndarray, top: int, offset: int) -> TokenLog:
