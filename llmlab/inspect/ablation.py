@@ -1,6 +1,6 @@
 """What is lost without a head or a layer."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -124,7 +124,6 @@ def effects(
     batch: Batch,  # its rows are what is independent
     mean: bool = False,  # whether a part is replaced by its mean over the batch, and not by zeros
     parts: Sequence[Part] | None = None,
-    tell: Callable[[Part], None] = lambda part: None,  # called before each part
 ) -> dict[Part, Effect]:
     """Return how much the loss on a batch rises without each part.
 
@@ -135,7 +134,6 @@ def effects(
     before = (token_losses(network, batch) * weights).sum(axis=1)
     found = {}
     for part in parts_of(network) if parts is None else parts:
-        tell(part)
         with ablated(network, part, means):
             changes = (token_losses(network, batch) * weights).sum(axis=1) - before
         found[part] = _ratio(changes, weights.sum(axis=1))
