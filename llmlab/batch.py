@@ -38,6 +38,13 @@ class Batch:
         """The sum of the weights: how many targets count."""
         return float(self.weights.sum(dtype=np.float64))
 
+    def lengths(self) -> NDArray[np.intp]:
+        """Return the length of each row up to its last target that counts, at least 1, (B,)."""
+        used = self.weights != 0
+        lengths = used.shape[1] - np.argmax(used[:, ::-1], axis=1)
+        lengths[~used.any(axis=1)] = 1
+        return lengths
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that are there, by the names of the fields."""
         named = ((field.name, getattr(self, field.name)) for field in fields(self))

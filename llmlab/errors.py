@@ -43,10 +43,7 @@ class Diverged(TrainingError):
 class ConfigError(LlmlabError):
     """A key, a value or a combination of them is wrong.
 
-    Parameters
-    ----------
-    problems
-        One message, or several to be shown together.
+    There may be several problems, to be shown together.
     """
 
     exit_code = 2
@@ -120,10 +117,7 @@ class Stopped(LlmlabError):
 class Pruned(Stopped):
     """A search gave up a trial, whose run can still be continued.
 
-    Parameters
-    ----------
-    figures
-        What is known of it: its last validation loss and its steps.
+    `figures` are what is known of it: its last validation loss and its steps.
     """
 
     def __init__(self, message: str, figures: dict[str, Any]):

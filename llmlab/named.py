@@ -16,13 +16,19 @@ MOST_REPEATS = 1_000
 OWN = ("repeat", "each", *PLACES)  # what an entry says besides its type and arguments
 
 
+def flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what mappings in mappings hold, by dotted keys; an empty one counts as a value."""
+    if not isinstance(value, Mapping) or not value:
+        yield where, value
+        return
+    for key, item in value.items():
+        yield from flat(item, f"{where}.{key}" if where else str(key))
+
+
 def placed(parts: Any, where: str, kind: str) -> dict[str, Any]:
     """Return the entries in order: without those that are null, without `after` and `before`.
 
-    Raises
-    ------
-    ConfigError
-        With a line for each name that is unknown and each place that can't be.
+    ConfigError has a line for each name that is unknown and each place that can't be.
     """
     if not isinstance(parts, Mapping):
         raise ConfigError(f"{where}={parts!r}: expected {kind}s by name: {{name: {{type: ...}}}}")

@@ -146,12 +146,7 @@ class Layout:
 class Arena:
     """One contiguous, aligned vector of a layout, with named views that are never rebound.
 
-    Parameters
-    ----------
-    flat
-        The vector, of at least `layout.size` items.
-    unwanted
-        Views for the tree alone, of what has no gradient.
+    `unwanted` are views for the tree alone, of what has no gradient.
 
     Attributes
     ----------

@@ -66,17 +66,10 @@ class Registry:
         return (inspect.getdoc(self._factories[name]) or "").split("\n")[0]
 
     def check(self, spec: Spec, where: str, offered: Iterable[str] | None = None) -> list[str]:
-        """Return everything that is wrong with `spec`, as lines that name `where`.
+        """Return everything that is wrong with `spec`, as lines that name `where`, its key.
 
-        Parameters
-        ----------
-        spec
-            The type's name, or a mapping with `type` and arguments.
-        where
-            The configuration key that holds it.
-        offered
-            Names of arguments that will be there if the spec doesn't give them; by default
-            those that the registry's are supplied with.
+        `offered` are names of arguments that will be there if the spec doesn't give them; by
+        default those that the registry's are supplied with.
         """
         if not isinstance(spec, str | Mapping):
             return [f"{where}={spec!r}: expected a {self.kind} as a mapping with 'type'"]

@@ -11,21 +11,12 @@ from typing import Any, NamedTuple, Union, get_args, get_origin
 
 
 class Nested(NamedTuple):
-    """An argument that another registry builds.
+    """An argument that another registry builds."""
 
-    Attributes
-    ----------
-    registry
-        The registry that its spec belongs to.
-    by_name
-        Whether it is a mapping of specs by name (`Mapping[str, Layer]`).
-    deferred
-        Whether the factory gets a function that builds it, to call with arguments of its own
-        (`Callable[..., Layer]`).
-    """
-
-    registry: Any
-    by_name: bool = False
+    registry: Any  # the registry that its spec belongs to
+    by_name: bool = False  # whether it is a mapping of specs by name (`Mapping[str, Layer]`)
+    # Whether the factory gets a function that builds it, to call with arguments of its own
+    # (`Callable[..., Layer]`).
     deferred: bool = False
 
 

@@ -6,9 +6,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -23,8 +23,8 @@ class Interrupted(KeyboardInterrupt):
     No `Exception`, so that nothing takes it for damage in what is being read.
     """
 
-    def __init__(self, received: signal.Signals):
-        super().__init__(f"stopped by {received.name}")
+    def __init__(self, received: int):
+        super().__init__(f"stopped by {signal.Signals(received).name}")
         self.exit_code = 128 + received
 
 
@@ -45,28 +45,37 @@ class Repeats:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """While open, stopping signals raise `Interrupted`, as SIGINT does KeyboardInterrupt.
+def handled(
+    handler: Callable[[int, FrameType | None], None], names: Sequence[str] = STOPPING
+) -> Iterator[None]:
+    """While open, let signals call `handler`; outside the main thread none can be held."""
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for name in names:
+                number = getattr(signal, name, None)
+                if number is not None:
+                    before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+@contextmanager
+def interruptible(refusal: Callable[[int], BaseException] = Interrupted) -> Iterator[None]:
+    """While open, stopping signals raise `refusal`, as SIGINT does KeyboardInterrupt.
 
     By default the others would silently end the process, without a record.
     """
-    before: dict[int, Any] = {}
     repeats = Repeats()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if not repeats.is_one(number):
-            raise Interrupted(signal.Signals(number))
+            raise refusal(number)
 
-    try:
-        if threading.current_thread() is threading.main_thread():
-            for name in STOPPING:
-                number = getattr(signal, name, None)
-                if number is not None:
-                    before[number] = signal.signal(number, stop)
+    with handled(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def orphaned() -> bool:
@@ -105,34 +114,21 @@ class Signals:
     A job that a sweep has put into a process of its own also stops, as by SIGTERM, when the
     sweep's process is gone: it would work on with nobody waiting, and hold the run's lock.
 
-    Parameters
-    ----------
-    elsewhere
-        Returns the number of a signal that another process of the same work has received; 0: none.
+    `elsewhere` returns the number of a signal that another process of the same work has received;
+    0: none.
     """
 
     def __init__(self, elsewhere: Callable[[], int] = lambda: 0) -> None:
         self._received: signal.Signals | None = None
         self._elsewhere = elsewhere
-        self._before: dict[int, Any] = {}
+        self._holding = handled(self._handle)
 
     def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            for name in STOPPING:
-                number = getattr(signal, name, None)
-                if number is not None:
-                    self._before[number] = signal.signal(number, self._handle)
+        self._holding.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
+    def __exit__(self, *_: object) -> None:
+        self._holding.__exit__(None, None, None)
 
     @property
     def received(self) -> signal.Signals | None:

@@ -103,11 +103,6 @@ class CheckpointFolder:
         """Load the newest checkpoint that verifies, and warn about each newer one that doesn't.
 
         None if there is no checkpoint at all.
-
-        Raises
-        ------
-        CheckpointError
-            There are checkpoints, and all of them are damaged.
         """
         steps = {path: step for step, path in self.steps()}
         problems = []

@@ -35,10 +35,7 @@ class Damaged(Exception):
 def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Write `arrays` and `meta` to an open file; the same state gives the same bytes.
 
-    Raises
-    ------
-    ValueError, TypeError
-        A name, a dtype or something in `meta` can't be stored.
+    What can't be stored is a ValueError or a TypeError.
     """
     stored = {name: _storable(name, arrays[name]) for name in sorted(arrays)}
     json_meta = _plain(meta, "meta")
@@ -71,10 +68,7 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], meta: Mapping[str, A
 def read(file: BinaryIO, size: int) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
     """Read a checkpoint of `size` bytes: its format, its arrays and its meta.
 
-    Raises
-    ------
-    Damaged
-        With a reason of its own; other exceptions of the zip and JSON readers mean the same.
+    What is wrong is `Damaged`, or another exception of the zip and JSON readers.
     """
     with zipfile.ZipFile(file) as archive:
         members = _members(archive, file, size)

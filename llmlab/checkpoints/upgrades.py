@@ -60,12 +60,8 @@ UPGRADES: dict[int, Callable[[Arrays, Meta], tuple[Arrays, Meta]]] = {
 def key_of_today(key: str, model: Any) -> str:
     """Return what a key of the command line is called since layers have names.
 
-    Parameters
-    ----------
-    key
-        As `model.stack.2.layers.0.norm.eps` or `model.attention.window`.
-    model
-        The keys of `model` of the run that it was typed for, in whatever form.
+    The key is as `model.stack.2.layers.0.norm.eps` or `model.attention.window`; `model` holds the
+    keys of `model` of the run that it was typed for, in whatever form.
     """
     if found := re.match(r"model\.(attention|feed_forward)\b", key):
         return f"model.stack.blocks.layers.{found[1]}.layer{key[found.end() :]}"

@@ -10,10 +10,10 @@ import shlex
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from llmlab.cli.places import conf_folder
 from llmlab.errors import ConfigError
+from llmlab.named import flat
 from llmlab.phases import PHASES
 from llmlab.runs.overrides import Override, is_key, value_of
 
@@ -40,13 +40,7 @@ _TEXT = re.compile(
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
-    """Return Hydra's flags, and the overrides.
-
-    Raises
-    ------
-    ConfigError
-        With a line for each argument that is neither.
-    """
+    """Return Hydra's flags, and the overrides."""
     flags: list[str] = []
     overrides: list[Override] = []
     problems: list[str] = []
@@ -218,25 +212,15 @@ def parts(value: str) -> list[str]:
     return next(csv.reader([value], quotechar="'", skipinitialspace=True), []) or [value]
 
 
-def listed(paths: Iterable[str]) -> str:
-    """Return paths in brackets, as `parts` reads what is between them."""
-    inner = ",".join(f"'{path}'" if "," in path else path for path in paths)
-    return f"[{inner}]"
+def joined(paths: Iterable[str]) -> str:
+    """Return paths as `parts` reads them."""
+    return ",".join(f"'{path}'" if "," in path else path for path in paths)
 
 
 def typed_keys(texts: Iterable[str]) -> set[str]:
     """Return the keys that overrides state; of a mapping, `a={b: 1}`, those inside it."""
-    found: set[str] = set()
-    for text in texts:
-        override = Override.of(text)
-        found |= _keys(override.name, value_of(override.value or ""))
-    return found
-
-
-def _keys(name: str, value: Any) -> set[str]:
-    if not isinstance(value, dict) or not value:
-        return {name}
-    return set().union(*(_keys(f"{name}.{key}", item) for key, item in value.items()))
+    typed = map(Override.of, texts)
+    return {key for each in typed for key, _ in flat(value_of(each.value or ""), each.name)}
 
 
 def _list(key: str, value: str) -> str:

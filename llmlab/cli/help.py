@@ -55,7 +55,7 @@ _EXAMPLES = """\
 def help_text() -> str:
     """Return the whole help."""
     # The configuration's room imports NumPy and all registries; only the help needs it here.
-    from llmlab.config import Config, Model
+    from llmlab.config import Config, ModelKeys
     from llmlab.config.values import keys_of
     from llmlab.phases import PHASES
 
@@ -76,7 +76,7 @@ def help_text() -> str:
     lines.append(_line("stages.tune.lr=1e-4", "lr, epochs or steps of one stage, pretrain or tune"))
     preset = _yaml(conf / "model" / "rustgpt.yaml")
     lines.append("  the network")
-    for name, (_, key) in keys_of(Model).items():
+    for name, (_, key) in keys_of(ModelKeys).items():
         if name not in ("name", "stack") and not key.optional:
             lines.append(_line(f"model.{name}={_shown(preset.get(name))}", key.meaning))
     lines.append(_line("model.stack.NAME.eps=1e-6", "any argument of any layer, by name:"))

@@ -18,22 +18,13 @@ from llmlab.runs.sweep import Jobs, write_result
 
 @dataclass(frozen=True)
 class Home:
-    """The process that a sweep was started in; launchers take it to their workers.
+    """The process that a sweep was started in; launchers take it to their workers."""
 
-    Attributes
-    ----------
-    node, process
-        The machine's name and the process's number.
-    folder
-        Where it was started: paths in the user's YAML begin there.
-    path
-        Where it finds modules, such as plug-ins named without `.py`.
-    """
-
+    # The machine's name and the process's number
     node: str
     process: int
-    folder: str
-    path: tuple[str, ...]
+    folder: str  # where it was started: paths in the user's YAML begin there
+    path: tuple[str, ...]  # where it finds modules, such as plug-ins named without `.py`
 
     @classmethod
     def here(cls) -> "Home":
@@ -41,13 +32,7 @@ class Home:
         return cls(platform.node(), os.getpid(), os.getcwd(), tuple(sys.path))
 
     def enter(self) -> None:
-        """Stand in the sweep's folder and find its modules.
-
-        Raises
-        ------
-        ResourceError
-            The folder isn't there on this machine.
-        """
+        """Stand in the sweep's folder and find its modules."""
         try:
             os.chdir(self.folder)
         except OSError as error:

@@ -27,12 +27,8 @@ from llmlab.runs.start import Kind, Start
 def run_job(composed: Any, typed: Sequence[str], start: Start | None) -> int:
     """Run the only job of a command line, report its errors, and return the exit code.
 
-    Parameters
-    ----------
-    typed
-        The command line, for the run's record.
-    start
-        How its run begins, if `resume=` said so; else it is a new one.
+    `typed` is the command line, for the run's record; `start` says how the run begins if `resume=`
+    did.
     """
     try:
         begin = replace(start or Start(Kind.NEW), folder=output_folder())
@@ -56,15 +52,7 @@ def execute(
 ) -> Done:
     """Run the phase of a composed configuration, and return its results.
 
-    Parameters
-    ----------
-    trial
-        That of a search which the run is, if it is one.
-
-    Raises
-    ------
-    LlmlabError
-        It was refused, failed, or was stopped.
+    `trial` is that of a search which the run is.
     """
     assert start.folder is not None
     try:

@@ -25,15 +25,9 @@ _TO_SAVE = 60.0  # seconds in which a job that isn't may finish its step and sav
 class DaskLauncher(Launcher):
     """Send each job to a worker of Dask, which runs it in a process of its own.
 
-    Parameters
-    ----------
-    order
-        Of the sweep.
-    address
-        Of a scheduler; None for Dask's own settings, such as DASK_SCHEDULER_ADDRESS, and else a
-        local cluster that ends with the sweep.
-    workers
-        Of a local cluster; None for one a processor.
+    Without an `address` Dask's own settings say where the scheduler is, such as
+    DASK_SCHEDULER_ADDRESS; else there is a local cluster that ends with the sweep, by default with
+    a worker for each processor.
     """
 
     def __init__(self, order: Order, address: str | None = None, workers: int | None = None):
@@ -50,13 +44,7 @@ class DaskLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs; a job whose worker dies is given to another one.
-
-        Raises
-        ------
-        ResourceError
-            There is no cluster at the address.
-        """
+        """Run the jobs; a job whose worker dies is given to another one."""
         from distributed import KilledWorker, wait
 
         with self._client() as client:
@@ -99,13 +87,7 @@ class DaskLauncher(Launcher):
 
 
 def _outcome(future: Any, lost: type[Exception]) -> JobReturn:
-    """Return what became of a job.
-
-    Raises
-    ------
-    ResourceError
-        It couldn't be begun, for example since the worker lacks llmlab.
-    """
+    """Return what became of a job."""
     if future.cancelled():
         raise ResourceError("launcher=dask: the scheduler is gone; start one and run this again")
     error = future.exception()

@@ -32,10 +32,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     def of(cls, settings: DictConfig) -> "SlurmLauncher":
         """Return the launcher with the values of `hydra.launcher`.
 
-        Raises
-        ------
-        ConfigError
-            A text has several lines: submitit would write the second as a command.
+        A text of several lines is refused: submitit would write the second as a command.
         """
         plain = OmegaConf.to_container(settings, resolve=True)
         assert isinstance(plain, dict)
@@ -47,13 +44,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs.
-
-        Raises
-        ------
-        ResourceError
-            SLURM doesn't take them.
-        """
+        """Run the jobs."""
         # By this name they are found and cancelled, even if sbatch was interrupted.
         name = f"{self.params['name']}-{secrets.token_hex(4)}"
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))

@@ -11,17 +11,7 @@ from llmlab.runs.sweep import Jobs
 
 
 class Order:
-    """A sweep as it was ordered; its `task` is what Hydra calls for each job.
-
-    Parameters
-    ----------
-    flags, typed
-        Hydra's flags, and the whole command line as it came.
-    jobs
-        The sweep's.
-    record
-        What sweep.json is to say as soon as a job does something.
-    """
+    """A sweep as it was ordered; its `task` is what Hydra calls for each job."""
 
     def __init__(
         self, flags: Sequence[str], typed: Sequence[str], jobs: Jobs, record: dict[str, Any]

@@ -28,13 +28,7 @@ def launched() -> int:
 
 
 def run(argv: Sequence[str], work: Callable[[], int]) -> int:
-    """Do the work of a command line, at rank 0 if there are several; return the exit code.
-
-    Raises
-    ------
-    ResourceError
-        There are several ranks, or they are asked for, and no mpi4py is installed.
-    """
+    """Do the work of a command line, at rank 0 if there are several; return the exit code."""
     if launched() == 1 and "workers=mpi" not in argv:
         return work()
     ranks = _ranks()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab.cli.arguments import FOLDERS, LATEST, is_sweep, listed, parts, quoted, split, token
+from llmlab.cli.arguments import FOLDERS, LATEST, is_sweep, joined, parts, quoted, split, token
 from llmlab.cli.former_names import renamed
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.phases import PHASES
@@ -39,13 +39,7 @@ class CommandLine:
 
 
 def prepare(argv: Sequence[str]) -> CommandLine:
-    """Return the command line for Hydra.
-
-    Raises
-    ------
-    ConfigError, CheckpointError
-        For what is misspelt, or names no run and no checkpoint.
-    """
+    """Return the command line for Hydra."""
     return replace(_prepared(argv), typed=tuple(argv))
 
 
@@ -91,7 +85,7 @@ def _located(override: Override, phase: str, sweep: bool) -> Override:
 
     if phase == "serve" and str(override.value).startswith("["):  # several at once
         each = [resolve_checkpoint(path) for path in parts(str(override.value)[1:-1])]
-        return replace(override, value=listed([str(path) for path in each]))
+        return replace(override, value=f"[{joined(map(str, each))}]")
     value = override.value
     if value in (None, "", "null") or (override.name, value) == ("draft", "ngram"):
         return override
@@ -106,8 +100,7 @@ def _located(override: Override, phase: str, sweep: bool) -> Override:
         text = re.sub("^checkpoint=", f"{override.name}=", str(error))
         expected = ", ".join(["name a file", *words])
         raise CheckpointError(text.replace("name a file", expected)) from None
-    joined = ",".join(f"'{path}'" if "," in path else path for path in found)
-    return replace(override, value=joined if sweep else found[0])
+    return replace(override, value=joined(found) if sweep else found[0])
 
 
 def _resumed(value: str, flags: list[str], given: list[Override], sweep: bool) -> CommandLine:

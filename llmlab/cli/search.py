@@ -33,13 +33,6 @@ class SearchSweeper(Sweeper):
 
     What comes next follows from the search's folder alone, so the same command goes on with a
     search that was stopped, and started several times it works on one search together.
-
-    Parameters
-    ----------
-    order
-        Of the sweep.
-    is_worker
-        Whether this process is one that a launcher has started for the search.
     """
 
     def __init__(self, order: Order, is_worker: bool = False):
@@ -50,16 +43,15 @@ class SearchSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Keep what the workers need."""
-        self.hydra_context, self.config, self._task = hydra_context, config, task_function
+        self._context, self._config, self._task = hydra_context, config, task_function
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the trials."""
-        assert self.hydra_context is not None and self.config is not None
         for text in self._jobs.tokens:
             if Override.of(text).name == "hydra.sweep.subdir":
                 raise ConfigError("hydra.sweep.subdir: a search names the folders of its trials")
-        space, shared = read_space(arguments, self.hydra_context.config_loader, self.config)
-        options = _options(self.config, {key: text for key, (text, _) in space.items()}, arguments)
+        space, shared = read_space(arguments, self._context.config_loader, self._config)
+        options = _options(self._config, {key: text for key, (text, _) in space.items()}, arguments)
         if not space:
             raise ConfigError(
                 "phase=search: nothing to search; give a key several values: "
@@ -67,9 +59,9 @@ class SearchSweeper(Sweeper):
             )
         base = [*shared, f"phase={options.phase}"]
         settings = _settings(options, space, base)
-        assert self.config is not None
+        worker = Worker(self._jobs, settings, base, self._context, self._task, self._config)
         if self._is_worker:
-            Worker(self._jobs, settings, base, self.hydra_context, self._task, self.config)(None)
+            worker(None)
             return
         self._refuse_workers(options)
         self._try(options, settings, base)
@@ -78,13 +70,11 @@ class SearchSweeper(Sweeper):
         self._jobs.plan = Plan(names, options.trials, ended, time.time())
         Search(self._jobs.folder, settings)  # refused before any worker starts
         write_sweep(self._jobs.folder, self._record)
-        worker = Worker(self._jobs, settings, base, self.hydra_context, self._task, self.config)
         self._start(worker, options, arguments)
 
     def _refuse_workers(self, options: Options) -> None:
         """Refuse a number of workers that the launcher can't start, and what is asked of seeds."""
-        assert self.config is not None
-        if self.config.get("seeds") is not None:
+        if self._config.get("seeds") is not None:
             raise ConfigError(
                 "seeds=auto: the trials of a search have one seed each; leave it out, and train "
                 "the best with more seeds at its end"
@@ -101,8 +91,7 @@ class SearchSweeper(Sweeper):
             )
 
     def _launcher(self) -> str:
-        assert self.config is not None
-        return str(self.config.hydra.runtime.choices["hydra/launcher"])
+        return str(self._config.hydra.runtime.choices["hydra/launcher"])
 
     def _try(self, options: Options, settings: Settings, base: list[str]) -> None:
         """Refuse what no trial could run with, before there is any."""
@@ -117,32 +106,31 @@ class SearchSweeper(Sweeper):
             config = load(composed, typed_keys([*base, *given]))
         except ConfigError as error:
             # Values of the space may only not go together.
-            sure = [text for text in error.problems if _key_of(text) in shared]
+            sure = [p for p in error.problems if re.split("[=:]", p, maxsplit=1)[0] in shared]
             if sure:
                 raise ConfigError(sure) from error
             return
         data = config.data[options.phase]
         needs = any(metric.name in VALIDATED for metric in options.objectives)
-        if needs and data.get("val_fraction", 1) == 0 and not _is_searched("data", settings):
+        searched = any(key.split(".")[0] == "data" for key in settings.space)
+        if needs and data.get("val_fraction", 1) == 0 and not searched:
             raise ConfigError(
                 f"data.{options.phase}: keeps no text for validation, which a search goes by: "
                 f"data.{options.phase}.val_fraction=0.1 does; metric=loss is the training loss"
             )
 
     def _composed(self, tokens: list[str]) -> Any:
-        assert self.hydra_context is not None and self.config is not None
-        composed = self.hydra_context.config_loader.load_sweep_config(self.config, tokens)
+        composed = self._context.config_loader.load_sweep_config(self._config, tokens)
         with read_write(composed), open_dict(composed):
             del composed["hydra"]
         return composed
 
     def _start(self, worker: Worker, options: Options, arguments: list[str]) -> None:
         """Let workers work: here, or where the launcher puts them."""
-        assert self.config is not None and self.hydra_context is not None
         if self._launcher() == "basic":
             worker(None)
             return
-        started = launcher_of(self._order, self.hydra_context, worker, self.config)
+        started = launcher_of(self._order, self._context, worker, self._config)
         own = [text for text in arguments if not is_several(text)]
         batch = [[*own, "hydra.sweep.subdir=."] for _ in range(options.workers or 1)]
         for done in started.launch(batch, initial_job_idx=0):
@@ -174,12 +162,3 @@ def _settings(
         storage=options.storage,
         seed=options.seed,
     )
-
-
-def _key_of(problem: str) -> str:
-    """Return the key that a problem begins with."""
-    return re.split(r"[=:]", problem, maxsplit=1)[0]
-
-
-def _is_searched(top: str, settings: Settings) -> bool:
-    return any(key.split(".")[0] == top for key in settings.space)

@@ -9,9 +9,9 @@ import yaml
 
 from llmlab.atomic_write import make_folder, replace_text
 from llmlab.cli.places import conf_folder
-from llmlab.report.page import HOW, can_draw, write_page
 from llmlab.report.search_tables import again_folder, again_lines, lines
 from llmlab.report.study import read_study
+from llmlab.report.study_page import draw
 from llmlab.report.study_tables import write_tables
 from llmlab.runs.overrides import STUDY_KEYS, Override, value_of
 from llmlab.runs.results import read_question
@@ -46,12 +46,7 @@ def finish_search(folder: Path) -> int:
     study = replace(read_study(folder), verdict=Verdict([line for line in said if line]))
     write_tables(folder, study)
     print(f"search: {near(folder)}")
-    if can_draw():
-        from llmlab.report.study_page import study_page
-
-        print(f"report: {near(write_page(folder, study_page(folder, study)))}")
-    else:
-        print(HOW)
+    print(draw(folder, study))
     return int(any(trial.status == "failed" for trial in outcome.trials))
 
 

@@ -1,6 +1,6 @@
 """The space of a search, in Hydra's own syntax: choice, range, interval, and the tag `log`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import nextafter
 from typing import Any
 
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmlab.cli.arguments import token
 from llmlab.errors import ConfigError
+from llmlab.named import flat
 from llmlab.runs.overrides import Override
 from llmlab.search.space import Dimension
 
@@ -24,7 +25,8 @@ def read_space(
     written = own.get("space") if isinstance(own, dict) else None
     if not isinstance(written, dict | None):
         raise ConfigError(f"search.space={written}: expected a mapping of keys to their values")
-    texts = {key: token(Override("", key, text)) for key, text in _flat(written or {})}
+    given = {key: _written(value) for key, value in flat(written or {}) if value != {}}
+    texts = {key: token(Override("", key, text)) for key, text in given.items()}
     shared = []
     for text in arguments:
         name = Override.of(text).name
@@ -38,20 +40,9 @@ def read_space(
     return space, shared
 
 
-def _flat(values: Mapping[Any, Any], where: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for key, value in values.items():
-        name = f"{where}.{key}" if where else str(key)
-        if isinstance(value, Mapping):
-            found += _flat(value, name)
-        elif isinstance(value, list):
-            found.append((name, f"choice({','.join(map(_written, value))})"))
-        else:
-            found.append((name, _written(value)))
-    return found
-
-
 def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return f"choice({','.join(map(_written, value))})"
     return {None: "null", True: "true", False: "false"}.get(value, str(value))
 
 

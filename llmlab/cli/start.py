@@ -135,10 +135,7 @@ def name_folders(jobs: "Jobs") -> None:
 def compose(*argv: str) -> "Config":
     """Return the configuration of a command line, without running anything.
 
-    Parameters
-    ----------
-    argv
-        As on the command line: `compose("phase=tune", "lr=1e-4")`.
+    `argv` is as on the command line: `compose("phase=tune", "lr=1e-4")`.
     """
     survive_python_314()
     from hydra import compose as compose_with_hydra

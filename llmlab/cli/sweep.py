@@ -1,13 +1,9 @@
 """A sweep as Hydra runs it: its folder, the keys that vary, and how a signal ends it."""
 
 import logging
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from llmlab.cli.arguments import as_typed
 from llmlab.errors import ConfigError
@@ -16,7 +12,7 @@ from llmlab.runs.record import SWEEP_RECORD
 from llmlab.runs.results import read_question
 from llmlab.runs.shell import near, shell_command
 from llmlab.search.search import SEARCH_RECORD
-from llmlab.signals import STOPPING, Repeats
+from llmlab.signals import interruptible
 from llmlab.study.arms import FINISHED
 
 log = logging.getLogger("llmlab")
@@ -35,11 +31,6 @@ def sweep_folder(tokens: Sequence[str]) -> Path:
     """Return the folder of a sweep: `hydra.sweep.dir` if given, else a new one in runs/.
 
     Resolvers in it, such as `${now:...}`, are resolved once, here.
-
-    Raises
-    ------
-    ConfigError
-        It refers to a key of the configuration, which each job may have otherwise.
     """
     from hydra.core.utils import setup_globals
     from omegaconf import OmegaConf
@@ -79,27 +70,14 @@ def varying(tokens: Sequence[str]) -> list[str]:
     return found
 
 
-@contextmanager
-def sweeping(folder: Path | None) -> Iterator[None]:
+def sweeping(folder: Path | None) -> AbstractContextManager[None]:
     """While open, let stopping signals end all jobs of the sweep in `folder`, if there is one.
 
     A launcher's workers die with KeyboardInterrupt; SIGTERM alone would leave them behind.
     """
-    before: dict[int, Any] = {}
-    repeats = Repeats()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if not repeats.is_one(number):
-            raise SweepInterrupted(folder, 128 + number)
-
-    try:
-        if folder is not None and threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in STOPPING):
-                before[number] = signal.signal(number, stop)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if folder is None:
+        return nullcontext()
+    return interruptible(lambda number: SweepInterrupted(folder, 128 + number))
 
 
 def is_of_a_job(record: logging.LogRecord) -> bool:
@@ -129,9 +107,9 @@ def finish(folder: Path) -> int:
 
     It is 1 if some jobs failed, and that of all if each failed for the same kind of reason.
     """
-    from llmlab.report.page import HOW, can_draw, write_page
     from llmlab.report.search_tables import optimism_of
     from llmlab.report.study import read_study
+    from llmlab.report.study_page import draw
     from llmlab.report.study_tables import lines, write_tables
 
     (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's copy of what was asked for
@@ -146,12 +124,7 @@ def finish(folder: Path) -> int:
     if searched and (said := optimism_of(Path(searched), folder)):
         print(f"\n{said}")
     print(f"sweep: {near(folder)}")
-    if can_draw():
-        from llmlab.report.study_page import study_page
-
-        print(f"report: {near(write_page(folder, study_page(folder, study)))}")
-    else:
-        print(HOW)
+    print(draw(folder, study))
     jobs = study.sweep.jobs
     codes = [job.exit_code for job in jobs if job.status != FINISHED]
     return codes[0] if len(codes) == len(jobs) and len(set(codes)) == 1 else int(bool(codes))

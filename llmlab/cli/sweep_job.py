@@ -33,10 +33,7 @@ def run_sweep_job(composed: Any, typed: Sequence[str], jobs: Jobs, record: dict[
     The result is left in the job's folder, where a job that has one isn't run again. A folder
     that belongs to another job stays as it is: the refusal gets a folder of its own.
 
-    Parameters
-    ----------
-    record
-        What sweep.json is to say as soon as a job of this start does something.
+    `record` is what sweep.json is to say as soon as a job of this start does something.
     """
     folder, tokens = output_folder(), tokens_of("task")
     if not (jobs.folder / SWEEP_RECORD).exists():

@@ -36,10 +36,7 @@ class StudySweeper(Sweeper):
     With `seeds=auto` what comes next is decided from the results in the sweep's folder alone, so
     a study that was killed goes on with the very same jobs.
 
-    Parameters
-    ----------
-    order
-        Its jobs get to know the plan; its record gets the question.
+    The order's jobs get to know the plan; its record gets the question.
     """
 
     def __init__(self, order: Order):

@@ -21,6 +21,7 @@ from omegaconf.errors import InterpolationResolutionError
 from llmlab.cli.arguments import Override
 from llmlab.cli.places import conf_folder
 from llmlab.errors import ConfigError
+from llmlab.named import flat
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 100_000
@@ -154,13 +155,7 @@ class _References:
 
 
 def read_yaml(path: Path) -> str:
-    """Return the text of a user's YAML file, if it is one that may be parsed.
-
-    Raises
-    ------
-    ConfigError
-        It is no regular file, too large, no UTF-8, or too deeply nested.
-    """
+    """Return the text of a user's YAML file, if it is one that may be parsed."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(handle, "rb") as file:
@@ -181,7 +176,7 @@ def read_yaml(path: Path) -> str:
 def check_hydra(config: Any, where: str) -> None:
     """Refuse keys of Hydra that a file may not set; `where` names the file."""
     own = OmegaConf.to_container(config).get("hydra") if isinstance(config, DictConfig) else None  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-    refused = [key for key in _leaves(own) if not _is_allowed(key)]
+    refused = [key for key, v in flat(own) if v not in (None, {}) and not _is_allowed(key)]
     if refused:
         of_launcher = refused[0].startswith("launcher.")
         allowed = sorted(f"launcher.{key}" for key in OF_LAUNCHERS) if of_launcher else ALLOWED
@@ -206,14 +201,6 @@ def check_stored(tokens: Sequence[str], typed: Sequence[str]) -> None:
         key = name.removeprefix("hydra.").removeprefix("hydra/")
         if name.startswith("hydra") and name not in own and not _is_allowed(key):
             raise ConfigError(f"{name}: isn't taken from the record of a run; type it again")
-
-
-def _leaves(value: Any, where: str = "") -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, f"{where}.{key}" if where else str(key))
-    elif value is not None:
-        yield where
 
 
 def _check_size(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """From composed YAML to a checked, typed configuration."""
 
 from llmlab.config.config import Config, check_stored, kept_keys, load
-from llmlab.config.model import Model
+from llmlab.config.model import ModelKeys
 
-__all__ = ["Config", "Model", "check_stored", "kept_keys", "load"]
+__all__ = ["Config", "ModelKeys", "check_stored", "kept_keys", "load"]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from llmlab.config.across import check_patience, check_threads, refusal
 from llmlab.config.lengths import check_budget, check_lengths, check_stages
-from llmlab.config.model import MANY, Model
+from llmlab.config.model import MANY, ModelKeys
 from llmlab.config.network import POSITIONS, check_network, refuse_former_names
 from llmlab.config.plugins import import_plugins
 from llmlab.config.specs import check_specs
@@ -20,16 +20,7 @@ LITERAL = {"prompt", "checkpoint", "draft", "resume", "source", "target", "on", 
 
 @dataclass(frozen=True)
 class Config:
-    """Every key of a run, checked, with plain Python values.
-
-    Attributes
-    ----------
-    arguments
-        What the phase alone takes, typed as `NAME.argument=value`; its signature says what.
-    typed
-        The keys that were typed on the command line, dotted; a group's name if the group was
-        chosen there.
-    """
+    """Every key of a run, checked, with plain Python values."""
 
     phase: Annotated[str, Key("what to do", group=True)]
     lr: Annotated[float | None, Key("learning rate; null: the phase's default", kept=True, above=0)]
@@ -132,7 +123,10 @@ class Config:
         dict[str, Any], Key("what each training may spend, in place of epochs", True, True)
     ]
     tracker: Annotated[dict[str, Any], Key("where metrics go besides the run's folder", group=True)]
+    # What the phase alone takes, typed as `NAME.argument=value`; its signature says what.
     arguments: dict[str, Any] = field(default_factory=dict)
+    # The keys that were typed on the command line, dotted; a group's name if the group was chosen
+    # there.
     typed: frozenset[str] = field(default=frozenset())
 
     def to_dict(self) -> dict[str, Any]:
@@ -188,7 +182,7 @@ def check_stored(stored: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the values that a checkpoint's configuration does have."""
     problems: list[str] = []
     check_fields(Config, stored, "", problems)
-    check_fields(Model, stored.get("model", {}), "model", problems)
+    check_fields(ModelKeys, stored.get("model", {}), "model", problems)
     return [p for p in problems if "=" in p.split(":")[0] and "unknown key" not in p]
 
 
@@ -227,7 +221,7 @@ def load(
     arguments = values.pop(phase) if isinstance(values.get(phase), Mapping) else {}
     values = check_fields(Config, values, "", problems)
     refuse_former_names(values.get("model"), typed, problems)
-    model = check_fields(Model, values.get("model"), "model", problems)
+    model = check_fields(ModelKeys, values.get("model"), "model", problems)
     stages = check_stages(values, problems)
     check_budget(values, stages, typed, problems)
     check_lengths(values, stages, typed, problems)

@@ -9,7 +9,7 @@ MANY = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelKeys:
     """The keys of `model`."""
 
     name: Annotated[str, Key("name of the preset")]

@@ -23,14 +23,7 @@ def stored_config(meta: Mapping[str, Any]) -> dict[str, Any]:
 def overlay(composed: Any, stored: Any, typed: Collection[str], where: str = "") -> Any:
     """Return `composed` updated with `stored`, except for paths and what was typed.
 
-    Parameters
-    ----------
-    composed
-        Plain values of the key `where`, complete.
-    stored
-        The same of a checkpoint, which may lack keys.
-    typed
-        Keys of the command line; they, and all inside them, stay as composed, or deleted.
+    The stored values may lack keys. Typed keys, and all inside them, stay as composed, or deleted.
     """
     if where in typed:
         return composed

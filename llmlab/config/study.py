@@ -42,13 +42,7 @@ class Question:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Question":
-        """Take it from a configuration, or from what `to_dict` has returned.
-
-        Raises
-        ------
-        ConfigError
-            With every problem found, each naming its key.
-        """
+        """Take it from a configuration, or from what `to_dict` has returned."""
         problems: list[str] = []
         own = check_fields(cls, {key: values.get(key) for key in STUDY_KEYS}, "", problems)
         own["study"] = check_study(own, problems)

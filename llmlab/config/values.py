@@ -18,33 +18,18 @@ _CONTAINERS = {list: "a list", dict: "a mapping", type(None): "null"}
 
 @dataclass(frozen=True)
 class Key:
-    """What a schema says about a key besides its type.
+    """What a schema says about a key besides its type."""
 
-    Attributes
-    ----------
-    meaning
-        One line for the help.
-    group
-        Whether it is chosen among files of conf/.
-    kept
-        Whether it affects the numbers; a checkpoint keeps such keys.
-    low, high, above, below
-        The range of numbers: low ≤ x ≤ high, above < x < below.
-    choices
-        The texts that are allowed.
-    optional
-        Whether a file may leave it out; then there is no such key.
-    """
-
-    meaning: str
-    group: bool = False
-    kept: bool = False
+    meaning: str  # one line for the help
+    group: bool = False  # whether it is chosen among files of conf/
+    kept: bool = False  # whether it affects the numbers; a checkpoint keeps such keys
+    # The range of numbers: low ≤ x ≤ high, above < x < below
     low: float | None = None
     high: float | None = None
     above: float | None = None
     below: float | None = None
-    choices: tuple[str, ...] = ()
-    optional: bool = False
+    choices: tuple[str, ...] = ()  # the texts that are allowed
+    optional: bool = False  # whether a file may leave it out; then there is no such key
 
 
 def keys_of(schema: type) -> dict[str, tuple[Any, Key]]:

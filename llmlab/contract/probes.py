@@ -29,22 +29,7 @@ _CIRCUMSTANCES: dict[str, dict[str, Any]] = {
 def probe(
     registry: Registry, name: str, given: Mapping[str, Any], where: str, known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a spec with all that the factory requires.
-
-    Parameters
-    ----------
-    given
-        Arguments that the user has said.
-    where
-        The key that holds them, for messages.
-    known
-        Values for arguments of these names.
-
-    Raises
-    ------
-    ConfigError
-        There are arguments that only the user can know, or those given are wrong.
-    """
+    """Return a spec with all that the factory requires."""
     spec = {"type": name, **given}
     nested, missing = registry.nested(name), []
     for key, parameter in registry.signature(name).items():
@@ -73,11 +58,6 @@ def layer_cases(spec: Mapping[str, Any]) -> dict[str, Case]:
     """Return the cases of a layer by what is particular about them.
 
     It takes rows, or else token ids; a layer that shares an array of the embedding follows one.
-
-    Raises
-    ------
-    Exception
-        Whatever it raised when it was tried with rows.
     """
     first: Exception | None = None
     for before, ids in (({}, False), ({}, True), ({"tokens": "token_embedding"}, True)):

@@ -19,18 +19,10 @@ from llmlab.text import TEMPLATES, TOKENIZERS
 
 
 class Outcome(NamedTuple):
-    """What became of a check.
+    """What became of a check."""
 
-    Attributes
-    ----------
-    check
-        Its name.
-    problem
-        What is wrong; empty if nothing is.
-    """
-
-    check: str
-    problem: str = ""
+    check: str  # its name
+    problem: str = ""  # what is wrong; empty if nothing is
 
 
 def can_be_tried(kind: str) -> bool:
@@ -41,12 +33,7 @@ def can_be_tried(kind: str) -> bool:
 def trial(registry: Registry, name: str, given: Mapping[str, Any], where: str) -> Iterator[Outcome]:
     """Yield the outcome of each check of something registered.
 
-    Parameters
-    ----------
-    given
-        Arguments to try it with; what else it requires gets usual values.
-    where
-        The configuration key that holds them.
+    What it requires besides `given` gets usual values.
     """
     with tempfile.TemporaryDirectory() as folder:
         known = _known(registry.kind, Path(folder))

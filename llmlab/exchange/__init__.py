@@ -5,13 +5,11 @@ back, `spec` into the keys of `model`, `recognise` finds it in such keys, and `n
 tensor is which part of which array.
 """
 
-from llmlab.exchange.architecture import FAMILIES, Architecture, Names
+from llmlab.exchange.architecture import Names
 from llmlab.exchange.folder import Imported, read_folder, write_folder
 from llmlab.exchange.peft_form import LowRankMap, read_adapter, write_adapter
 
 __all__ = [
-    "FAMILIES",
-    "Architecture",
     "Imported",
     "LowRankMap",
     "Names",

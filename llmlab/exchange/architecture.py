@@ -17,25 +17,9 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """An architecture that both llmlab and Hugging Face can build.
+    """An architecture that both llmlab and Hugging Face can build."""
 
-    Attributes
-    ----------
-    family
-        One of `FAMILIES`.
-    activation
-        By llmlab's name.
-    tied
-        Whether the head is the token embedding.
-    theta, stretch
-        Of RoPE: the base, and what positions are divided by.
-    window
-        How many tokens a token sees, itself included; None for all.
-    dropout, attention_dropout, embedding_dropout
-        Shares dropped in training: round the layers, of probabilities, after the embedding.
-    """
-
-    family: str
+    family: str  # one of `FAMILIES`
     vocab_size: int
     embedding_dim: int
     hidden_dim: int
@@ -43,14 +27,16 @@ class Architecture:
     num_blocks: int
     num_heads: int
     num_kv_heads: int
-    activation: str
+    activation: str  # by llmlab's name
     eps: float
-    tied: bool
+    tied: bool  # whether the head is the token embedding
     attention_bias: bool = True
     feed_forward_bias: bool = True
+    # Of RoPE: the base, and what positions are divided by
     theta: float = 10_000.0
     stretch: float = 1.0
-    window: int | None = None
+    window: int | None = None  # how many tokens a token sees, itself included; None for all
+    # Shares dropped in training: round the layers, of probabilities, after the embedding
     dropout: float = 0.0
     attention_dropout: float = 0.0
     embedding_dropout: float = 0.0
@@ -63,21 +49,14 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Names:
-    """The dotted names that llmlab's layers have in one model.
-
-    Attributes
-    ----------
-    blocks
-        Names of attention and feed-forward layer, a pair for each block.
-    positions
-        Only GPT-2 has them.
-    """
+    """The dotted names that llmlab's layers have in one model."""
 
     tokens: str
+    # Names of attention and feed-forward layer, a pair for each block
     blocks: tuple[tuple[str, str], ...]
     norm: str
     output: str
-    positions: str = "positions"
+    positions: str = "positions"  # only GPT-2 has them
 
     @classmethod
     def usual(cls, num_blocks: int) -> "Names":

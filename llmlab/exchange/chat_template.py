@@ -61,15 +61,7 @@ def template_tokens(spec: Any) -> dict[str, str]:
 def read_template(folder: Path, settings: Mapping[str, Any]) -> Any:
     """Return the spec of a folder's chat template; None if there is none.
 
-    Parameters
-    ----------
-    settings
-        The folder's tokenizer_config.json.
-
-    Raises
-    ------
-    CheckpointError
-        The template is no text, or can't be rendered.
+    `settings` are the folder's tokenizer_config.json.
     """
     where, source = folder / FILE, settings.get("chat_template")
     if where.exists():

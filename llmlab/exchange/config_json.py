@@ -21,13 +21,7 @@ _ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_facto
 
 
 def read_config(config: Mapping[str, Any]) -> Architecture:
-    """Return the network that a config.json describes.
-
-    Raises
-    ------
-    CheckpointError
-        In one line, with every key that is unknown, wrong, or says what llmlab can't do.
-    """
+    """Return the network that a config.json describes."""
     family = str(config.get("model_type"))
     if family not in FIELDS:
         known = ", ".join(FIELDS)

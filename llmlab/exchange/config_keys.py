@@ -6,28 +6,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Field:
-    """One key that a `Architecture` is made of.
+    """One key that an `Architecture` is made of."""
 
-    Attributes
-    ----------
-    name
-        The attribute of `Architecture`.
-    kind
-        int, float, bool or activation.
-    default
-        What transformers takes if the key isn't there; `...`: the key must be there.
-    low, high
-        The range of numbers; sizes as in llmlab's own configuration.
-    optional
-        Whether null means something.
-    """
-
-    name: str
-    kind: str = "int"
+    name: str  # the attribute of `Architecture`
+    kind: str = "int"  # int, float, bool or activation
+    # What transformers takes if the key isn't there; `...`: the key must be there.
     default: Any = ...
+    # The range of numbers; sizes as in llmlab's own configuration.
     low: float = 1
     high: float = 1_048_576
-    optional: bool = False
+    optional: bool = False  # whether null means something
 
 
 def _share(name: str, default: float) -> Field:

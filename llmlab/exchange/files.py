@@ -19,10 +19,7 @@ _MOST = 256 * 2**20  # the largest tokenizer.json in use is a tenth of it
 def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """Open a regular file for reading bytes; give it with its size.
 
-    Raises
-    ------
-    CheckpointError
-        There is none, it is something else (a pipe would wait forever), or it can't be read.
+    What is no regular file is refused: a pipe would wait forever.
     """
     try:
         with open_regular(path) as file:
@@ -48,15 +45,7 @@ def write_object(content: Any, path: Path) -> None:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Give a folder to fill, which becomes `target` when all of it is written.
-
-    Raises
-    ------
-    ConfigError
-        There is something in `target`.
-    ResourceError
-        It can't be written.
-    """
+    """Give a folder to fill, which becomes `target` when all of it is written."""
     beside = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

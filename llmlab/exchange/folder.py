@@ -27,39 +27,17 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Imported:
-    """What a folder held.
+    """What a folder held."""
 
-    Attributes
-    ----------
-    network
-        What its config.json describes.
-    model
-        The keys of `model` for that.
-    arrays
-        Parameters by llmlab's names.
-    tokenizer
-        Its own.
-    template
-        The spec of its own chat template; None if it has none.
-    """
-
-    network: Architecture
-    model: dict[str, Any]
-    arrays: dict[str, np.ndarray]
-    tokenizer: Tokenizer
-    template: Any = None
+    network: Architecture  # what its config.json describes
+    model: dict[str, Any]  # the keys of `model` for that
+    arrays: dict[str, np.ndarray]  # parameters by llmlab's names
+    tokenizer: Tokenizer  # its own
+    template: Any = None  # the spec of its own chat template; None if it has none
 
 
 def read_folder(source: Path) -> Imported:
-    """Read a folder of GPT-2, Llama or Mistral.
-
-    Raises
-    ------
-    CheckpointError
-        In one line: something is missing, damaged, contradicts itself, or is unknown to llmlab.
-    ResourceError
-        The extra `hf` isn't installed.
-    """
+    """Read a folder of GPT-2, Llama or Mistral."""
     if not source.is_dir():
         raise CheckpointError(
             f"source={source}: no folder; name one with {_CONFIG}, model.safetensors and {FILE}"
@@ -105,34 +83,19 @@ def read_arrays(source: Path, network: Architecture) -> dict[str, np.ndarray]:
 
 
 def write_folder(
-    target: Path,
+    target: Path,  # a folder that is empty or isn't there yet
     *,
-    model: Mapping[str, Any],
+    model: Mapping[str, Any],  # the keys of `model` that the arrays belong to
     arrays: Mapping[str, np.ndarray],
     tokenizer: Tokenizer,
+    # How a chat is written, and what ends an answer
     template: Any,
     stop_ids: Iterable[int],
     shard_bytes: int = SHARD_BYTES,
 ) -> Architecture:
     """Write a folder that transformers loads, all of it or nothing.
 
-    Parameters
-    ----------
-    target
-        A folder that is empty or isn't there yet.
-    model
-        The keys of `model` that the arrays belong to.
-    template, stop_ids
-        How a chat is written, and what ends an answer.
-
-    Raises
-    ------
-    CheckpointError
-        The model or the tokenizer has no form there; the message says what would have to change.
-    ConfigError
-        There is something in the folder.
-    ResourceError
-        The folder can't be written, or the extra `hf` isn't installed.
+    What has no form there is a CheckpointError, which says what would have to change.
     """
     network, names = recognise(model, tokenizer.vocab_size)
     every = naming.tensor_slices(network, names)

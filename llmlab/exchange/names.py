@@ -15,26 +15,16 @@ HEAD = "lm_head.weight"
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """One tensor of Hugging Face's, and where it lies in llmlab's.
+    """One tensor of Hugging Face's, and where it lies in llmlab's."""
 
-    Attributes
-    ----------
-    theirs, shape
-        Its name and its shape in the file.
-    ours
-        The array of llmlab.
-    start, stop
-        The range of that array's last axis.
-    transposed
-        Whether their matrix is (d_out, d_in): llmlab's are (d_in, d_out).
-    """
-
+    # Its name and its shape in the file
     theirs: str
     shape: tuple[int, ...]
-    ours: str
+    ours: str  # the array of llmlab
+    # The range of that array's last axis
     start: int
     stop: int
-    transposed: bool
+    transposed: bool  # whether their matrix is (d_out, d_in): llmlab's are (d_in, d_out)
 
 
 def prefix(network: Architecture) -> str:

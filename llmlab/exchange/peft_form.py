@@ -28,19 +28,13 @@ _FIXED = {
 
 
 class LowRankMap(NamedTuple):
-    """A low-rank map beside some columns of an array.
+    """A low-rank map beside some columns of an array."""
 
-    Attributes
-    ----------
-    ours, start, stop
-        The array's name, and which columns.
-    a, b
-        The matrices (d_in, rank) and (rank, d_out).
-    """
-
+    # The array's name, and which columns
     ours: str
     start: int
     stop: int
+    # The matrices (d_in, rank) and (rank, d_out)
     a: np.ndarray
     b: np.ndarray
 
@@ -53,10 +47,7 @@ def peft_files(
     Their matrices may be cut otherwise than ours: maps that share one stand side by side in it,
     and shorter ones are filled up with zeros.
 
-    Raises
-    ------
-    CheckpointError
-        The model has no form there.
+    A model that has no form there is a CheckpointError.
     """
     architecture, names = recognise(model, vocab_size)
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -116,17 +107,7 @@ def read_adapter(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the spec of an adapter in peft's form, and its arrays by llmlab's names.
 
-    Parameters
-    ----------
-    model, vocab_size
-        Of the network that it belongs to.
-    columns
-        What `on` calls the columns (array, start, stop) of that network.
-
-    Raises
-    ------
-    CheckpointError
-        In one line: it is damaged, of another kind, or belongs to another network.
+    `columns` says what `on` calls the columns (array, start, stop) of the network.
     """
     config = read_object(source / CONFIG)
     for key, value in _FIXED.items():

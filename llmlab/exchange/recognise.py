@@ -14,13 +14,7 @@ _FREE = frozenset(("init", "output_init"))  # what decides first values alone
 
 
 def recognise(model: Mapping[str, Any], vocab_size: int) -> tuple[Architecture, Names]:
-    """Return the network that the keys of `model` describe, and its layers' names.
-
-    Raises
-    ------
-    CheckpointError
-        Naming every layer and argument that no family has, and what would have to change.
-    """
+    """Return the network that the keys of `model` describe, and its layers' names."""
     reader = _Reader(model, vocab_size)
     found = reader.read()
     if found is None or reader.problems:

@@ -72,13 +72,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def find_tensors(folder: Path) -> Tensors:
-    """Return the tensors of a folder, from its only file or from those of its index.
-
-    Raises
-    ------
-    CheckpointError
-        There are none, or a header or the index is damaged.
-    """
+    """Return the tensors of a folder, from its only file or from those of its index."""
     if (folder / WHOLE).exists():
         return Tensors(_header(folder / WHOLE))
     if (folder / INDEX).exists():
@@ -174,13 +168,7 @@ def _claim(path: Path, name: str, said: Any) -> tuple[str, tuple[int, ...], tupl
 def write_tensors(
     folder: Path, tensors: Mapping[str, np.ndarray], shard_bytes: int
 ) -> dict[str, Any] | None:
-    """Write tensors in C order into one file, or into shards; return the index of the shards.
-
-    Raises
-    ------
-    ResourceError
-        The library isn't installed, or a file can't be written.
-    """
+    """Write tensors in C order into one file, or into shards; return the index of the shards."""
     shards: list[dict[str, np.ndarray]] = [{}]
     room = shard_bytes
     for name, tensor in tensors.items():

@@ -38,13 +38,6 @@ def read_tokenizer(folder: Path, vocab_size: int, end_ids: Sequence[int]) -> Tok
     end_ids
         `eos_token_id` of config.json and generation_config.json: all end an answer, and the first
         ends a text if the tokenizer's files don't say what does.
-
-    Raises
-    ------
-    CheckpointError
-        There is no tokenizer.json, it is damaged, or has too many ids.
-    ResourceError
-        The library `tokenizers` isn't installed.
     """
     path, settings = folder / FILE, read_settings(folder)
     if not path.exists():

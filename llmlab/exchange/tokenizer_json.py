@@ -16,11 +16,6 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the content of a tokenizer.json that gives the same ids for every text.
 
     Only text that looks like a special token differs: transformers takes it for one.
-
-    Raises
-    ------
-    CheckpointError
-        The tokenizer is of a type that tokenizer.json can't say.
     """
     forms = {"word": _word, "char": _char, "byte": _byte, "bpe": _bpe}
     if tokenizer.type not in forms:

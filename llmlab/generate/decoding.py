@@ -11,22 +11,13 @@ from llmlab.network import Network
 
 @dataclass
 class Reply:
-    """What one prompt was continued with.
+    """What one prompt was continued with."""
 
-    Attributes
-    ----------
-    ids
-        The new tokens, without the stop token.
-    reason
-        Why it ended: "stop" (a stop token, or the caller said so), "length" (max_new_tokens)
-        or "context" (the model's context is full).
-    refills
-        How often the context was full and began again with its last half.
-    """
-
-    ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)  # the new tokens, without the stop token
+    # Why it ended: "stop" (a stop token, or the caller said so), "length" (max_new_tokens) or
+    # "context" (the model's context is full).
     reason: str = "length"
-    refills: int = 0
+    refills: int = 0  # how often the context was full and began again with its last half
 
 
 def kept_of(max_seq_len: int) -> int:
@@ -47,36 +38,16 @@ def in_view(length: int, max_seq_len: int) -> int:
 
 
 class Decoding:
-    """The state of a batch between two tokens.
-
-    Parameters
-    ----------
-    network
-        What continues them.
-    prompts
-        Sequences of one to `max_seq_len` ids.
-    limit
-        Greatest number of tokens that a prompt will be continued with.
-    max_seq_len
-        Greatest number of tokens that the network can be given.
-    refill
-        Whether a row whose context is full goes on: its part of the cache is filled again from
-        the last half of its tokens (`in_view`), which then stand at the first positions.
-
-    Attributes
-    ----------
-    logits
-        Scores (B, V) of each row's next token; they live until the next `feed`.
-    refills
-        How often each row was filled again, (B,).
-    """
+    """The state of a batch between two tokens."""
 
     def __init__(
         self,
-        network: Network,
-        prompts: Sequence[Sequence[int]],
-        limit: int,
-        max_seq_len: int,
+        network: Network,  # what continues them
+        prompts: Sequence[Sequence[int]],  # sequences of one to `max_seq_len` ids
+        limit: int,  # greatest number of tokens that a prompt will be continued with
+        max_seq_len: int,  # greatest number of tokens that the network can be given
+        # Whether a row whose context is full goes on: its part of the cache is filled again from
+        # the last half of its tokens (`in_view`), which then stand at the first positions.
         refill: bool = False,
     ):
         self._network = network
@@ -87,7 +58,8 @@ class Decoding:
         capacity = min(max_seq_len, int(lengths.max()) + limit)
         self._cache = self._new_cache(len(prompts), capacity)
         self._texts = [list(prompt) for prompt in prompts] if refill else None
-        self.refills = np.zeros(len(prompts), np.intp)
+        self.refills = np.zeros(len(prompts), np.intp)  # how often each row was filled again
+        # Scores (B, V) of each row's next token; they live until the next `feed`.
         self.logits = self._forward(self._cache, _padded(prompts), lengths)
 
     @property

@@ -16,35 +16,22 @@ MOST = SLACK - 1  # a window can't take back more
 
 @dataclass
 class Tally:
-    """What came of drafts.
+    """What came of drafts."""
 
-    Attributes
-    ----------
-    passes, tokens
-        Passes of the network for one row each, and tokens that these gave.
-    drafted, accepted
-        Tokens that were guessed, and those of them that the network would have written, too.
-    """
-
+    # Passes of the network for one row each, and tokens that these gave
     passes: int = 0
     tokens: int = 0
+    # Tokens that were guessed, and those of them that the network would have written, too
     drafted: int = 0
     accepted: int = 0
 
 
 @dataclass
 class Guess:
-    """The tokens that may come next in a row.
+    """The tokens that may come next in a row."""
 
-    Attributes
-    ----------
-    ids
-        The tokens.
-    distributions
-        What each was drawn from, (V,); empty if they weren't drawn.
-    """
-
-    ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)  # the tokens
+    # What each was drawn from, (V,); empty if they weren't drawn.
     distributions: list[np.ndarray] = field(default_factory=list)
 
 
@@ -66,21 +53,14 @@ class Drafting(ABC):
 class Draft(ABC):
     """A way to guess.
 
-    Parameters
-    ----------
-    tokens
-        How many tokens a guess has at most.
-
-    Attributes
-    ----------
-    tally
-        What came of all guesses so far.
+    A guess has at most so many `tokens`.
     """
 
     def __init__(self, tokens: int = GUESSED):
         if not 1 <= tokens <= MOST:
             raise ValueError(f"a guess has 1 to {MOST} tokens")
-        self.tokens, self.tally = tokens, Tally()
+        self.tokens = tokens
+        self.tally = Tally()  # what came of all guesses so far
 
     @abstractmethod
     def start(self, texts: Sequence[Sequence[int]], sampler: Sampler, rows: Rows) -> Drafting:

@@ -24,21 +24,11 @@ class KVCache:
         isn't None.
     batch, capacity
         Rows, and tokens for each of them.
-
-    Raises
-    ------
-    ValueError
-        One such layer is in the network under two names.
-
-    Attributes
-    ----------
-    lengths
-        Tokens of each row so far, (B,).
     """
 
     def __init__(self, stack: Layer, batch: int, capacity: int, dtype: np.typing.DTypeLike):
         self.capacity = capacity
-        self.lengths = np.zeros(batch, np.intp)
+        self.lengths = np.zeros(batch, np.intp)  # tokens of each row so far
         self._longest = np.zeros(batch, np.intp)  # that each row ever was
         self._dtype = np.dtype(dtype)
         self._keys: dict[Layer, np.ndarray] = {}  # transposed: (B, K, D, places)
@@ -151,11 +141,8 @@ class KVCache:
     def truncate(self, lengths: np.ndarray) -> None:
         """Forget all but the first `lengths` (B,) tokens of each row.
 
-        Raises
-        ------
-        ValueError
-            If a window would need tokens again that were pushed out of it: more than `SLACK`
-            tokens before the row's end.
+        A ValueError if a window would need tokens again that were pushed out of it: more than
+        `SLACK` tokens before the row's end.
         """
         shorter = np.minimum(self.lengths, lengths)
         for layer in self._windows:

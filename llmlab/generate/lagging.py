@@ -23,30 +23,18 @@ ROUNDING = 512
 
 @dataclass
 class Row:
-    """A reply that is being written.
+    """A reply that is being written."""
 
-    Attributes
-    ----------
-    number
-        Which of the replies it is.
-    text, start
-        Prompt and reply, and where the part of it begins that is in view.
-    waiting
-        Whether plain decoding has to say the next token.
-    reach
-        How many tokens are worth guessing.
-    choices
-        How many tokens were chosen when it ended, with the one that ended it; None before.
-    """
-
-    number: int
+    number: int  # which of the replies it is
     prompt: Sequence[int]
     reply: Reply
     rng: np.random.Generator | None
+    # Prompt and reply, and where the part of it begins that is in view
     text: list[int] = field(init=False)
     start: int = 0
-    waiting: bool = False
-    reach: int = 1_000
+    waiting: bool = False  # whether plain decoding has to say the next token
+    reach: int = 1_000  # how many tokens are worth guessing
+    # How many tokens were chosen when it ended, with the one that ended it; None before.
     choices: int | None = None
 
     def __post_init__(self) -> None:
@@ -55,14 +43,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Terms:
-    """What replies are written by; see `Engine.generate`.
+    """What replies are written by; see `Engine.generate`."""
 
-    Attributes
-    ----------
-    start
-        Returns the state before the first token, with room for so many tokens more than needed.
-    """
-
+    # Returns the state before the first token, with room for so many tokens more than needed
     start: Callable[[int], Decoding]
     sampler: Sampler
     stops: frozenset[int]

@@ -12,11 +12,6 @@ def log_probabilities(network: Network, ids: Sequence[int]) -> np.ndarray:
 
     A text longer than the context is read in windows that overlap by half, so that each token
     has at least half of it before it, as far as there are so many.
-
-    Raises
-    ------
-    ValueError
-        Fewer than two ids: nothing is predicted; or the network's context isn't known.
     """
     if len(ids) < 2:
         raise ValueError("a text of one token has nothing that could be predicted")

@@ -1,6 +1,6 @@
 """What is lost without a head or a layer."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -29,14 +29,9 @@ class Part(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """How much the loss rises without a part, in nats a token.
+    """How much the loss rises without a part, in nats a token."""
 
-    Attributes
-    ----------
-    change, error
-        Mean over the tokens, and its standard error from how the rows differ; nan for one row.
-    """
-
+    # Mean over the tokens, and its standard error from how the rows differ; nan for one row.
     change: float
     error: float
 
@@ -126,30 +121,19 @@ def token_losses(network: Network, batch: Batch) -> np.ndarray:
 
 def effects(
     network: Network,
-    batch: Batch,
-    mean: bool = False,
+    batch: Batch,  # its rows are what is independent
+    mean: bool = False,  # whether a part is replaced by its mean over the batch, and not by zeros
     parts: Sequence[Part] | None = None,
-    tell: Callable[[Part], None] = lambda part: None,
 ) -> dict[Part, Effect]:
     """Return how much the loss on a batch rises without each part.
 
     On a single prompt an ablation misleads: what can't be predicted gets better by chance.
-
-    Parameters
-    ----------
-    batch
-        Its rows are what is independent.
-    mean
-        Whether a part is replaced by its mean over the batch, and not by zeros.
-    tell
-        Called before each part.
     """
     means = mean_outputs(network, batch) if mean else None
     weights = batch.weights.astype(float)
     before = (token_losses(network, batch) * weights).sum(axis=1)
     found = {}
     for part in parts_of(network) if parts is None else parts:
-        tell(part)
         with ablated(network, part, means):
             changes = (token_losses(network, batch) * weights).sum(axis=1) - before
         found[part] = _ratio(changes, weights.sum(axis=1))

@@ -11,28 +11,13 @@ from llmlab.network import Network, Post
 
 
 def patch_effects(
-    network: Network, ids: np.ndarray, other: np.ndarray, token: int | None = None
+    network: Network, ids: np.ndarray, other: np.ndarray
 ) -> tuple[list[str], np.ndarray]:
-    """Return how far each place of another text moves the answer towards its own.
+    """Return the layers' paths, and how far each place of another text moves the answer to its own.
 
-    The stream of the first text is replaced at one layer and one place by that of the other; 0
-    leaves the log probability of `token` at the last place as it is, 1 makes it the other's.
-
-    Parameters
-    ----------
-    ids, other
-        Two texts of equal length, (T,).
-    token
-        The answer that is watched; None: the other text's most probable one.
-
-    Returns
-    -------
-    The layers' paths, and (layers, T).
-
-    Raises
-    ------
-    ConfigError
-        The texts have different lengths, or both give the token the same probability.
+    Both texts have T tokens. The stream of the first is replaced at one layer and one place by that
+    of the other; (layers, T): 0 leaves the log probability of the other's most probable answer at
+    the last place as it is, 1 makes it the other's.
     """
     ids, other = np.asarray(ids), np.asarray(other)
     if ids.shape != other.shape:
@@ -41,8 +26,7 @@ def patch_effects(
             f"{len(ids)}; patching needs equally many"
         )
     source = trace(network, other, shares=False)
-    if token is None:
-        token = int(np.argmax(source.logits[-1]))
+    token = int(np.argmax(source.logits[-1]))
     plain = float(log_softmax(network.forward(ids)[-1])[token])
     whole = float(log_softmax(source.logits[-1])[token]) - plain
     if whole == 0:

@@ -13,15 +13,7 @@ NAMES = ("numpy", "numba")
 
 
 def resolve(name: str) -> str:
-    """Return the name of a set: `auto` is numba where it is installed, else numpy.
-
-    Raises
-    ------
-    ConfigError
-        There is no such set.
-    ResourceError
-        It needs a package that is missing.
-    """
+    """Return the name of a set: `auto` is numba where it is installed, else numpy."""
     installed = importlib.util.find_spec("numba") is not None
     if name == "auto":
         return "numba" if installed else "numpy"

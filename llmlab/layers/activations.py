@@ -48,6 +48,12 @@ class ReLU(Activation):
 class _Sloped(Activation):
     """An activation whose forward pass finds its derivative on the way: that is the cache."""
 
+    kernel: ClassVar[str]  # the function of the kernel set
+
+    def forward(self, x, ctx):
+        """Turn x into the activation; the cache is its derivative."""
+        return getattr(ctx.kernels, self.kernel)(ctx, x)
+
     def backward(self, dy, cache, ctx):
         """Multiply dy by the derivative."""
         return ctx.kernels.multiply_slope(ctx, dy, cache)
@@ -57,33 +63,25 @@ class _Sloped(Activation):
 class GELUTanh(_Sloped):
     """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), GPT-2's form."""
 
-    def forward(self, x, ctx):
-        """Turn x into the activation; the cache is its derivative."""
-        return ctx.kernels.gelu_tanh(ctx, x)
+    kernel = "gelu_tanh"
 
 
 @ACTIVATIONS.register("gelu")
 class GELU(_Sloped):
     """x · Φ(x) with the normal distribution Φ, the exact form (arXiv:1606.08415)."""
 
-    def forward(self, x, ctx):
-        """Turn x into the activation; the cache is its derivative."""
-        return ctx.kernels.gelu(ctx, x)
+    kernel = "gelu"
 
 
 @ACTIVATIONS.register("silu")
 class SiLU(_Sloped):
     """x / (1 + exp(−x)), also called swish (arXiv:1702.03118)."""
 
-    def forward(self, x, ctx):
-        """Turn x into the activation; the cache is its derivative."""
-        return ctx.kernels.silu(ctx, x)
+    kernel = "silu"
 
 
 @ACTIVATIONS.register("relu2")
 class ReLUSquared(_Sloped):
     """max(x, 0)² (Primer, So et al. 2021, arXiv:2109.08668)."""
 
-    def forward(self, x, ctx):
-        """Turn x into the activation; the cache is its derivative, 2 · max(x, 0)."""
-        return ctx.kernels.relu_squared(ctx, x)
+    kernel = "relu_squared"

@@ -17,21 +17,13 @@ from llmlab.workspace import Context
 
 
 class AttentionCache(NamedTuple):
-    """What `Attention.forward` keeps.
+    """What `Attention.forward` keeps."""
 
-    Attributes
-    ----------
-    qkv, heads
-        Queries, keys and values (B·T, (H + 2 · K) · D), and the heads' outputs (B·T, C).
-    blocks
-        Of each block of queries its probabilities; None while decoding.
-    qkv_cache, norm_cache, out_cache
-        Those of the maps and of the norm.
-    """
-
+    # Queries, keys and values (B·T, (H + 2 · K) · D), and the heads' outputs (B·T, C)
     qkv: np.ndarray
     heads: np.ndarray
-    blocks: list[Block] | None
+    blocks: list[Block] | None  # of each block of queries its probabilities; None while decoding
+    # Those of the maps and of the norm
     qkv_cache: Any
     norm_cache: Any
     out_cache: Any
@@ -173,13 +165,7 @@ class Attention(Layer):
         return self.qkv.backward(p["qkv"], g["qkv"], dqkv, qkv_cache, ctx)
 
     def maps(self, cache: AttentionCache, ctx: Context) -> np.ndarray:
-        """Return how much each token looks at each: probabilities (B, H, T, T), before dropout.
-
-        Raises
-        ------
-        ValueError
-            The pass was one of decoding, which keeps none.
-        """
+        """Return how much each token looks at each: probabilities (B, H, T, T), before dropout."""
         if cache.blocks is None:
             raise ValueError("attention keeps no probabilities while decoding")
         maps = np.zeros((ctx.batch, self.num_heads, ctx.time, ctx.time), ctx.dtype)

@@ -13,21 +13,15 @@ BLOCK = 64  # queries at a time; keys that a whole block can't see are never loo
 
 
 class Block(NamedTuple):
-    """What is kept of queries [start, stop), which look at keys [low, stop).
-
-    Attributes
-    ----------
-    probabilities, used
-        (B, K, G, Q, L), without and with dropout.
-    drop, capped
-        Dropout's mask, and tanh of the scores, where there is such a thing.
-    """
+    """What is kept of queries [start, stop), which look at keys [low, stop)."""
 
     start: int
     stop: int
     low: int
+    # (B, K, G, Q, L), without and with dropout
     probabilities: np.ndarray
     used: np.ndarray
+    # Dropout's mask, and tanh of the scores, where there is such a thing
     drop: np.ndarray | None
     capped: np.ndarray | None
 

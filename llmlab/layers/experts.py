@@ -18,21 +18,11 @@ from llmlab.workspace import Context
 
 
 class ExpertsCache(NamedTuple):
-    """What `MixtureOfExperts.forward` keeps.
+    """What `MixtureOfExperts.forward` keeps."""
 
-    Attributes
-    ----------
-    probabilities
-        The router's, (B·T, E).
-    choice
-        Which experts each token went to.
-    outputs
-        The chosen experts' outputs, (k · B·T, C).
-    """
-
-    probabilities: np.ndarray
-    choice: Choice
-    outputs: np.ndarray
+    probabilities: np.ndarray  # the router's, (B·T, E)
+    choice: Choice  # which experts each token went to
+    outputs: np.ndarray  # the chosen experts' outputs, (k · B·T, C)
     dbalance: np.ndarray | None
     router_cache: Any
     expert_caches: list[Any]

@@ -58,12 +58,7 @@ class LowRank(Layer):
 class Adapted(Layer):
     """A linear layer that stays as it is, and low-rank maps that are added to its columns.
 
-    Parameters
-    ----------
-    linear
-        The layer.
-    columns
-        By name, which columns of the output a low-rank map adds to.
+    `columns` says by name which columns of the output a low-rank map adds to.
     """
 
     def __init__(self, linear: Linear, columns: Mapping[str, slice], rank: int, scale: float):
@@ -116,13 +111,7 @@ class Adapter:
         return self.alpha / self.rank
 
     def apply(self, stack: Stack) -> None:
-        """Put low-rank maps beside the maps that `on` names, and freeze all else.
-
-        Raises
-        ------
-        ConfigError
-            `on` names a map that the network doesn't have.
-        """
+        """Put low-rank maps beside the maps that `on` names, and freeze all else."""
         used: set[str] = set()
         for _, parent in list(walk_layers(stack)):
             for key, child in parent.children().items():

@@ -8,33 +8,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Choice:
-    """The choices of N tokens, k each, and their order by expert.
+    """The choices of N tokens, k each, and their order by expert."""
 
-    Attributes
-    ----------
-    index
-        Place of each choice in the flat probabilities, (k, N).
-    gates
-        Weight of each chosen expert's output, (k, N).
-    total
-        What the gates were divided by, (N,).
-    places
-        The flat places of (k, N), ordered by expert: those of `parts[e]` chose e.
-    rows
-        The token of each of them.
-    weights
-        Its gate.
-    parts
-        Of each expert the slice of `places`, `rows` and `weights` that chose it.
-    """
-
-    index: np.ndarray
-    gates: np.ndarray
-    total: np.ndarray
-    places: np.ndarray
-    rows: np.ndarray
-    weights: np.ndarray
-    parts: list[slice]
+    index: np.ndarray  # place of each choice in the flat probabilities, (k, N)
+    gates: np.ndarray  # weight of each chosen expert's output, (k, N)
+    total: np.ndarray  # what the gates were divided by, (N,)
+    places: np.ndarray  # the flat places of (k, N), ordered by expert: those of `parts[e]` chose e
+    rows: np.ndarray  # the token of each of them
+    weights: np.ndarray  # its gate
+    parts: list[slice]  # of each expert the slice of `places`, `rows` and `weights` that chose it
 
 
 def choose(probabilities: np.ndarray, top_k: int, normalize: bool, ctx: Any) -> Choice:

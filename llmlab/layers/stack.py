@@ -13,10 +13,7 @@ _MOST_PARTS = 20_000  # mappings in a stack that is written out, norms and the l
 class Stack(Layer):
     """Apply named layers in order.
 
-    Parameters
-    ----------
-    layers
-        The layers by name; names become the first part of the parameters' names.
+    Their names become the first part of the parameters' names.
     """
 
     def __init__(self, layers: Mapping[str, Layer]):

@@ -12,18 +12,10 @@ from llmlab.measure.ngrams import ngram_losses
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a method needs for each token of a text.
+    """What a method needs for each token of a text."""
 
-    Attributes
-    ----------
-    name
-        `5-gram`, `lzma`, ...
-    loss
-        Nats for each token.
-    """
-
-    name: str
-    loss: float
+    name: str  # `5-gram`, `lzma`, ...
+    loss: float  # nats for each token
 
 
 def baselines(

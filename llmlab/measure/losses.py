@@ -13,33 +13,20 @@ from llmlab.network import Network
 
 @dataclass(frozen=True)
 class Losses:
-    """Means over target tokens.
+    """Means over target tokens."""
 
-    Attributes
-    ----------
-    loss
-        Negative log likelihood, in nats.
-    accuracy
-        Share of targets that are the most probable token.
-    tokens
-        Weight of the targets.
-    loss_error, accuracy_error
-        Standard errors, from how the rows of the batches differ; nan for a single row. Tokens
-        of one row hang together, so rows are what is independent.
-    accuracy_interval
-        95 % interval of the accuracy: Wilson's, for as many trials as have that standard error, at
-        most one a target, or as there are rows where none differ.
-    bits_per_byte
-        Bits for each byte of the targets' text, which doesn't hang on the tokenizer; None if
-        the bytes weren't given.
-    """
-
-    loss: float
-    accuracy: float
-    tokens: float
+    loss: float  # negative log likelihood, in nats
+    accuracy: float  # share of targets that are the most probable token
+    tokens: float  # weight of the targets
+    # Standard errors, from how the rows of the batches differ; nan for a single row. Tokens of one
+    # row hang together, so rows are what is independent.
     loss_error: float = nan
     accuracy_error: float = nan
+    # Bits for each byte of the targets' text, which doesn't hang on the tokenizer; None if the
+    # bytes weren't given.
     bits_per_byte: float | None = None
+    # 95 % interval of the accuracy: Wilson's, for as many trials as have that standard error, at
+    # most one a target, or as there are rows where none differ.
     accuracy_interval: tuple[float, float] = (0.0, 1.0)
 
     @property

@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 
 
 def ngram_losses(
-    training: NDArray[np.integer],
+    training: NDArray[np.integer],  # ids to count, (N,)
+    # Ids to predict, (M,), all but the first; contexts don't reach before its beginning
     text: NDArray[np.integer],
     vocab_size: int,
     highest: int = 6,
@@ -19,13 +20,6 @@ def ngram_losses(
 
     where h' is h without its first token; after a context that was never seen, p_n = p_{n-1}.
     Source: Witten and Bell (1991), method C, as Chen and Goodman (1998) interpolate it.
-
-    Parameters
-    ----------
-    training
-        Ids to count, (N,).
-    text
-        Ids to predict, (M,), all but the first; contexts don't reach before its beginning.
     """
     ids = np.concatenate([training, text]).astype(np.int64)
     start = len(training)

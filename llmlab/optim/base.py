@@ -12,6 +12,7 @@ from llmlab.workspace import Context
 
 OPTIMIZERS = Registry("optimizer")
 SCHEDULES = Registry("schedule", ("total_steps",))
+_LINE = 16  # items on which parts of vectors begin, those of a cache line
 
 Schedule = Callable[[int], float]  # step (from 0) → factor on the learning rate; pure
 
@@ -80,13 +81,12 @@ class Optimizer(ABC):
         return None
 
 
-def span(size: int, part: tuple[int, int], align: int = 16) -> slice:
+def span(size: int, part: tuple[int, int]) -> slice:
     """Return the `part` of a vector of `size` items, cut on cache lines."""
     index, count = part
-    lines = -(-size // align)
-    return slice(
-        min(lines * index // count * align, size), min(lines * (index + 1) // count * align, size)
-    )
+    lines = -(-size // _LINE)
+    ends = (min(lines * end // count * _LINE, size) for end in (index, index + 1))
+    return slice(*ends)
 
 
 def decayed(layout: Layout, at: slice, no_decay: tuple[str, ...] = ()) -> list[tuple[slice, bool]]:
@@ -128,13 +128,7 @@ def check_share(**arguments: float) -> None:
 
 
 def check_decay(weight_decay: float, no_decay: object = None) -> tuple[str, ...]:
-    """Return the patterns of `no_decay`.
-
-    Raises
-    ------
-    ConfigError
-        A weight decay is negative or not a number, or the patterns are no list of text.
-    """
+    """Return the patterns of `no_decay`."""
     if not weight_decay >= 0:
         raise ConfigError(f"weight_decay={weight_decay}: must not be negative; usual is 0 to 0.1")
     patterns = [] if no_decay is None else no_decay

@@ -17,27 +17,14 @@ Run = Callable[..., dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase, without its code.
+    """A phase, without its code."""
 
-    Attributes
-    ----------
-    module
-        Where its `run` lies, imported only when the phase runs.
-    meaning
-        One line for the help.
-    trains
-        Whether it has a folder in runs/, and a `Run` to write to; so has an import.
-    wants_checkpoint
-        Whether it takes the latest checkpoint when none is named.
-    function
-        Its `run`, where that is known already.
-    """
-
-    module: str
-    meaning: str
+    module: str  # where its `run` lies, imported only when the phase runs
+    meaning: str  # one line for the help
+    # Whether it has a folder in runs/, and a `Run` to write to; so has an import.
     trains: bool = False
-    wants_checkpoint: bool = False
-    function: Run | None = None
+    wants_checkpoint: bool = False  # whether it takes the latest checkpoint when none is named
+    function: Run | None = None  # its `run`, where that is known already
 
     def load(self) -> Run:
         """Return its `run`."""

@@ -76,10 +76,7 @@ class Answerer:
     def encode(self, text: str) -> list[int]:
         """Return the ids that the answer continues; warn about whatever of `text` is lost.
 
-        Raises
-        ------
-        ConfigError
-            If there is nothing to continue.
+        ConfigError if there is nothing to continue.
         """
         text = clean(text)
         self.check(text)
@@ -128,11 +125,12 @@ class Answerer:
             except StopIteration as end:
                 answer = self._answer(end.value)
                 break
-            settled = self._settled(self.tokenizer.continuation(said))
+            text = self.tokenizer.continuation(said)
+            now = settled(text, self.sampler.stop, strip=not self._raw)
             # A later token may join or part what came before; then the whole follows at the end.
-            if settled.startswith(shown) and settled != shown:
-                yield settled[len(shown) :]
-                shown = settled
+            if now.startswith(shown) and now != shown:
+                yield now[len(shown) :]
+                shown = now
         if answer.text.startswith(shown):
             yield answer.text[len(shown) :]
         else:
@@ -165,11 +163,11 @@ class Answerer:
 
     def _answer(self, reply: Reply) -> Answer:
         text = self.tokenizer.continuation(reply.ids)
-        places = [place for stop in self.sampler.stop if (place := text.find(stop)) >= 0]
-        text = text[: min(places)] if places else text
-        text = text if self._raw else text.strip()
-        self._tell(text, reply)
-        return Answer(text, reply.ids, "stop" if places else reply.reason)
+        cut = before_stops(text, self.sampler.stop)
+        reason = reply.reason if cut == text else "stop"
+        cut = cut if self._raw else cut.strip()
+        self._tell(cut, reply)
+        return Answer(cut, reply.ids, reason)
 
     def _tell(self, text: str, reply: Reply) -> None:
         """Say what can't be seen in an answer: that it is empty, and what it looked back at."""
@@ -183,18 +181,6 @@ class Answerer:
                 "with only its last half in view (context=stop ends it there)",
                 self.model.max_seq_len,
             )
-
-    def _settled(self, text: str) -> str:
-        """Return `text` without an end that later tokens may change or take away."""
-        for stop in self.sampler.stop:
-            if stop in text:
-                text = text[: text.index(stop)]
-            for size in range(min(len(stop) - 1, len(text)), 0, -1):
-                if text.endswith(stop[:size]):
-                    text = text[:-size]
-                    break
-        text = text.rstrip("\ufffd")  # what may be the beginning of a character
-        return text if self._raw else text.strip()
 
 
 def replier(config: Config, model: build.Model, params: Arena) -> Callable[[str], str]:
@@ -210,6 +196,23 @@ def replier(config: Config, model: build.Model, params: Arena) -> Callable[[str]
         return text
 
     return reply
+
+
+def before_stops(text: str, stops: Sequence[str]) -> str:
+    """Return `text` up to the first of some texts that end it."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)]
+
+
+def settled(text: str, stops: Sequence[str], strip: bool) -> str:
+    """Return `text` without an end that later tokens may change or take away."""
+    for stop in stops:
+        text = before_stops(text, [stop])
+        for size in range(min(len(stop) - 1, len(text)), 0, -1):
+            if text.endswith(stop[:size]):
+                text = text[:-size]
+                break
+    text = text.rstrip("\ufffd")  # what may be the beginning of a character
+    return text.strip() if strip else text
 
 
 def clean(text: str) -> str:

@@ -17,11 +17,6 @@ def run(
     """Print what each check says of each thing that was registered.
 
     `arguments` are what to try things with, by name: `check.arguments.my_scale.factor=2`.
-
-    Raises
-    ------
-    ConfigError
-        There is nothing to check, or something fails.
     """
     if not __debug__:
         raise ConfigError("phase=check: python -O leaves its checks out; run it without -O")

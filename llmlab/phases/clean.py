@@ -22,10 +22,7 @@ def run(
 
     A run that another one began from stays, and one that is at work.
 
-    Parameters
-    ----------
-    where
-        As of `phase=runs`.
+    `where` is as in `phase=runs`.
     """
     everything = catalogue()
     chosen = matching(everything, where)

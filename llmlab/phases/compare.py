@@ -13,7 +13,7 @@ from llmlab.errors import CheckpointError, ConfigError
 from llmlab.report.page import HOW, can_draw, write_page
 from llmlab.report.study import Study, study_of
 from llmlab.report.study_page import differences, study_page
-from llmlab.report.study_tables import lines, write_tables
+from llmlab.report.study_tables import lines, shortened, write_tables
 from llmlab.report.tables import columns
 from llmlab.runs import latest_run, new_id
 from llmlab.runs.lookup import meant, named
@@ -23,7 +23,6 @@ from llmlab.runs.results import Sweep, job_of, read_results, shown_settings
 from llmlab.runs.shell import near
 from llmlab.study.arms import Job, arms_of
 
-_WIDEST = 40
 # Keys that change nothing of what is trained.
 _WATCHES = re.compile(
     r"(callbacks\.(watch|samples|bar)|report|tracker|log_every|save_every|keep)(\.|$)"
@@ -33,10 +32,8 @@ _WATCHES = re.compile(
 def run(config: Config, run: None = None, runs: Sequence[str] = ()) -> dict[str, Any]:
     """Print what differs between runs, their results, and the verdict if there are seeds.
 
-    Parameters
-    ----------
-    runs
-        Paths or ids of runs and sweeps, `latest`, or an arm of a sweep: SWEEP:positions=rope.
+    `runs` are paths or ids of runs and sweeps, `latest`, or an arm of a sweep:
+    SWEEP:positions=rope.
     """
     if not runs:
         raise ConfigError("compare.runs: nothing to compare; name runs: compare.runs=[A,B]")
@@ -99,7 +96,4 @@ def _differing(study: Study) -> list[str]:
         return []
     head = ["key", *(arm.name for arm in study.arms)]
     rows = [head, *([key, *values] for key, values in found.items())]
-    cut = [
-        [cell if len(cell) <= _WIDEST else f"{cell[: _WIDEST - 1]}…" for cell in r] for r in rows
-    ]
-    return [*columns(cut, left=len(head)), ""]
+    return [*columns([list(map(shortened, row)) for row in rows], left=len(head)), ""]

@@ -14,15 +14,7 @@ log = logging.getLogger("llmlab")
 
 
 def continued(config: Config, state: Checkpoint, hashes: dict[str, str]) -> Progress:
-    """Return where a state stands.
-
-    Raises
-    ------
-    ConfigError
-        It is of another stage.
-    CheckpointError
-        Data or tokenizer have changed since, or what they are divided by.
-    """
+    """Return where a state stands."""
     if state.meta["stage"] != config.phase:
         raise ConfigError(
             f"{state.path}: a state of phase {state.meta['stage']}, which can't be continued as "

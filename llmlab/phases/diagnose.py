@@ -16,12 +16,8 @@ from llmlab.runs.shell import near
 def run(config: Config, _: None = None, run: str = "latest", page: bool = True) -> dict[str, Any]:
     """Print what is out of the ordinary in a finished or a broken run, and draw its page.
 
-    Parameters
-    ----------
-    run
-        Path or id of a run or of a sweep's job, or `latest`.
-    page
-        Whether its report.html is drawn, where the extra `report` is installed.
+    `run` is the path or id of a run or of a sweep's job, or `latest`. A `page`, report.html, is
+    drawn where the extra `report` is installed.
     """
     folder = latest_run().absolute() if run == "latest" else named(run)
     if not (folder / RECORD).is_file():

@@ -15,13 +15,7 @@ NGRAM = "ngram"
 
 
 def new_draft(config: Config, model: build.Model) -> Draft | None:
-    """Return what guesses the tokens of `model`, None for nothing.
-
-    Raises
-    ------
-    ConfigError
-        A checkpoint with another vocabulary.
-    """
+    """Return what guesses the tokens of `model`, None for nothing."""
     if not config.draft:
         return None
     if config.draft == NGRAM:

@@ -31,24 +31,13 @@ TRAINING_TOKENS, TEXT_TOKENS = 2_000_000, 500_000
 
 @dataclass(frozen=True)
 class Measured:
-    """What is measured on.
+    """What is measured on."""
 
-    Attributes
-    ----------
-    name
-        What `on` says, and which part of it.
-    dataset
-        The text, each target once.
-    training
-        The text that was trained on, where `dataset` is another; what else: why there is none.
-    model
-        The model, with a template for chats if these are some.
-    """
-
-    name: str
-    dataset: Dataset
+    name: str  # what `on` says, and which part of it
+    dataset: Dataset  # the text, each target once
+    # The text that was trained on, where `dataset` is another; what else: why there is none.
     training: Dataset | str
-    model: build.Model
+    model: build.Model  # the model, with a template for chats if these are some
 
 
 def run(config: Config, run: None = None) -> dict[str, Any]:

@@ -28,10 +28,7 @@ def others(config: Config, model: build.Model, threads: int) -> Ranks | None:
 
     The numbers are sent later.
 
-    Raises
-    ------
-    TrainingError
-        A rank can't; the message says which, and why.
+    TrainingError if a rank can't; the message says which, and why.
     """
     if config.workers != "mpi":
         return None

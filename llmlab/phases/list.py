@@ -20,13 +20,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
 
 
 def lines(words: Sequence[str] = ()) -> list[str]:
-    """Return the whole listing, or the part that `words` name.
-
-    Raises
-    ------
-    ConfigError
-        A word names nothing.
-    """
+    """Return the whole listing, or the part that `words` name."""
     sections = {
         "phases": {
             name: [

@@ -18,18 +18,11 @@ _IN_LOSS = ("dropout", "balance")  # arguments of layers that change what the tr
 
 
 class Text(NamedTuple):
-    """The text of a dataset's targets.
+    """The text of a dataset's targets."""
 
-    Attributes
-    ----------
-    sha256
-        Of the text itself, so that it doesn't hang on the tokenizer.
-    tokens, size
-        Weight of the targets, and of the bytes that they stand for; None where a token has no
-        bytes of its own.
-    """
-
-    sha256: str
+    sha256: str  # of the text itself, so that it doesn't hang on the tokenizer
+    # Weight of the targets, and of the bytes that they stand for; None where a token has no bytes
+    # of its own.
     tokens: float
     size: float | None
 
@@ -37,21 +30,13 @@ class Text(NamedTuple):
 def training_results(
     config: Config,
     model: build.Model,
-    training: str,
+    training: str,  # the hash of what was trained on
     validation: Dataset | None,
     progress: Progress,
     report: Report,
-    checkpoint: Path,
+    checkpoint: Path,  # what the stage hands on
 ) -> dict[str, Any]:
-    """Return a stage's results.
-
-    Parameters
-    ----------
-    training
-        The hash of what was trained on.
-    checkpoint
-        What the stage hands on.
-    """
+    """Return a stage's results."""
     results: dict[str, Any] = {
         # A run that began before its loss was counted has it from its metrics.
         "loss": report.loss if progress.loss is None else progress.loss,

@@ -36,7 +36,8 @@ def draw(folder: Path, stages: list[StageRows]) -> Path:
 
 def after(config: Config, results: dict[str, Any]) -> None:
     """Say if a loss exploded, and draw the page if wanted; that it can't be drawn is no error."""
-    folder = _run_of(Path(results["checkpoint"]))
+    above = Path(results["checkpoint"]).parents[1:3]
+    folder = next((each for each in above if (each / RECORD).is_file()), None)
     if folder is not None:
         _tell(folder)
     if folder is None or config.report is False or not can_draw():
@@ -65,11 +66,6 @@ def _tell(folder: Path) -> None:
         found = exploded(read_rows(part / "metrics.jsonl"))
         if found is not None and not (part / "watch.jsonl").exists():
             log.warning("%s: %s", name, found.sentence)
-
-
-def _run_of(checkpoint: Path) -> Path | None:
-    found = (each for each in checkpoint.parents[1:3] if (each / RECORD).is_file())
-    return next(found, None)
 
 
 def _stage(config: Config, folder: Path, name: str) -> StageRows:

@@ -11,10 +11,7 @@ from llmlab.runs.catalogue import Entry, catalogue, matching
 def run(config: Config, run: None = None, where: str | None = None) -> dict[str, Any]:
     """Print runs and sweeps with date, phase, model, metric, status and size on disk.
 
-    Parameters
-    ----------
-    where
-        Conditions that all must hold, such as `status=failed phase=pretrain val_loss<2`.
+    `where`: conditions that all must hold, such as `status=failed phase=pretrain val_loss<2`.
     """
     found = matching(catalogue(), where)
     print("\n".join(table(found)), flush=True)

@@ -39,44 +39,23 @@ class Options:
 
 
 def run(
-    config: Any,
+    config: Any,  # has `metric` and `direction`
     run: None = None,
-    phase: str = "pretrain",
-    trials: int = 40,
-    workers: int | None = None,
+    phase: str = "pretrain",  # what each trial runs: pretrain or tune
+    trials: int = 40,  # how many there are to be
+    workers: int | None = None,  # that the launcher starts; each works on one trial at a time
+    # How the next trial is chosen, and when one is given up
     sampler: Annotated[Any, SEARCH_SAMPLERS] = "tpe",
     pruner: Annotated[Any, PRUNERS] = None,
+    # The numbers to make small; by default `metric`, else val_loss
     objectives: list[str] | None = None,
+    # What is refused before training: `parameters<=1e6 memory<=2GiB`
     constraints: str | None = None,
-    space: dict[str, Any] | None = None,
-    storage: str | None = None,
-    seed: int = 0,
+    space: dict[str, Any] | None = None,  # values by key, as on the command line, which adds more
+    storage: str | None = None,  # a PostgreSQL's URL; None: a journal in the search's folder
+    seed: int = 0,  # of the sampler; `seed=` is that of the trainings
 ) -> dict[str, Any]:
-    """Return the options of a search, checked.
-
-    Parameters
-    ----------
-    config
-        Has `metric` and `direction`.
-    phase
-        What each trial runs: pretrain or tune.
-    trials
-        How many there are to be.
-    workers
-        That the launcher starts; each works on one trial at a time.
-    sampler, pruner
-        How the next trial is chosen, and when one is given up.
-    objectives
-        The numbers to make small; by default `metric`, else val_loss.
-    constraints
-        What is refused before training: `parameters<=1e6 memory<=2GiB`.
-    space
-        Values by key, as on the command line, which adds more.
-    storage
-        A PostgreSQL's URL; None: a journal in the search's folder.
-    seed
-        Of the sampler; `seed=` is that of the trainings.
-    """
+    """Return the options of a search, checked."""
     problems: list[str] = []
     if phase not in TRIED:
         problems.append(f"search.phase={phase}: must be one of: {', '.join(TRIED)}")

@@ -25,38 +25,24 @@ _NEEDS_KEY = (
 def run(
     config: Config,
     run: None = None,
+    # Where to listen; 0 finds a free port. A host that others reach needs a key.
     host: str = "127.0.0.1",
     port: int = 8000,
-    api_key: str | None = None,
-    cors: list[str] | str | None = None,
-    names: list[str] | str | None = None,
+    api_key: str | None = None,  # what clients must send as `Authorization: Bearer KEY`
+    cors: list[str] | str | None = None,  # origins whose pages may ask, as https://example.org
+    names: list[str] | str | None = None,  # names of the models, instead of those of their runs
+    # Answers of each model that are made at once, and that wait
     rows: int = 16,
     queue: int = 64,
+    # Most tokens of an answer, characters of its prompt, bytes of its request
     max_tokens: int = 4_096,
     max_prompt: int = 100_000,
     max_body: int = 1_000_000,
+    # Time for sending a request, and for its answer
     upload_seconds: float = 10.0,
     seconds: float = 300.0,
 ) -> dict[str, Any]:
-    """Serve `checkpoint`, or several of them, until Ctrl-C.
-
-    Parameters
-    ----------
-    host, port
-        Where to listen; 0 finds a free port. A host that others reach needs a key.
-    api_key
-        What clients must send as `Authorization: Bearer KEY`.
-    cors
-        Origins whose pages may ask, as https://example.org.
-    names
-        Names of the models, instead of those of their runs.
-    rows, queue
-        Answers of each model that are made at once, and that wait.
-    max_tokens, max_prompt, max_body
-        Most tokens of an answer, characters of its prompt, bytes of its request.
-    upload_seconds, seconds
-        Time for sending a request, and for its answer.
-    """
+    """Serve `checkpoint`, or several of them, until Ctrl-C."""
     _need_libraries()
     from llmlab.serve.app import application
     from llmlab.serve.guard import is_loopback

@@ -47,10 +47,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
 def train_stage(config: Config, run: Run, folder: Path, begin: Path | None) -> dict[str, Any]:
     """Train `config.phase` in `folder` and return its results.
 
-    Parameters
-    ----------
-    begin
-        Checkpoint to take weights, model and tokenizer from.
+    `begin` is a checkpoint to take weights, model and tokenizer from.
     """
     start = start_of_stage(run, folder, config.keep)
     state = start.state

@@ -39,11 +39,6 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     """Print a line for each file of `checkpoint`.
 
     That is a file, a run, a sweep, a folder, `latest` (the whole run) or `best` (the file).
-
-    Raises
-    ------
-    CheckpointError
-        Something isn't sound, or there is nothing to check.
     """
     named = config.checkpoint or "latest"
     if named == "best":

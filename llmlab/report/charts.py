@@ -66,10 +66,7 @@ def curve_chart(points: Rows) -> Chart | None:
 def key_chart(key: str, rows: Rows, metric: str, higher: bool) -> Chart:
     """Return the metric over a key that was swept, with the best value marked.
 
-    Parameters
-    ----------
-    rows
-        An arm each: `value`, a number where all are numbers, and `mean`, `low`, `high`.
+    Of each arm, a row has `value`, a number where all are numbers, and `mean`, `low`, `high`.
     """
     import altair as alt
 
@@ -124,10 +121,7 @@ def grid_chart(keys: Sequence[str], rows: Rows, metric: str, higher: bool) -> Ch
 def parallel_chart(keys: Sequence[str], rows: Rows, metric: str) -> Chart:
     """Return a line an arm across all keys, coloured by the metric; values are in order of size.
 
-    Parameters
-    ----------
-    rows
-        A point each: `arm`, `key`, `place` (0 to 1), `value`, `mean`.
+    Of each point, a row has `arm`, `key`, `place` (0 to 1), `value`, `mean`.
     """
     import altair as alt
 

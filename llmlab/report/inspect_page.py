@@ -45,11 +45,8 @@ def write_inspect_page(
 ) -> tuple[Path, dict[str, Any]]:
     """Write report.html within its size, and return it and what is in it.
 
-    Parameters
-    ----------
-    content
-        Returns what is shown of the last tokens, as many as asked for or all (None), and the
-        maps (N, T, T). First the maps get fewer bits, then there are fewer tokens.
+    `content` returns what is shown of the last tokens, as many as asked for or all (None), and the
+    maps (N, T, T). First the maps get fewer bits, then there are fewer tokens.
     """
     tokens: int | None = None
     while True:

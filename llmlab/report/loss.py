@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any
 
 from llmlab.atomic_write import make_folder, replace_text
 from llmlab.report.svg import Curve, line_chart
+from llmlab.report.terminal import shown_by
 from llmlab.runs.shell import near
 from llmlab.train.rows import read_rows
 
@@ -24,21 +24,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Report:
-    """A stage's curve in short.
+    """A stage's curve in short."""
 
-    Attributes
-    ----------
-    rows
-        Of its metrics.jsonl.
-    loss
-        Mean loss of the last epoch's target tokens, in nats; None if no step was finite.
-    sparkline
-        One line of the loss, ready to be printed.
-    """
-
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]]  # of its metrics.jsonl
+    # Mean loss of the last epoch's target tokens, in nats; None if no step was finite.
     loss: float | None
-    sparkline: str
+    sparkline: str  # one line of the loss, ready to be printed
 
 
 def summarise(folder: Path) -> Report:
@@ -91,11 +82,7 @@ def last_epoch_loss(rows: Sequence[Row]) -> float | None:
 def loss_svg(rows: Sequence[Row], path: Path, title: str = "loss") -> None:
     """Draw training loss, its moving mean and validation loss over the step as an SVG file.
 
-    Parameters
-    ----------
-    rows
-        As in metrics.jsonl: "step", "loss" and perhaps "val_loss"; those that aren't finite
-        numbers are left out.
+    `rows` are those of metrics.jsonl; what isn't a finite number is left out.
     """
     train, validation = _points(rows, "loss"), _points(rows, "val_loss")
     curves = []
@@ -113,10 +100,7 @@ def loss_svg(rows: Sequence[Row], path: Path, title: str = "loss") -> None:
 def sparkline(values: Iterable[float], width: int = 40, encoding: str | None = None) -> str:
     """Return `values` as a line of at most `width` blocks, each the mean of its share.
 
-    Parameters
-    ----------
-    encoding
-        Of the terminal, by default stdout's; if it has no blocks, ASCII is used.
+    If the terminal's `encoding`, by default stdout's, has no blocks, ASCII is used.
     """
     finite = [value for value in values if _finite(value)]
     if not finite:
@@ -125,17 +109,9 @@ def sparkline(values: Iterable[float], width: int = 40, encoding: str | None = N
     edges = [len(finite) * i // count for i in range(count + 1)]
     means = [_mean(finite[a:b]) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
-    marks = _BLOCKS if _can_show(encoding or sys.stdout.encoding or "ascii") else _PLAIN
+    marks = shown_by(encoding, _BLOCKS, _PLAIN)
     scale = (len(marks) - 1) / (high - low) if high > low else 0.0
     return "".join(marks[round((mean - low) * scale)] for mean in means)
-
-
-def _can_show(encoding: str) -> bool:
-    try:
-        _BLOCKS.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def _points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:

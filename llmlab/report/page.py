@@ -26,18 +26,11 @@ _SVG_WIDTH = 640
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture with a heading.
-
-    Attributes
-    ----------
-    spec
-        A Vega-Lite specification as Altair writes it.
-    choices
-        Of its controls: what can be chosen for `x`, `y` and `log`, as value and text.
-    """
+    """A picture with a heading."""
 
     title: str
-    spec: dict[str, Any]
+    spec: dict[str, Any]  # a Vega-Lite specification as Altair writes it
+    # Of its controls: what can be chosen for `x`, `y` and `log`, as value and text
     choices: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
 

@@ -26,22 +26,15 @@ _LONGEST = 400  # characters of a sample
 
 @dataclass(frozen=True)
 class StageRows:
-    """What a stage of a run has left.
-
-    Attributes
-    ----------
-    metrics, watched, samples
-        Rows of metrics.jsonl, watch.jsonl and samples.jsonl; the last two may be empty.
-    findings
-        What is out of the ordinary in them.
-    """
+    """What a stage of a run has left."""
 
     name: str
     folder: Path
+    # Rows of metrics.jsonl, watch.jsonl and samples.jsonl; the last two may be empty.
     metrics: Rows
     watched: Rows
     samples: Rows
-    findings: Sequence[Finding]
+    findings: Sequence[Finding]  # what is out of the ordinary in them
 
 
 def run_page(folder: Path, stages: Sequence[StageRows]) -> Page:
@@ -56,8 +49,8 @@ def run_page(folder: Path, stages: Sequence[StageRows]) -> Page:
         rows = [[name, _figure(name, results[name])] for name in shown]
         parts.append(Table("Results", ["what", "value"], rows))
     parts += about([folder])
-    command = shell_command(*record["overrides"])
-    parts.append(("Command", f"{command}\n\nto go on with it: {_resume(folder)}"))
+    command, more = shell_command(*record["overrides"]), shell_command(f"resume={near(folder)}")
+    parts.append(("Command", f"{command}\n\nto go on with it: {more}"))
     parts.append(("Configuration", _config(folder)))
     seconds = record.get("seconds")
     spent = f", {seconds:,.0f} s" if seconds is not None else ""
@@ -106,10 +99,6 @@ def _cut(text: str) -> str:
 
 def _figure(name: str, value: Any) -> tuple[str, Any]:
     return (human(value, "", 1000) if name in _SPENT else number(value), value)
-
-
-def _resume(folder: Path) -> str:
-    return shell_command(f"resume={near(folder)}")
 
 
 def _config(folder: Path) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.report.study import read_study
-from llmlab.report.study_tables import number
-from llmlab.report.tables import columns, human
+from llmlab.report.study_tables import number, spent
+from llmlab.report.tables import columns
 from llmlab.runs.shell import near
-from llmlab.runs.sweep import duration, shown_value
+from llmlab.runs.sweep import shown_value
 from llmlab.search.outcome import Ended, Outcome
 from llmlab.study.statistics import estimate
 
@@ -47,12 +47,8 @@ def lines(outcome: Outcome) -> list[str]:
 def optimism(best: dict[str, Any], again: list[float]) -> str:
     """Return a sentence on how much worse the best trial is with new seeds.
 
-    Parameters
-    ----------
-    best
-        What best.json says.
-    again
-        The same number of the same configuration, of other seeds.
+    `best` is what best.json says, `again` the same number of the same configuration, of other
+    seeds.
     """
     name, value = best["metric"], float(best["value"])
     found = estimate([each - value for each in again])
@@ -98,27 +94,15 @@ def _table(outcome: Outcome, trials: list[Ended], title: str) -> list[str]:
     if not trials:
         return []
     names = [metric.name for metric in outcome.objectives]
-    spent = [n for n in _SPENT if n not in names and any(n in t.result for t in trials)]
+    counted = [n for n in _SPENT if n not in names and any(n in t.result for t in trials)]
     short = [_short(key, outcome.keys) for key in outcome.keys]
-    rows = [["trial", *names, *short, *("time" if n == "seconds" else n for n in spent)]]
+    rows = [["trial", *names, *short, *("time" if n == "seconds" else n for n in counted)]]
     for trial in trials:
-        objectives = [_figure(n, v) for n, v in zip(names, trial.values, strict=True)]
+        objectives = [spent(n, v) for n, v in zip(names, trial.values, strict=True)]
         settings = [_setting(trial.settings[key]) for key in outcome.keys]
-        others = [_figure(name, trial.result.get(name)) for name in spent]
+        others = [spent(name, trial.result.get(name)) for name in counted]
         rows.append([trial.folder, *objectives, *settings, *others])
     return ["", *([title] if title else []), *columns(rows, left=1)]
-
-
-def _figure(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if name == "seconds":
-        return duration(value)
-    if name == "memory":
-        return human(value, "B", 1024)
-    if name in ("parameters", "tokens", "steps", "flops"):
-        return human(value, "", 1000) if value >= 100_000 else f"{value:,.0f}"
-    return number(value)
 
 
 def _short(key: str, keys: tuple[str, ...]) -> str:

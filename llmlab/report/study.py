@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.config.study import Question
-from llmlab.runs.results import Sweep, find_baseline, read_question, read_results
-from llmlab.study.arms import FINISHED, Arm, varying_keys
+from llmlab.runs.results import Sweep, find_baseline, ranked_jobs, read_question, read_results
+from llmlab.study.arms import FINISHED, Arm, Job, varying_keys
 from llmlab.study.metric import Metric, choose, refusal
 from llmlab.study.sequential import Rule, comparisons, decide
 from llmlab.study.statistics import Estimate, estimate
@@ -17,25 +17,15 @@ _NO_CLAIM = Verdict([])
 
 @dataclass(frozen=True)
 class Study:
-    """A sweep's arms, the best first, and what they say.
-
-    Attributes
-    ----------
-    metric
-        None if its jobs report no number to compare.
-    keys
-        In which the arms differ.
-    refused
-        Whether the metric isn't alike in the arms, so that they have no ranks.
-    """
+    """A sweep's arms, the best first, and what they say."""
 
     sweep: Sweep
     question: Question
-    metric: Metric | None
+    metric: Metric | None  # None if its jobs report no number to compare
     arms: list[Arm]
-    keys: list[str]
+    keys: list[str]  # in which the arms differ
     verdict: Verdict
-    refused: bool = False
+    refused: bool = False  # whether the metric isn't alike in the arms, so that they have no ranks
 
     def estimate(self, arm: Arm) -> Estimate | None:
         """Return the metric's mean over an arm's seeds with its interval, if it has any."""
@@ -48,15 +38,15 @@ class Study:
             return sum(job.status != FINISHED for job in arm.jobs)
         return len(arm.failed(self.metric.name))
 
+    def ranked_jobs(self) -> list[tuple[int | None, Job]]:
+        """Return the jobs with their rank; in a study without ranks none has one."""
+        if self.metric is None or self.refused:
+            return [(None, job) for job in self.sweep.jobs]
+        return ranked_jobs(self.sweep.jobs, self.metric)
+
 
 def read_study(folder: Path) -> Study:
-    """Return the study that a sweep's folder holds, judged.
-
-    Raises
-    ------
-    ConfigError
-        `metric` or `baseline` names something that isn't there.
-    """
+    """Return the study that a sweep's folder holds, judged."""
     record = read_question(folder)
     question = Question.of(record["question"]) if "question" in record else None
     return study_of(read_results(folder), question or Question(study={"alpha": 0.05}), record)

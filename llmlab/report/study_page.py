@@ -6,20 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.errors import CheckpointError
+from llmlab.named import flat
 from llmlab.report import charts
 from llmlab.report.curves import bands, trace
-from llmlab.report.page import Chart, Page, Table
+from llmlab.report.page import HOW, Chart, Page, Table, can_draw, write_page
 from llmlab.report.study import Study
 from llmlab.report.study_tables import SPENT, number
 from llmlab.report.tables import human
 from llmlab.runs.overrides import Override, value_of
 from llmlab.runs.record import RECORD, read_config, read_record
-from llmlab.runs.results import ranked_jobs, read_question
+from llmlab.runs.results import read_question
 from llmlab.runs.shell import near, shell_command
 from llmlab.study.arms import Arm
 
 _OF_A_RUN = ("typed", "seed", "resume", "chat", "question", "threads")
 _MOST_JOBS = 200  # in the table and in the picture of arms
+
+
+def draw(folder: Path, study: Study) -> str:
+    """Draw the page of a sweep where that can be; return the line that says where, or how."""
+    if not can_draw():
+        return HOW
+    return f"report: {near(write_page(folder, study_page(folder, study)))}"
 
 
 def study_page(folder: Path, study: Study) -> Page:
@@ -41,7 +49,8 @@ def study_page(folder: Path, study: Study) -> Page:
     by = f" Ranked by {metric.text}." if metric is not None and not study.refused else ""
     sentences = study.verdict.sentences or [f"{len(study.arms)} arm; nothing is compared."]
     parts += _command(folder, study)
-    return Page(_title(study), note + "." + by, sentences, parts)
+    title = f"{', '.join(study.keys) or 'sweep'}: {len(study.arms)} arms"
+    return Page(title, note + "." + by, sentences, parts)
 
 
 def _command(folder: Path, study: Study) -> list[tuple[str, str]]:
@@ -63,10 +72,6 @@ def _command(folder: Path, study: Study) -> list[tuple[str, str]]:
     made = shell_command(*words, f"hydra.sweep.dir={near(folder)}")
     more = shell_command(f"resume={near(folder)}")
     return [("Command", f"{made}\n\nadd to it: {more}")]
-
-
-def _title(study: Study) -> str:
-    return f"{', '.join(study.keys) or 'sweep'}: {len(study.arms)} arms"
 
 
 def about(runs: Sequence[Path]) -> list[tuple[str, str]]:
@@ -193,8 +198,6 @@ def _arm_table(study: Study) -> Table:
 
 def _job_table(study: Study) -> Table:
     jobs = study.sweep.jobs
-    metric = None if study.refused else study.metric
-    ranked = ranked_jobs(jobs, metric) if metric else [(None, job) for job in jobs]
     first = ["loss", "val_loss", "best_val_loss", "bits_per_byte"]
     names = [name for name in first if any(name in job.values for job in jobs)]
     rows = [
@@ -205,7 +208,7 @@ def _job_table(study: Study) -> Table:
             *((number(job.values.get(name)), job.values.get(name)) for name in names),
             job.status,
         ]
-        for rank, job in ranked[:_MOST_JOBS]
+        for rank, job in study.ranked_jobs()[:_MOST_JOBS]
     ]
     more = f", the first {_MOST_JOBS} of {len(jobs)}" if len(jobs) > _MOST_JOBS else ""
     return Table(f"Jobs{more}", ["job", "rank", "seed", *names, "status"], rows)
@@ -213,9 +216,10 @@ def _job_table(study: Study) -> Table:
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the keys in which configurations differ, dotted, with the value in each."""
-    flat = [_flat({k: v for k, v in config.items() if k not in _OF_A_RUN}) for config in configs]
-    keys = dict.fromkeys(key for each in flat for key in each)
-    table = {key: [each.get(key, "-") for each in flat] for key in keys}
+    own = [{k: v for k, v in config.items() if k not in _OF_A_RUN} for config in configs]
+    texts = [{k: "null" if v is None else str(v) for k, v in flat(each)} for each in own]
+    keys = dict.fromkeys(key for each in texts for key in each)
+    table = {key: [each.get(key, "-") for each in texts] for key in keys}
     return {key: values for key, values in table.items() if len(set(values)) > 1}
 
 
@@ -224,20 +228,8 @@ def _differences(names: Sequence[str], runs: Sequence[Path]) -> list[Table]:
     found = differences(configs)
     if len(configs) < 2 or not found:
         return []
-    return [Table("What their configurations differ in", ["key", *names], _as_rows(found))]
-
-
-def _as_rows(found: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    return [[key, *values] for key, values in found.items()]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, Mapping) and value:
-        found: dict[str, str] = {}
-        for key, item in value.items():
-            found |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return {prefix: "null" if value is None else str(value)}
+    rows = [[key, *values] for key, values in found.items()]
+    return [Table("What their configurations differ in", ["key", *names], rows)]
 
 
 def _spent(value: float | None) -> tuple[str, float | None]:

@@ -1,7 +1,7 @@
 """A study as tables: what is printed, and the CSV files."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from llmlab.report.tables import columns, human, nats
 from llmlab.report.terminal import interval_lines
 from llmlab.runs.overrides import Override
 from llmlab.runs.record import SWEEP_RECORD
-from llmlab.runs.results import ranked_jobs, read_question
+from llmlab.runs.results import read_question
 from llmlab.runs.shell import near, shell_command
 from llmlab.runs.sweep import duration
 from llmlab.study.arms import DIVERGED
@@ -78,13 +78,14 @@ def _arm_cells(study: Study) -> list[list[str]]:
     has_error = (
         study.metric is not None and study.metric.name == "loss" and _has(study, "loss_error")
     )
-    spent = [name for name in ("seconds", "tokens", "parameters") if _has(study, name)]
-    if study.question.study.get("jobs") is not None and _has_budget(study):
-        spent = [name for name in SPENT if _has(study, name)]
+    counted = [name for name in ("seconds", "tokens", "parameters") if _has(study, name)]
+    budget = any(arm.settings.get("budget", '"none"') != '"none"' for arm in study.arms)
+    if study.question.study.get("jobs") is not None and budget:
+        counted = [name for name in SPENT if _has(study, name)]
     head = [" ".join(study.keys) or "arm"]
     head += [] if study.metric is None else [study.metric.name, "sd", "95 % interval"]
     head += ["text ±"] if has_error else []
-    head += ["seeds", "failed", *("time" if name == "seconds" else name for name in spent)]
+    head += ["seeds", "failed", *("time" if name == "seconds" else name for name in counted)]
     rows = [head]
     for arm in study.arms:
         found, failed = study.estimate(arm), study.failed(arm)
@@ -95,7 +96,7 @@ def _arm_cells(study: Study) -> list[list[str]]:
         if has_error:
             row.append(number(arm.mean("loss_error")))
         row += [str(len(arm.jobs)), str(failed)]
-        row += [_spent(name, arm.mean(name)) for name in spent]
+        row += [spent(name, arm.mean(name)) for name in counted]
         rows.append(row)
     return rows
 
@@ -116,7 +117,7 @@ def _job_cells(study: Study) -> list[list[str]]:
     name = study.metric.name if study.metric else ""
     others = [each for each in _FIRST if each != name and _has(study, each)]
     rows = [["job", "rank", "seed", *([name] if name else []), *others, "status"]]
-    for rank, job in _ranked(study):
+    for rank, job in study.ranked_jobs():
         figures = [*([name] if name else []), *others]
         cells = [number(job.values.get(each)) for each in figures]
         rows.append([job.name, str(rank or "-"), str(job.seed), *cells, job.status])
@@ -130,7 +131,7 @@ def _job_rows(study: Study) -> list[list[Any]]:
     figures += sorted(known - {*figures, *SPENT}) + [name for name in SPENT if name in known]
     keys = sorted({k for arm in study.arms for k in arm.settings} - {*figures, "seed"})
     rows: list[list[Any]] = [["rank", "job", "status", "seed", *keys, *figures, "error"]]
-    for rank, job in _ranked(study):
+    for rank, job in study.ranked_jobs():
         values = [study.sweep.value(job.settings, key) for key in keys]
         own = [job.values.get(name) for name in figures]
         rows.append([rank, job.name, job.status, job.seed, *values, *own, job.error])
@@ -158,26 +159,21 @@ def _arm_rows(study: Study) -> list[list[Any]]:
     return rows
 
 
-def _ranked(study: Study) -> Iterable[tuple[int | None, Any]]:
-    if study.metric is not None and not study.refused:
-        return ranked_jobs(study.sweep.jobs, study.metric)
-    return [(None, job) for job in study.sweep.jobs]
-
-
 def _has(study: Study, name: str) -> bool:
     return any(name in job.values for job in study.sweep.jobs)
 
 
-def _has_budget(study: Study) -> bool:
-    return any(arm.settings.get("budget", '"none"') != '"none"' for arm in study.arms)
-
-
-def _spent(name: str, value: float | None) -> str:
+def spent(name: str, value: float | None) -> str:
+    """Return a figure of what was spent, or of any metric; `-` for none."""
     if value is None:
         return "-"
     if name == "seconds":
         return duration(value)
-    return human(value, "", 1000) if value >= 100_000 else f"{value:,.0f}"
+    if name == "memory":
+        return human(value, "B", 1024)
+    if name in SPENT:
+        return human(value, "", 1000) if value >= 100_000 else f"{value:,.0f}"
+    return number(value)
 
 
 def shortened(text: str) -> str:

@@ -8,25 +8,27 @@ _MARKS, _PLAIN = "├─●┤", "|-o|"  # low end, line, mean, high end
 _WIDTH = 40
 
 
+def shown_by(encoding: str | None, marks: str, plain: str) -> str:
+    """Return `marks` if the terminal's encoding, by default stdout's, has them, else `plain`."""
+    try:
+        marks.encode(encoding or sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return plain
+    return marks
+
+
 def interval_lines(
     rows: Sequence[tuple[str, float, float, float]], encoding: str | None = None
 ) -> list[str]:
     """Return a line for each name, mean, low and high end, on a scale for all of them.
 
-    Parameters
-    ----------
-    encoding
-        Of the terminal, by default stdout's; where it has no such marks, ASCII is used.
+    Where the terminal's `encoding`, by default stdout's, has no such marks, ASCII is used.
     """
     ends = [end for _, *values in rows for end in values if isfinite(end)]
     if len(rows) < 2 or not ends or min(ends) == max(ends):
         return []
     first, span = min(ends), max(ends) - min(ends)
-    marks = _MARKS
-    try:
-        marks.encode(encoding or sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        marks = _PLAIN
+    marks = shown_by(encoding, _MARKS, _PLAIN)
     longest = max(len(name) for name, *_ in rows)
     found = []
     for name, *values in rows:

@@ -4,12 +4,13 @@ import math
 import operator
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmlab.errors import ConfigError
+from llmlab.named import flat
 from llmlab.runs.lookup import find_runs
 from llmlab.runs.overrides import value_of
 from llmlab.runs.record import SWEEP_RECORD, read_config
@@ -28,23 +29,14 @@ _HOW: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A run, or a sweep as a whole.
-
-    Attributes
-    ----------
-    facts
-        What can be asked for by `where`: id, phase, model, status, created, results, and the keys
-        of the configuration, dotted. Of a sweep its status is that of its jobs.
-    size
-        Bytes on the disk.
-    needs
-        The checkpoints that it began from.
-    """
+    """A run, or a sweep as a whole."""
 
     folder: Path
+    # What can be asked for by `where`: id, phase, model, status, created, results, and the keys of
+    # the configuration, dotted. Of a sweep its status is that of its jobs.
     facts: Mapping[str, Any]
-    size: int
-    needs: tuple[Path, ...]
+    size: int  # bytes on the disk
+    needs: tuple[Path, ...]  # the checkpoints that it began from
 
 
 def catalogue(root: Path | str = "runs") -> list[Entry]:
@@ -62,13 +54,7 @@ def catalogue(root: Path | str = "runs") -> list[Entry]:
 
 
 def matching(entries: list[Entry], where: str | None) -> list[Entry]:
-    """Return the entries for which all conditions of `where` hold: `status=failed val_loss<2`.
-
-    Raises
-    ------
-    ConfigError
-        It has another form, or compares by a key that no entry has.
-    """
+    """Return the entries for which all conditions of `where` hold: `status=failed val_loss<2`."""
     conditions = [_condition(word, entries) for word in (where or "").split()]
     return [entry for entry in entries if all(holds(entry.facts) for holds in conditions)]
 
@@ -99,10 +85,10 @@ def needed_by_others(entry: Entry, others: list[Entry]) -> Entry | None:
 
 
 def _entry(folder: Path, record: Mapping[str, Any]) -> Entry:
-    found = [record.get("results") or {}]
     facts = {"id": folder.name, "status": record.get("status"), "phase": record["phase"]}
     facts |= {"created": record.get("created", ""), **_configured(folder)}
-    return Entry(folder, facts | _numbers(*found), _size(folder), _needs(record))
+    facts |= _numbers(record.get("results") or {})
+    return Entry(folder, facts, _size(folder), _needs(record))
 
 
 def _sweep(folder: Path, jobs: list[tuple[Path, dict[str, Any]]]) -> Entry:
@@ -126,15 +112,8 @@ def _configured(folder: Path) -> dict[str, Any]:
     config = read_config(folder) or {}
     model = config.get("model")
     name = model.get("name") if isinstance(model, Mapping) else None
-    return {**dict(_flat(config)), "model": name or "-"}
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    elif prefix not in ("phase", "status", "id"):
-        yield prefix, value
+    own = {key: v for key, v in flat(config) if key not in ("phase", "status", "id") and v != {}}
+    return {**own, "model": name or "-"}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,13 +21,6 @@ class RunLock:
 
     A forked child lets go of its copy by itself: else a worker that outlives its killed parent
     would keep the run locked.
-
-    Raises
-    ------
-    Held
-        By another process; the message says by which.
-    ResourceError
-        It can't be locked.
     """
 
     def __init__(self, path: Path):
@@ -38,19 +31,17 @@ class RunLock:
             raise refused(path, error) from error
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if (
-                os.fstat(self._handle).st_nlink == 0
-            ):  # its run was refused and removed in the meantime
+            if os.fstat(self._handle).st_nlink == 0:  # its run was refused, and is gone
                 raise BlockingIOError
         except BlockingIOError as error:
             holder = os.pread(self._handle, 200, 0).decode(errors="replace").strip()
-            self._close()
+            self.release()
             raise Held(
                 f"{path.parent}: {holder or 'another process'} is working on this run; "
                 "wait until it ends, or stop it"
             ) from error
         except OSError as error:
-            self._close()
+            self.release()
             raise ResourceError(
                 f"{path}: can't be locked: {error.strerror}; put runs on a file system with locks"
             ) from error
@@ -71,9 +62,6 @@ class RunLock:
 
     def release(self) -> None:
         """Unlock. The file stays: deleting it would let two processes lock two files."""
-        self._close()
-
-    def _close(self) -> None:
         if self._handle >= 0:
             os.close(self._handle)  # closing unlocks; LOCK_UN in a child would free the parent's
             self._handle = -1
@@ -83,6 +71,6 @@ def _closer(reference: Callable[[], RunLock | None]) -> Callable[[], None]:
     def close() -> None:
         lock = reference()
         if lock is not None:
-            lock._close()
+            lock.release()
 
     return close

@@ -22,15 +22,7 @@ _PREEMPTING = {128 + getattr(signal, name) for name in PREEMPTING if hasattr(sig
 class LogFile(logging.FileHandler):
     """A run's log; on a full disk it is silently incomplete, since what can't be saved says so.
 
-    Parameters
-    ----------
-    held
-        Whether to keep lines back until `write_held`, since the start may come to nothing.
-
-    Raises
-    ------
-    ResourceError
-        The file can't be written.
+    Lines are `held` back until `write_held` where the start may come to nothing.
     """
 
     def __init__(self, path: Path, held: bool = False):

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from llmlab.runs.sweep import read_result
 
 log = logging.getLogger("llmlab")
 
+ROOT = Path("runs")  # where the user stands
 TRAINING = ("full", "pretrain", "tune")
 _MODELS = (*TRAINING, "import")  # whose runs hold a model
 _STAGES = ("tune", "pretrain")  # of a run of phase full, the last first
@@ -23,28 +24,22 @@ _TRIES = 100  # a run of tiny steps may save faster than a file is opened
 _START = "python -m llmlab starts one"
 
 
-def latest_run(root: Path | str = "runs", phases: Iterable[str] = TRAINING) -> Path:
-    """Return the folder of the run of these phases that was started last.
-
-    Raises
-    ------
-    CheckpointError
-        There is none.
-    """
-    for folder in _newest_first(Path(root), phases):
+def latest_run() -> Path:
+    """Return the folder of the training run that was started last."""
+    for folder in _newest_first(TRAINING):
         return folder
-    raise CheckpointError(f"{Path(root).absolute()}: no training run here yet; {_START}")
+    raise CheckpointError(f"{ROOT.absolute()}: no training run here yet; {_START}")
 
 
-def latest_checkpoint(root: Path | str = "runs") -> Path:
+def latest_checkpoint() -> Path:
     """Return the result of the newest training run or import that has a sound checkpoint."""
-    for folder in _newest_first(Path(root), _MODELS):
+    for folder in _newest_first(_MODELS):
         found = newest_of(folder)
         if found is not None:
             return found
         log.warning("%s: the newest run has no checkpoint; trying the one before it", folder)
     raise CheckpointError(
-        f"{Path(root).absolute()}: no training run with a checkpoint here yet; {_START}"
+        f"{ROOT.absolute()}: no training run with a checkpoint here yet; {_START}"
     )
 
 
@@ -77,36 +72,26 @@ def _stages(run: Path) -> list[Path]:
     return [*(run / name for name in _STAGES), run]
 
 
-def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
-    """Return the absolute path of the checkpoint that `value` means.
+def resolve_checkpoint(value: str | Path) -> Path:
+    """Return the absolute path of the checkpoint that `value` means; a file isn't opened.
 
-    Parameters
-    ----------
-    value
-        "latest"; "best" of the newest run or sweep; a file; the folder of a run, of a stage or of
-        checkpoints, or `latest` or `best` in the latter; that of a sweep, for its best job; an id.
-    root
-        Where "latest" and "best" look.
-
-    Raises
-    ------
-    CheckpointError
-        There is no such thing. A file that exists isn't opened.
+    It is "latest"; "best" of the newest run or sweep; a file; the folder of a run, of a stage or of
+    checkpoints, or `latest` or `best` in the latter; that of a sweep, for its best job; or an id.
     """
     if str(value) == "latest":
-        return latest_checkpoint(root).absolute()
+        return latest_checkpoint().absolute()
     if str(value) == "best":
-        newest = latest_checkpoint(root).absolute().parent
+        newest = latest_checkpoint().absolute().parent
         sweep = next((f for f in newest.parents if (f / SWEEP_RECORD).is_file()), None)
         return _of_sweep(sweep) if sweep else _best(newest, value)
-    path = named(value, root)
+    path = named(value)
     if path.parent.name == CHECKPOINTS and path.name == "best":
         return _best(path.parent, value)
     if path.parent.name == CHECKPOINTS and path.name == "latest":
         path = path.parent
     if not path.exists():
         raise CheckpointError(
-            f"checkpoint={value}: there is no {path}{meant(value, root)}; name a file, a run's "
+            f"checkpoint={value}: there is no {path}{meant(value)}; name a file, a run's "
             "folder or id, latest or best"
         )
     if not path.is_dir():
@@ -148,20 +133,15 @@ def _best(folder: Path, value: str | Path) -> Path:
     return found
 
 
-def named(value: str | Path, root: Path | str = "runs") -> Path:
+def named(value: str | Path) -> Path:
     """Return the absolute path that `value` means: its own, or that of the run with this id.
 
     Sweeps and their jobs have ids, too: the names of their folders.
-
-    Raises
-    ------
-    CheckpointError
-        Several folders have that name.
     """
     path = Path(value).expanduser().absolute()
     if path.exists() or len(Path(value).parts) != 1:
         return path
-    found = [folder for folder in _started(root) if folder.name == str(value)]
+    found = [folder for folder in _started(ROOT) if folder.name == str(value)]
     if found[1:]:
         raise CheckpointError(
             f"{value}: the name of {len(found)} folders, such as {found[0]} and {found[1]}; "
@@ -170,11 +150,11 @@ def named(value: str | Path, root: Path | str = "runs") -> Path:
     return found[0] if found else path
 
 
-def meant(value: str | Path, root: Path | str = "runs") -> str:
+def meant(value: str | Path) -> str:
     """Return `` (did you mean ...?)`` for the word or the id nearest to `value`, if any is."""
     if len(Path(value).parts) != 1:
         return ""
-    return suggest(str(value), ["latest", "best", *(each.name for each in _started(root))])
+    return suggest(str(value), ["latest", "best", *(each.name for each in _started(ROOT))])
 
 
 def _stage(folder: Path) -> str:
@@ -193,9 +173,9 @@ def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
                 log.warning("skipped: %s", error)
 
 
-def _started(root: Path | str) -> Iterator[Path]:
+def _started(root: Path) -> Iterator[Path]:
     """Yield the folder of each run and each sweep below `root`, in no particular order."""
-    root = Path(root).absolute()
+    root = root.absolute()
     for here, folders, files in os.walk(root):
         folder = Path(here)
         if RECORD in files or len(folder.relative_to(root).parts) >= _DEPTH:
@@ -204,7 +184,6 @@ def _started(root: Path | str) -> Iterator[Path]:
             yield folder
 
 
-def _newest_first(root: Path, phases: Iterable[str]) -> list[Path]:
-    wanted = set(phases)
-    runs = [(r["order"], folder) for folder, r in find_runs(root) if r["phase"] in wanted]
+def _newest_first(phases: Collection[str]) -> list[Path]:
+    runs = [(r["order"], folder) for folder, r in find_runs(ROOT) if r["phase"] in phases]
     return [folder for _, folder in sorted(runs, reverse=True)]

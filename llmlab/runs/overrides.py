@@ -65,12 +65,8 @@ def identity(
 ) -> dict[str, str]:
     """Return what identifies a job: each key with its value in a canonical form, sorted.
 
-    Parameters
-    ----------
-    tokens
-        Overrides in any order; of a key that is there twice, the last counts.
-    former
-        Tokens that count in place of those of the same key; None: the key doesn't count.
+    Of a key that is there twice, the last counts; `former` tokens count in place of those of the
+    same key, and with None the key doesn't count.
     """
     former = former or {}
     named = {Override.of(text).name: text for text in tokens}

@@ -45,7 +45,10 @@ def git_state() -> dict[str, Any] | None:
     own = [folder for folder in (here, *here.parents) if (folder / ".git").exists()][:1]
     # An installed package may lie inside somebody's repository without being part of it.
     for folder in (package.parent, *own):
-        if not (folder / ".git").exists() or (folder in own and not _is_mine(folder)):
+        mine = folder not in own or all(
+            path.stat().st_uid == os.geteuid() for path in (folder, folder / ".git")
+        )
+        if not (folder / ".git").exists() or not mine:
             continue
         told = _git(folder, _WHERE, GIT_CEILING_DIRECTORIES=str(folder.parent))
         if told is not None and told.count("\n") == 3:
@@ -54,10 +57,6 @@ def git_state() -> dict[str, Any] | None:
                 dirty = _is_dirty(folder, folder / repository, folder / common, revision)
                 return {"folder": root, "revision": revision, "dirty": dirty}
     return None
-
-
-def _is_mine(folder: Path) -> bool:
-    return all(path.stat().st_uid == os.geteuid() for path in (folder, folder / ".git"))
 
 
 def _is_dirty(root: Path, repository: Path, common: Path, revision: str) -> bool | None:

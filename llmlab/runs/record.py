@@ -89,10 +89,7 @@ def restarted(
 def read_record(folder: Path) -> dict[str, Any]:
     """Return the run.json of a run.
 
-    Raises
-    ------
-    CheckpointError
-        There is none, or it is damaged.
+    CheckpointError if there is none, or it is damaged.
     """
     return read_stored(folder / RECORD, RUN, ("phase", "order", "overrides"))
 

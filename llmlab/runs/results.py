@@ -19,17 +19,12 @@ _HASH = "_sha256"
 
 @dataclass(frozen=True)
 class Sweep:
-    """The jobs of a sweep, by arms.
-
-    Attributes
-    ----------
-    shown
-        How a person reads the values of `settings`, which are written in one way for machines.
-    """
+    """The jobs of a sweep, by arms."""
 
     folder: Path
     jobs: list[Job]
     arms: list[Arm]
+    # How a person reads the values of `settings`, which are written in one way for machines
     shown: Mapping[tuple[str, str], str]
 
     def value(self, settings: Mapping[str, str], key: str) -> str:
@@ -73,13 +68,7 @@ def read_question(folder: Path) -> dict[str, Any]:
 
 
 def find_baseline(arms: list[Arm], text: str | None) -> str | None:
-    """Return the name of the arm that `baseline=` means: by some of its keys, as they are typed.
-
-    Raises
-    ------
-    ConfigError
-        No arm has these values, or several have.
-    """
+    """Return the name of the arm that `baseline=` means: by some of its keys, as they are typed."""
     if text is None:
         return None
     wanted = identity(text.split())
@@ -103,13 +92,7 @@ def ranked_jobs(jobs: list[Job], metric: Metric) -> list[tuple[int | None, Job]]
 
 
 def best_job(folder: Path) -> tuple[Path, str]:
-    """Return the folder of a sweep's job of rank 1, and by what it is that.
-
-    Raises
-    ------
-    CheckpointError
-        No job of it has finished.
-    """
+    """Return the folder of a sweep's job of rank 1, and by what it is that."""
     asked = read_question(folder).get("question") or {}
     sweep = read_results(folder)
     metric = choose(sweep.jobs, asked.get("metric"), asked.get("direction"))

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from llmlab.atomic_write import make_folder, sweep
@@ -37,19 +36,6 @@ class Run:
     Leaving the `with` records how it ended (finished, stopped, preempted, failed) unless `finish`
     has, closes the log and unlocks. A start that never came to `begin` leaves no trace: if it was
     refused, a new run's folder goes; a run that had finished before stays as it was, to the byte.
-
-    Attributes
-    ----------
-    folder
-        Absolute.
-    record
-        What run.json holds.
-    show_progress
-        Whether this run has the terminal for itself: not in a sweep.
-    begun
-        Whether this start does something: then what it was asked for is on record.
-    trial
-        The trial of a search that this run is, if it is one.
     """
 
     def __init__(
@@ -60,11 +46,11 @@ class Run:
         show_progress: bool,
         before: dict[str, Any] | None = None,
     ):
-        self.folder = folder
-        self.record = record
-        self.show_progress = show_progress
-        self.begun = False
-        self.trial: Any = None
+        self.folder = folder  # absolute
+        self.record = record  # what run.json holds
+        self.show_progress = show_progress  # whether it has the terminal for itself: not in a sweep
+        self.begun = False  # whether this start does something, so that it is on record
+        self.trial: Any = None  # of a search
         self._lock = lock
         self._before = before  # the record that an earlier start has left
         self._config: Mapping[str, Any] | None = None  # to be written when it begins
@@ -83,40 +69,20 @@ class Run:
         folder: Path | str,
         *,
         phase: str,
-        config: Mapping[str, Any],
+        config: Mapping[str, Any],  # plain values; written to config.yaml
+        # What `resume=` needs to compose the same configuration again
         overrides: Sequence[str] = (),
         hydra_overrides: Sequence[str] = (),
         argv: Sequence[str] = (),
+        # The folder of the user's own YAML files, which `resume=` needs, too
         config_dir: str | None = None,
-        parent: str | Path | None = None,
-        origin: Path | None = None,
+        parent: str | Path | None = None,  # the run or checkpoint that this one started from
+        origin: Path | None = None,  # the checkpoint whose very state it goes on from
+        # The folder that holds all runs: `latest` there is set to this one, if it trains
         root: Path | str = "runs",
         show_progress: bool = True,
     ) -> "Run":
-        """Begin a run in a folder that has none.
-
-        Parameters
-        ----------
-        config
-            Plain values; written to config.yaml.
-        overrides, hydra_overrides
-            What `resume=` needs to compose the same configuration again.
-        config_dir
-            The folder of the user's own YAML files, which `resume=` needs, too.
-        parent
-            The run or checkpoint that this one started from.
-        origin
-            The checkpoint whose very state it goes on from.
-        root
-            The folder that holds all runs: `latest` there is set to this one, if it trains.
-
-        Raises
-        ------
-        ConfigError
-            There is a run in the folder.
-        ResourceError
-            Somebody is at work there, or it can't be written.
-        """
+        """Begin a run in a folder that has none."""
         folder = make_folder(Path(folder).absolute())
         with RunLock(folder / "lock").held() as lock:
             if (folder / RECORD).exists():
@@ -140,28 +106,15 @@ class Run:
         cls,
         folder: Path | str,
         *,
+        # All of this start, if they may differ: later restarts then begin from them
         overrides: Sequence[str] | None = None,
         argv: Sequence[str] = (),
         config_dir: str | None = None,
+        # The configuration of this start, if it may differ; replaces config.yaml
         config: Mapping[str, Any] | None = None,
         show_progress: bool = True,
     ) -> "Run":
-        """Continue a run; how it is started this time is recorded under "restarts".
-
-        Parameters
-        ----------
-        overrides
-            All of this start, if they may differ: later restarts then begin from them.
-        config
-            The configuration of this start, if it may differ; replaces config.yaml.
-
-        Raises
-        ------
-        CheckpointError
-            There is no run in the folder, or its record is damaged.
-        ResourceError
-            Somebody is at work there, or it can't be written.
-        """
+        """Continue a run; how it is started this time is recorded under "restarts"."""
         folder = Path(folder).absolute()
         read_record(folder)  # before a lock is made in a folder that is no run
         with RunLock(folder / "lock").held() as lock:
@@ -228,12 +181,7 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None and self.refused(error):
             self._forget()
             self.close()

@@ -38,28 +38,18 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Start:
-    """How a run, or a stage of one, begins.
+    """How a run, or a stage of one, begins."""
 
-    Attributes
-    ----------
-    kind
-        New: from first values. Continued: from what lies in the folder. Branched: a new run
-        from the very state that another one's checkpoint holds.
-    folder
-        Of the run, the sweep or the stage; None for a run whose folder is composed.
-    record
-        What run.json or sweep.json says of what is there; of a branched run, what the run of
-        the checkpoint was started with.
-    origin
-        The checkpoint that a run branched from, now or at its first start.
-    state
-        Of a stage: the state that it goes on from, loaded; None for first values.
-    """
-
+    # New: from first values. Continued: from what lies in the folder. Branched: a new run from the
+    # very state that another one's checkpoint holds.
     kind: Kind
+    # Of the run, the sweep or the stage; None for a run whose folder is composed.
     folder: Path | None = None
+    # What run.json or sweep.json says of what is there; of a branched run, what the run of the
+    # checkpoint was started with.
     record: Mapping[str, Any] | None = None
-    origin: Path | None = None
+    origin: Path | None = None  # the checkpoint that a run branched from, now or at its first start
+    # Of a stage: the state that it goes on from, loaded; None for first values.
     state: Checkpoint | None = None
 
     def stored_config(self) -> Mapping[str, Any] | None:
@@ -100,11 +90,6 @@ def start_of(value: str, phase: str | None = None, sweep: bool = False) -> Start
         What `phase=` says beside it; a run goes on with its own.
     sweep
         Whether a sweep shall begin where nothing is.
-
-    Raises
-    ------
-    ConfigError, CheckpointError
-        It names nothing of the kind, or something of another phase.
     """
     path = _latest() if value == "latest" else named(value)
     if path.suffix == ".npz" or (path.exists() and not path.is_dir()):
@@ -122,13 +107,7 @@ def start_of(value: str, phase: str | None = None, sweep: bool = False) -> Start
 def start_of_job(
     folder: Path, tokens: Sequence[str], former: Mapping[str, str | None] | None = None
 ) -> Start:
-    """Return how a job of a sweep begins in its folder.
-
-    Raises
-    ------
-    AnothersFolder
-        It belongs to a job with other overrides.
-    """
+    """Return how a job of a sweep begins in its folder."""
     theirs = owner(folder, former or {})
     changed = [] if theirs is None else differences(theirs, identity(tokens, former))
     if changed:
@@ -143,11 +122,6 @@ def start_of_stage(run: Run, folder: Path, keep: int | str = 2) -> Start:
     """Return how the stage of a run whose files are in `folder` begins, with its state.
 
     A damaged checkpoint causes a warning, and the one before it is used.
-
-    Raises
-    ------
-    CheckpointError
-        No checkpoint of the folder is sound, or the one to continue from isn't a run's.
     """
     origin = origin_of(run.record)
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep)

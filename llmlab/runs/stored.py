@@ -60,13 +60,7 @@ RESULT: dict[str, Fits] = {
 
 
 def read_stored(path: Path, rules: Mapping[str, Fits], needed: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a file holds.
-
-    Raises
-    ------
-    CheckpointError
-        It can't be read, isn't JSON, lacks a key of `needed`, or has a value of another kind.
-    """
+    """Return what a file holds."""
     try:
         values = json.loads(read_regular(path, MOST_BYTES))
     except OSError as error:

@@ -22,21 +22,11 @@ _DIGITS, _SLUG = 6, 60
 
 @dataclass(frozen=True)
 class Plan:
-    """How many jobs there are to be.
+    """How many jobs there are to be."""
 
-    Attributes
-    ----------
-    names
-        Of the folders of all of them.
-    total
-        How many of them are to run, or with `open_end` at most: a study may end before.
-    ended
-        How many had ended when this start began, at the time `began`.
-    """
-
-    names: Sequence[str]
-    total: int
-    ended: int
+    names: Sequence[str]  # of the folders of all of them
+    total: int  # how many of them are to run, or with `open_end` at most: a study may end before
+    ended: int  # how many had ended when this start began, at the time `began`
     began: float
     open_end: bool = False
 
@@ -59,38 +49,20 @@ def duration(seconds: float) -> str:
 
 
 class Jobs:
-    """The jobs of a sweep and their folders.
-
-    Attributes
-    ----------
-    plan
-        What is to be done, once that is known.
-    trial
-        The trial of a search that is the next job, if the sweep is one.
-
-    Parameters
-    ----------
-    folder
-        The sweep's.
-    tokens
-        Overrides of all its jobs together, as this start has them.
-    varying
-        The keys of `tokens` that have several values.
-    former
-        Tokens of the keys that a later start has changed for all jobs, as they were before:
-        else no job would be found again.
-    """
+    """The jobs of a sweep and their folders."""
 
     def __init__(
         self,
-        folder: Path,
-        tokens: Sequence[str],
-        varying: Collection[str],
+        folder: Path,  # the sweep's
+        tokens: Sequence[str],  # overrides of all its jobs together, as this start has them
+        varying: Collection[str],  # the keys of `tokens` that have several values
+        # Tokens of the keys that a later start has changed for all jobs, as they were before: else
+        # no job would be found again.
         former: Mapping[str, str | None] | None = None,
     ):
         self.folder, self.former = folder, dict(former or {})
-        self.plan: Plan | None = None
-        self.trial: Any = None
+        self.plan: Plan | None = None  # what is to be done, once that is known
+        self.trial: Any = None  # of a search: the next job
         self.tokens = tokens
         self._fixed = {Override.of(text).name for text in tokens} - set(varying)
         known = _recorded(folder, self.former)

@@ -32,15 +32,7 @@ def from_unit(distribution: Any, place: float) -> float:
 
 
 def sampler(seed: int, sigma: float) -> Any:
-    """Return a sampler of Optuna.
-
-    Parameters
-    ----------
-    seed
-        For the draw of this trial.
-    sigma
-        First standard deviation, as a share of each range.
-    """
+    """Return a sampler of Optuna."""
     cmaes = _library()
     from optuna.distributions import CategoricalDistribution
     from optuna.samplers import BaseSampler, RandomSampler

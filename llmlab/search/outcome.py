@@ -16,45 +16,26 @@ from llmlab.study.metric import Metric
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial that has ended, or that somebody works on.
-
-    Attributes
-    ----------
-    settings
-        The values of the keys that are searched.
-    values
-        Of the objectives; none if it has no result.
-    result
-        What its job has left.
-    """
+    """A trial that has ended, or that somebody works on."""
 
     folder: str
     status: str
-    settings: Mapping[str, str]
-    values: tuple[float, ...]
-    result: Mapping[str, Any]
+    settings: Mapping[str, str]  # the values of the keys that are searched
+    values: tuple[float, ...]  # of the objectives; none if it has no result
+    result: Mapping[str, Any]  # what its job has left
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A search as it stands.
-
-    Attributes
-    ----------
-    trials
-        In the order in which they were proposed.
-    front
-        Those that no other is better than in all objectives, the best of the first one first.
-    importance
-        Of each key, as a share; none where too few trials tell.
-    """
+    """A search as it stands."""
 
     folder: Path
     objectives: tuple[Metric, ...]
     keys: tuple[str, ...]
-    trials: list[Ended]
+    trials: list[Ended]  # in the order in which they were proposed
+    # Those that no other is better than in all objectives, the best of the first one first
     front: list[Ended]
-    importance: Mapping[str, float]
+    importance: Mapping[str, float]  # of each key, as a share; none where too few trials tell
 
     def ranked(self) -> list[Ended]:
         """Return the trials with a result, the best of the first objective first."""

@@ -31,31 +31,18 @@ _RULES = {"study": lambda v: isinstance(v, str), "base": lambda v: isinstance(v,
 
 @dataclass(frozen=True)
 class Settings:
-    """What is searched, by what, and how.
+    """What is searched, by what, and how."""
 
-    Attributes
-    ----------
-    space, texts
-        The values of each key, and how they were written.
-    base
-        What all trials share: the identity of their overrides.
-    trials
-        How many there are to be.
-    objectives
-        The numbers to make small, or large.
-    storage
-        The URL of a database; None: a journal in the folder.
-    """
-
+    # The values of each key, and how they were written
     space: Mapping[str, Dimension]
     texts: Mapping[str, str]
-    base: Mapping[str, str]
-    trials: int
-    objectives: tuple[Metric, ...]
+    base: Mapping[str, str]  # what all trials share: the identity of their overrides
+    trials: int  # how many there are to be
+    objectives: tuple[Metric, ...]  # the numbers to make small, or large
     sampler: Any
     pruner: Any = None
     limits: tuple[Limit, ...] = ()
-    storage: str | None = None
+    storage: str | None = None  # the URL of a database; None: a journal in the folder
     seed: int = 0
 
 

@@ -9,28 +9,16 @@ from llmlab.errors import ConfigError
 
 @dataclass(frozen=True)
 class Dimension:
-    """The values of one key.
+    """The values of one key."""
 
-    Attributes
-    ----------
-    options
-        Of a choice: the values as they are written on a command line. Else there are none.
-    low, high
-        Of numbers, both included.
-    step
-        Between numbers; None: any number in between.
-    log
-        Whether the logarithm is what is spread evenly.
-    integer
-        Whether only whole numbers count.
-    """
-
+    # Of a choice: the values as they are written on a command line. Else there are none.
     options: tuple[str, ...] = ()
+    # Of numbers, both included
     low: float = 0.0
     high: float = 0.0
-    step: float | None = None
-    log: bool = False
-    integer: bool = False
+    step: float | None = None  # between numbers; None: any number in between
+    log: bool = False  # whether the logarithm is what is spread evenly
+    integer: bool = False  # whether only whole numbers count
 
     def check(self, key: str, text: str) -> None:
         """Raise a ConfigError if there is nothing to choose from."""

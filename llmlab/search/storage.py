@@ -18,13 +18,7 @@ _URL = re.compile(r"postgres(ql)?(\+\w+)?://(?P<host>[^/]*)(/.*)?", re.DOTALL)
 
 
 def check_url(url: str) -> str:
-    """Return the URL as SQLAlchemy wants it.
-
-    Raises
-    ------
-    ConfigError
-        It is no PostgreSQL's, or holds a password, which would end up in the records of runs.
-    """
+    """Return the URL as SQLAlchemy wants it."""
     found = _URL.fullmatch(url)
     if found is None:
         raise ConfigError(
@@ -50,13 +44,7 @@ def import_optuna() -> Any:
 
 
 def open_storage(folder: Path, url: str | None) -> Any:
-    """Return Optuna's storage of the search in `folder`.
-
-    Raises
-    ------
-    ConfigError, ResourceError
-        The database can't be used.
-    """
+    """Return Optuna's storage of the search in `folder`."""
     optuna = import_optuna()
     if url is None:
         from optuna.storages import JournalStorage

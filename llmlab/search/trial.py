@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from math import isfinite
-from types import TracebackType
 from typing import Any
 
 from llmlab.errors import ConfigError, Infeasible
@@ -34,22 +33,7 @@ def folder_of(number: int) -> str:
 
 
 class Trial:
-    """A trial that this process works on; leaving the `with` lets another one take it.
-
-    Attributes
-    ----------
-    number
-        From 0, in the order in which trials were proposed.
-    values
-        Of the keys of the space, as they are written on a command line.
-    facts
-        What the limits are about, once it is known.
-
-    Parameters
-    ----------
-    trial
-        Optuna's.
-    """
+    """A trial that this process works on; leaving the `with` lets another one take it."""
 
     def __init__(
         self,
@@ -62,7 +46,7 @@ class Trial:
     ):
         self.number: int = trial.number
         self.values, self.limits = dict(values), limits
-        self.facts: dict[str, int] = {}
+        self.facts: dict[str, int] = {}  # what the limits are about, once it is known
         self.prunes = pruner is not None
         self._study, self._trial, self._pruner, self._claim = study, trial, pruner, claim
 
@@ -87,7 +71,8 @@ class Trial:
         """
         if len(self._study.directions) > 1:
             return False  # Optuna takes no reports on several objectives
-        decision = self._decision()
+        decision = {"index": 0, "prune": False, "rungs": 0}
+        decision |= self._trial.user_attrs.get(_DECISION, {})
         if index <= decision["index"]:
             return bool(decision["prune"]) and index == decision["index"]
         frozen = self._study._storage.get_trial(self._trial._trial_id)
@@ -113,13 +98,7 @@ class Trial:
             self.report(index, loss, last=True)
 
     def tell(self, result: Mapping[str, Any], objectives: tuple[Metric, ...]) -> None:
-        """Tell the search how the trial ended; `result` is what its job has left.
-
-        Raises
-        ------
-        ConfigError
-            It has none of an objective's numbers.
-        """
+        """Tell the search how the trial ended; `result` is what its job has left."""
         from optuna.trial import TrialState
 
         known = self._trial.constraints
@@ -133,19 +112,10 @@ class Trial:
         else:  # samplers learn from it that this was no good
             self._study.tell(self._trial, state=TrialState.PRUNED)
 
-    def _decision(self) -> dict[str, Any]:
-        none = {"index": 0, "prune": False, "rungs": 0}
-        return {**none, **self._trial.user_attrs.get(_DECISION, {})}
-
     def __enter__(self) -> "Trial":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._claim.release()
 
 

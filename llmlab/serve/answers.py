@@ -33,10 +33,7 @@ def json_response(
 class Answering(Response):
     """Wait for a job and send what comes, until its client goes away.
 
-    Parameters
-    ----------
-    seconds
-        After which the answer ends where it is.
+    After `seconds` the answer ends where it is.
     """
 
     def __init__(self, job: Job, form: Form, seconds: float):

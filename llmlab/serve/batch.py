@@ -17,37 +17,25 @@ PROMPT_TOKENS = 512  # of new prompts in a step, so that the others needn't wait
 
 @dataclass(eq=False)
 class Text:
-    """A text that is being continued.
+    """A text that is being continued."""
 
-    Attributes
-    ----------
-    prompt, limit
-        One to `max_seq_len` ids, and how many may follow.
-    sampler, rng, stop_ids
-        How each is chosen, and which end the text.
-    on_token
-        Gets id and logits (V,) of each new token; true ends the text.
-    on_prompt
-        Gets the logits (T, V) of the whole prompt, if anybody wants them.
-    refills
-        Whether the text goes on when the context is full: from the last half of its tokens.
-    reply, reason
-        The new ids, and why they ended: "stop", "length", "context" or "cancelled"; None before.
-    cancelled
-        Set by whoever has lost interest.
-    """
-
+    # One to `max_seq_len` ids, and how many may follow
     prompt: Sequence[int]
     limit: int
+    # How each is chosen, and which end the text
     sampler: Sampler
     rng: np.random.Generator | None = None
     stop_ids: frozenset[int] = frozenset()
+    # Gets id and logits (V,) of each new token; true ends the text.
     on_token: Callable[[int, np.ndarray], bool] = lambda token, logits: False
+    # Gets the logits (T, V) of the whole prompt, if anybody wants them
     on_prompt: Callable[[np.ndarray], None] | None = None
+    # Whether the text goes on when the context is full: from the last half of its tokens
     refills: bool = False
+    # The new ids, and why they ended: "stop", "length", "context" or "cancelled"; None before.
     reply: list[int] = field(default_factory=list)
     reason: str | None = None
-    cancelled: bool = False
+    cancelled: bool = False  # set by whoever has lost interest
 
 
 class Batch:
@@ -55,13 +43,6 @@ class Batch:
 
     What a text becomes depends on itself alone, whatever else is in the batch: prompts are
     computed one by one, tokens with `row_kernels` and a cache of one size for each row.
-
-    Parameters
-    ----------
-    network
-        What continues them.
-    rows
-        How many are decoded at once.
     """
 
     def __init__(self, network: Network, rows: int):

@@ -14,11 +14,6 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
 
     One that is too long is read to its end, as far as time allows, and forgotten: a client that
     is still sending sees no answer.
-
-    Raises
-    ------
-    RequestError
-        408 if it takes longer, 413 if it is longer, 415 if it says to be no JSON.
     """
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
     if kind.lower() != "application/json":

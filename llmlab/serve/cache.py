@@ -14,18 +14,13 @@ class Slots:
     Every row has room for `capacity` tokens, and a pass looks at all of them, masked: so what
     a row gets doesn't depend on the lengths of others. Rows are packed; who leaves is replaced
     by the last. A layer with a window is masked, too, and keeps the whole text.
-
-    Attributes
-    ----------
-    lengths
-        Tokens of each row so far, (rows,).
     """
 
     is_empty = False  # for the layers: a pass over one new token each
 
     def __init__(self, stack: Layer, capacity: int, dtype: np.typing.DTypeLike):
         self.capacity, self._dtype = capacity, np.dtype(dtype)
-        self.lengths = np.zeros(0, np.intp)
+        self.lengths = np.zeros(0, np.intp)  # tokens of each row so far
         self._shapes: dict[Any, tuple[int, int]] = {}
         self._windows: dict[Any, int | None] = {}
         for _, layer in walk_layers(stack):
@@ -83,16 +78,12 @@ class Slots:
             self._masks[window] = mask[:, None, None, None]
 
     def extend(self, layer: Any, k: np.ndarray, v: np.ndarray) -> tuple[Any, Any, Any]:
-        """Store a layer's new keys and values (B, K, 1, D); return all, and what is hidden.
-
-        Returns
-        -------
-        keys (B, K, D, capacity), values (B, K, capacity, D), mask (B, 1, 1, 1, capacity)
-        """
+        """Store a layer's new keys and values (B, K, 1, D); return all, and what is hidden."""
         keys, values, count = self._keys[layer], self._values[layer], len(self.lengths)
         rows = np.arange(count)
         keys[rows, :, :, self.lengths] = k[:, :, 0]
         values[rows, :, self.lengths] = v[:, :, 0]
+        # (B, K, D, capacity), (B, K, capacity, D), (B, 1, 1, 1, capacity)
         return keys[:count], values[:count], self._masks[self._windows[layer]]
 
     def offsets(self, layer: Any) -> np.ndarray:

@@ -4,28 +4,14 @@ from typing import Any
 
 
 class RequestError(Exception):
-    """A request is refused, in the form of OpenAI's errors.
-
-    Parameters
-    ----------
-    message
-        What is wrong and what to do.
-    param
-        The field that it is about.
-    status
-        The HTTP status.
-    code
-        A word for programs, as `model_not_found`.
-    headers
-        Further headers of the answer.
-    """
+    """A request is refused, in the form of OpenAI's errors."""
 
     def __init__(
         self,
-        message: str,
-        param: str | None = None,
+        message: str,  # what is wrong and what to do
+        param: str | None = None,  # the field that it is about
         status: int = 400,
-        code: str | None = None,
+        code: str | None = None,  # a word for programs, as `model_not_found`
         headers: dict[str, str] | None = None,
     ):
         super().__init__(message)

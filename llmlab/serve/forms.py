@@ -11,13 +11,7 @@ Json = dict[str, Any]
 
 
 class Form(ABC):
-    """How an answer is written.
-
-    Parameters
-    ----------
-    id, created
-        Of the answer; all of its chunks have the same.
-    """
+    """How an answer is written."""
 
     kind: str
     chunk_kind: str

@@ -20,50 +20,33 @@ STAGES = ("pretrain", "tune")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may cost.
+    """What a request may cost."""
 
-    Attributes
-    ----------
-    rows, queue
-        Texts of a model that are decoded at once, and that wait for it.
-    body, prompt
-        Bytes of a request's body, characters of its texts.
-    tokens
-        Most tokens of an answer.
-    upload, seconds
-        Seconds for sending a request, and for its answer.
-    """
-
+    # Texts of a model that are decoded at once, and that wait for it
     rows: int = 16
     queue: int = 64
+    # Bytes of a request's body, characters of its texts
     body: int = 1_000_000
     prompt: int = 100_000
-    tokens: int = 4_096
+    tokens: int = 4_096  # most tokens of an answer
+    # Seconds for sending a request, and for its answer
     upload: float = 10.0
     seconds: float = 300.0
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model under the name that requests choose it by.
-
-    Attributes
-    ----------
-    created
-        When its checkpoint was written, in seconds since 1970.
-    sampler, limit
-        How tokens are chosen, and how many, where a request doesn't say it.
-    refills
-        Whether an answer goes on when the context is full, if somebody said how far.
-    """
+    """A model under the name that requests choose it by."""
 
     name: str
     model: Model
     template: Template
-    created: int
+    created: int  # when its checkpoint was written, in seconds since 1970
+    # How tokens are chosen, and how many, where a request doesn't say it
     sampler: Mapping[str, Any]
     limit: int | None
     scheduler: Scheduler
+    # Whether an answer goes on when the context is full, if somebody said how far
     refills: bool = True
 
     @property

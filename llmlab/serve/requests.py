@@ -18,49 +18,29 @@ from llmlab.streams import stream
 
 @dataclass
 class Job:
-    """A request, ready to be decoded.
-
-    Attributes
-    ----------
-    warnings
-        What its client should know, a line each.
-    prompts
-        The ids of its prompts; each has `choices` answers in a row.
-    echo
-        The texts that stand before the answers.
-    prompt_logs
-        Log probabilities of the prompts' tokens, if wanted, by number of the prompt.
-    """
+    """A request, ready to be decoded."""
 
     served: Served
     answer: Answer
-    prompts: list[list[int]]
+    prompts: list[list[int]]  # the ids of its prompts; each has `choices` answers in a row
     choices: int
     streams: bool
     counts_usage: bool
-    warnings: list[str] = field(default_factory=list)
-    echo: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # what its client should know, a line each
+    echo: list[str] = field(default_factory=list)  # the texts that stand before the answers
+    # Log probabilities of the prompts' tokens, if wanted, by number of the prompt
     prompt_logs: dict[int, list[TokenLog]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the two kinds of requests differ in.
-
-    Attributes
-    ----------
-    top
-        How many of the most probable tokens are noted; None: no probabilities.
-    most
-        How many tokens the request asks for.
-    strips, continues
-        Whether white space around answers is left out, and whether they continue their prompt.
-    """
+    """What the two kinds of requests differ in."""
 
     prompts: list[list[int]]
     stop_ids: frozenset[int]
-    top: int | None
-    most: Any
+    top: int | None  # how many of the most probable tokens are noted; None: no probabilities
+    most: Any  # how many tokens the request asks for
+    # Whether white space around answers is left out, and whether they continue their prompt
     strips: bool = False
     continues: bool = False
 

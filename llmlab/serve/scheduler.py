@@ -16,21 +16,12 @@ QUICK = 1e-3  # seconds of a step that isn't worth another thread
 
 
 class Answer:
-    """The texts that one request waits for.
-
-    Attributes
-    ----------
-    texts, speeches
-        One of each for every answer.
-    failed
-        Whether the computation broke down.
-    cut
-        Whether time or the server ended them.
-    """
+    """The texts that one request waits for."""
 
     def __init__(self, texts: Sequence[Text], speeches: Sequence[Speech]):
         self.texts, self.speeches = list(texts), list(speeches)
-        self.failed = self.cut = False
+        self.failed = False  # whether the computation broke down
+        self.cut = False  # whether time or the server ended the texts
         self.changed = asyncio.Event()
 
     async def pieces(self, seconds: float) -> AsyncIterator[tuple[int, Piece | None]]:
@@ -78,10 +69,7 @@ class Scheduler:
     Steps run in a thread of `executor` unless they are so short that handing them over costs as
     much; the event loop has its turn after each, so that who goes away is noticed at once.
 
-    Parameters
-    ----------
-    queue
-        How many texts may wait for a row.
+    At most `queue` texts wait for a row.
     """
 
     def __init__(self, batch: Batch, rows: int, queue: int, executor: Executor):
@@ -92,13 +80,7 @@ class Scheduler:
         self._began: dict[Text, float] = {}
 
     def submit(self, answer: Answer) -> None:
-        """Take the texts of a request.
-
-        Raises
-        ------
-        RequestError
-            429 if the queue is full.
-        """
+        """Take the texts of a request."""
         free = self._rows + self._queue - len(self._answers)
         if len(answer.texts) > free:
             seconds = max(1, min(60, round(self._seconds * len(self._answers) / self._rows)))

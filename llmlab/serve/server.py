@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +11,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llmlab.errors import ResourceError
+from llmlab.signals import handled
 
 CONNECTIONS = 512
 HEADERS = 64 << 10  # bytes
@@ -62,10 +61,7 @@ class Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """A server that ends what it is saying before it ends itself.
 
-    Parameters
-    ----------
-    end_now
-        Called at the first signal, in the event loop: ends all answers where they are.
+    `end_now` is called at the first signal, in the event loop: it ends all answers where they are.
     """
 
     def __init__(self, config: uvicorn.Config, end_now: Callable[[], None]):
@@ -75,9 +71,6 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Take SIGINT and SIGTERM as the wish to end, the second one as a hurry."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
         loop = asyncio.get_running_loop()
 
         def stop(number: int, frame: Any) -> None:
@@ -85,12 +78,8 @@ class Server(uvicorn.Server):
             self.should_exit = True
             loop.call_soon_threadsafe(self._end_now)
 
-        before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with handled(stop, ("SIGINT", "SIGTERM")):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlab.phases.answering import before_stops, settled
 from llmlab.text import Tokenizer
 
 
@@ -30,35 +31,16 @@ class Piece:
 
 
 class Speech:
-    """The text of ids that come one by one.
-
-    Parameters
-    ----------
-    text_of
-        What ids say.
-    stops
-        Texts before which it ends.
-    strip
-        Whether white space around it is left out.
-    top
-        How many of the most probable tokens are noted; None: no probabilities at all.
-    live
-        Whether somebody reads along; else the text is made at the end alone, if it can be.
-
-    Attributes
-    ----------
-    pieces
-        What was said and not yet fetched; who fetches it takes it out.
-    text
-        The whole, at the end.
-    """
+    """The text of ids that come one by one."""
 
     def __init__(
         self,
-        text_of: Callable[[Sequence[int]], str],
-        stops: Sequence[str],
-        strip: bool,
+        text_of: Callable[[Sequence[int]], str],  # what ids say
+        stops: Sequence[str],  # texts before which it ends
+        strip: bool,  # whether white space around it is left out
+        # How many of the most probable tokens are noted; None: no probabilities at all
         top: int | None,
+        # Whether somebody reads along; else the text is made at the end alone, if it can be
         live: bool = True,
     ):
         self._live = live or bool(stops) or top is not None
@@ -66,8 +48,9 @@ class Speech:
         self._strip, self._top = strip, top
         self._ids: list[int] = []
         self._said, self._tokens = "", []
-        self.pieces: deque[Piece] = deque()  # filled by one thread, emptied by another
-        self.text = ""
+        # What was said and not yet fetched; filled by one thread, emptied by another.
+        self.pieces: deque[Piece] = deque()
+        self.text = ""  # the whole, at the end
 
     def hear(self, token: int, logits: np.ndarray) -> bool:
         """Take a token and its logits (V,); tell whether a stop text has come."""
@@ -80,14 +63,14 @@ class Speech:
         text = self._text_of(self._ids)
         if any(stop in text for stop in self._stops):
             return True
-        settled = self._settled(text)
+        now = settled(text, self._stops, self._strip)
         # A later token may join or part what came before; then the rest follows at the end.
-        self._say(settled[len(self._said) :] if settled.startswith(self._said) else "")
+        self._say(now[len(self._said) :] if now.startswith(self._said) else "")
         return False
 
     def end(self) -> None:
         """Say what was held back, and keep the whole as `text`."""
-        text = self._cut(self._text_of(self._ids))
+        text = before_stops(self._text_of(self._ids), self._stops)
         self.text = text.strip() if self._strip else text
         pairs = zip(self._said, self.text, strict=False)
         self._say(self.text[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :])
@@ -96,20 +79,6 @@ class Speech:
         if new or self._tokens:
             self.pieces.append(Piece(new, self._tokens))
             self._said, self._tokens = self._said + new, []
-
-    def _cut(self, text: str) -> str:
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        return text[: min(places)] if places else text
-
-    def _settled(self, text: str) -> str:
-        """Return `text` without an end that later tokens may change or take away."""
-        for stop in self._stops:
-            for size in range(min(len(stop) - 1, len(text)), 0, -1):
-                if text.endswith(stop[:size]):
-                    text = text[:-size]
-                    break
-        text = text.rstrip("\ufffd")  # what may be the beginning of a character
-        return text.strip() if self._strip else text
 
 
 def token_log(token: int, logits: np.ndarray, top: int, offset: int) -> TokenLog:

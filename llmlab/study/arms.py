@@ -10,23 +10,15 @@ FINISHED, DIVERGED = "finished", "diverged"
 
 @dataclass(frozen=True)
 class Job:
-    """One training, or one measurement.
-
-    Attributes
-    ----------
-    settings
-        What was asked for, without the seed: key to value, written in one way.
-    values
-        The numbers that it reports.
-    facts
-        What makes its numbers comparable, such as hashes of text and tokenizer.
-    """
+    """One training, or one measurement."""
 
     name: str
+    # What was asked for, without the seed: key to value, written in one way
     settings: Mapping[str, str]
     seed: int
     status: str = FINISHED
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)  # the numbers that it reports
+    # What makes its numbers comparable, such as hashes of text and tokenizer
     facts: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     exit_code: int = 1
@@ -63,10 +55,7 @@ class Arm:
 def arms_of(jobs: Iterable[Job], shown: Mapping[tuple[str, str], str] | None = None) -> list[Arm]:
     """Return the arms in the order in which their first jobs come.
 
-    Parameters
-    ----------
-    shown
-        How a person reads the value of a key; others stand as they are.
+    `shown` says how a person reads the value of a key; others stand as they are.
     """
     groups: dict[tuple[tuple[str, str], ...], dict[int, Job]] = {}
     for job in jobs:

@@ -33,11 +33,6 @@ def choose(jobs: Iterable[Job], name: str | None = None, direction: str | None =
     """Return the metric: as named, else `val_loss` if every finished job has one, else `loss`.
 
     Where tokenizers differ, nats per token aren't alike, and it is `bits_per_byte`.
-
-    Raises
-    ------
-    ConfigError
-        No job reports the number that is named.
     """
     finished = [job for job in jobs if job.status == FINISHED]
     known = sorted({key for job in finished for key in job.values})

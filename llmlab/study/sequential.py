@@ -20,21 +20,12 @@ Values = Mapping[int, float | None]  # by seed; None: ended without the metric
 
 @dataclass(frozen=True)
 class Rule:
-    """When `seeds=auto` stops.
+    """When `seeds=auto` stops."""
 
-    Attributes
-    ----------
-    alpha
-        Greatest chance of any false claim in the study.
-    resolution
-        A difference that nobody cares about: two arms that surely differ by less are equal.
-    max_seeds
-        Of each arm.
-    """
-
-    alpha: float = 0.05
+    alpha: float = 0.05  # greatest chance of any false claim in the study
+    # A difference that nobody cares about: two arms that surely differ by less are equal
     resolution: float = 0.01
-    max_seeds: int = 20
+    max_seeds: int = 20  # of each arm
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -60,27 +51,15 @@ class Pair:
 
 @dataclass
 class Decision:
-    """Where a study stands.
+    """Where a study stands."""
 
-    Attributes
-    ----------
-    wanted
-        The jobs to run next, as arm and seed; none when the study is over.
-    at_most
-        How many more there can be, these included.
-    pairs
-        Of all looks, by the names of their arms.
-    open
-        Arms that may get more seeds.
-    seeds
-        Of the last complete look.
-    """
-
+    # The jobs to run next, as arm and seed; none when the study is over.
     wanted: list[tuple[str, int]] = field(default_factory=list)
-    at_most: int = 0
+    at_most: int = 0  # how many more there can be, these included
+    # Of all looks, by the names of their arms
     pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
-    open: list[str] = field(default_factory=list)
-    seeds: int = 0
+    open: list[str] = field(default_factory=list)  # arms that may get more seeds
+    seeds: int = 0  # of the last complete look
 
 
 def comparisons(arms: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:
@@ -91,8 +70,8 @@ def comparisons(arms: Sequence[str], baseline: str | None) -> list[tuple[str, st
 
 
 def decide(
-    results: Mapping[str, Values],
-    seeds: Sequence[int],
+    results: Mapping[str, Values],  # of each arm, in order
+    seeds: Sequence[int],  # in the order in which they are taken, at least `rule.max_seeds`
     rule: Rule,
     metric: Metric,
     baseline: str | None = None,
@@ -101,13 +80,6 @@ def decide(
 
     It goes through the looks one after the other, as they were made: the same results give the
     same decision, however often the study was stopped in between.
-
-    Parameters
-    ----------
-    results
-        Of each arm, in order.
-    seeds
-        In the order in which they are taken, at least `rule.max_seeds`.
     """
     names = list(results)
     counted = comparisons(names, baseline)

@@ -13,19 +13,13 @@ MANY_SEEDS = 100  # more are not asked for
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds.
+    """A mean over seeds."""
 
-    Attributes
-    ----------
-    count, mean, deviation
-        Number of values, their mean and standard deviation (of a sample).
-    low, high
-        The t interval of the mean; infinite for a single value.
-    """
-
+    # Number of values, their mean and standard deviation (of a sample)
     count: int
     mean: float
     deviation: float
+    # The t interval of the mean; infinite for a single value.
     low: float
     high: float
 
@@ -76,10 +70,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def power(seeds: int, effect: float, alpha: float) -> float:
     """Return the chance that a paired t-test at `alpha` sees a difference.
 
-    Parameters
-    ----------
-    effect
-        The true mean difference in standard deviations of the paired difference.
+    `effect` is the true mean difference in standard deviations of the paired difference.
     """
     from scipy.special import nctdtr, stdtrit
 

@@ -22,24 +22,13 @@ _FEW = 3  # fewer seeds say little about how much they differ
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of a study.
+    """What is said of a study."""
 
-    Attributes
-    ----------
-    sentences
-        In order of weight; the first is the answer.
-    best
-        The arm that is declared better than all others, or all that were compared with it.
-    pairs
-        The comparisons behind the sentences.
-    more_seeds
-        Whether another seed or more could say something.
-    """
-
-    sentences: list[str]
+    sentences: list[str]  # in order of weight; the first is the answer
+    # The arm that is declared better than all others, or all that were compared with it
     best: str | None = None
-    pairs: Sequence[Pair] = ()
-    more_seeds: bool = False
+    pairs: Sequence[Pair] = ()  # the comparisons behind the sentences
+    more_seeds: bool = False  # whether another seed or more could say something
 
 
 def ranked(arms: Sequence[Arm], metric: Metric) -> list[Arm]:

@@ -21,10 +21,7 @@ _SPEAKERS = {  # of ShareGPT and of the programs that write its form
 def chat_of(value: Any, where: str) -> list[Message] | None:
     """Return the messages in an object of any known form; None if it isn't one.
 
-    Raises
-    ------
-    DataError
-        It is one, and damaged.
+    DataError if it is one, and damaged.
     """
     if not isinstance(value, dict):
         return None

@@ -36,28 +36,14 @@ class TextFile:
 
     A byte order mark is dropped; `\r\n` and a lone `\r` are line ends; NUL and other control
     characters become spaces. What was found of these is counted, for `notify`.
-
-    Parameters
-    ----------
-    path
-        The file.
-    invalid_utf8
-        What bytes that are not UTF-8 do: raise, or become U+FFFD.
-    watch
-        Called with the number of bytes of the file that were taken since the last call.
-
-    Attributes
-    ----------
-    counts
-        How often each peculiarity was met.
-    size
-        Length in bytes, known once it is open.
     """
 
     def __init__(
         self,
         path: str | Path,
+        # What bytes that are not UTF-8 do: raise, or become U+FFFD
         invalid_utf8: InvalidUtf8 = "error",
+        # Called with the number of bytes of the file that were taken since the last call
         watch: Callable[[int], object] | None = None,
     ):
         if invalid_utf8 not in ("error", "replace"):
@@ -66,8 +52,8 @@ class TextFile:
         self.zipped = self.path.suffix.lower() == ".gz"
         inner = self.path.with_suffix("") if self.zipped else self.path
         self.suffix = inner.suffix.lower()
-        self.size = 0
-        self.counts: dict[str, int] = {}
+        self.size = 0  # in bytes, known once it is open
+        self.counts: dict[str, int] = {}  # how often each peculiarity was met
         self.counts.update(bom=0, line_ends=0, replaced=0, control=0, columns=0)
         self._replace = invalid_utf8 == "replace"
         self._watch = watch

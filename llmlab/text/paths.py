@@ -24,11 +24,6 @@ def expand(paths: Paths) -> list[Path]:
     A folder means every `.txt` and `.txt.gz` in it, however deep; one without any means every
     `.json`, `.jsonl`, `.ndjson` and `.csv`, also packed. The files of a folder or a glob come in
     the order of their names. A name without a file is returned as it is.
-
-    Raises
-    ------
-    DataError
-        A folder or a glob holds no such file.
     """
     found: dict[Path, None] = {}
     for name in paths if isinstance(paths, list) else [paths]:

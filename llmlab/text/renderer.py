@@ -17,14 +17,8 @@ from llmlab.text import jinja_process
 class Renderer:
     """Render chats with a template that nobody has checked.
 
-    Parameters
-    ----------
-    source
-        The template.
-    tokens
-        Its variables `bos_token`, `eos_token` and the like.
-    day
-        What `strftime_now` says; None: there is no such function.
+    `tokens` are its variables `bos_token`, `eos_token` and the like; `day` is what `strftime_now`
+    says, None where there is no such function.
     """
 
     def __init__(self, source: str, tokens: Mapping[str, str], day: str | None):
@@ -32,17 +26,7 @@ class Renderer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def render(self, messages: Sequence[Mapping[str, str]], reply: bool) -> str:
-        """Return a chat as text.
-
-        Raises
-        ------
-        CheckpointError
-            The template is wrong, asks for what the sandbox doesn't give, or has no end.
-        DataError
-            The template itself refuses this chat.
-        ResourceError
-            The extra `hf` isn't installed.
-        """
+        """Return a chat as text; DataError if the template itself refuses this chat."""
         if self._process is None:
             self._process = self._start()
             self._ask(self._first)

@@ -9,7 +9,6 @@ from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -27,17 +26,7 @@ _ABANDONED = 86_400  # seconds after which an unfinished folder is nobody's: a s
 class ShardWriter:
     """Write token ids to a new folder, which appears under its name when all is written.
 
-    Parameters
-    ----------
-    folder
-        The name; nothing is there yet, and what another process puts there meanwhile is kept.
-    dtype
-        A type that holds every id.
-
-    Raises
-    ------
-    ResourceError
-        There is no space, or the folder can't be written.
+    What another process puts there meanwhile is kept.
     """
 
     def __init__(self, folder: Path, dtype: DTypeLike):
@@ -96,12 +85,7 @@ class ShardWriter:
             if not self._folder.is_dir():  # else another process was faster
                 raise self._refusal(error) from error
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()

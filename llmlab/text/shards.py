@@ -22,23 +22,13 @@ _MAX_INDEX = 2**26  # bytes
 
 
 class Shards:
-    """A sequence of token ids, in one file or several.
-
-    Parameters
-    ----------
-    arrays
-        (N,) each; together they are the sequence.
-    documents
-        Where each document begins, and where the last one ends.
-    about
-        What else is known about the text.
-    """
+    """A sequence of token ids, in one file or several."""
 
     def __init__(
         self,
-        arrays: Sequence[NDArray[Any]],
-        documents: NDArray[np.int64],
-        about: dict[str, Any] | None = None,
+        arrays: Sequence[NDArray[Any]],  # (N,) each; together they are the sequence
+        documents: NDArray[np.int64],  # where each document begins, and where the last one ends
+        about: dict[str, Any] | None = None,  # what else is known about the text
     ):
         self._arrays = list(arrays)
         # Plain integers: a batch looks them up for each of its rows.

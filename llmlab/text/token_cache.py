@@ -55,13 +55,6 @@ def tokenise(
     work is done once; the memory that it takes doesn't grow with the files. What is damaged there
     is made anew. When something is added, what wasn't used for the longest time goes, until the
     folder holds at most `cache_gb` (10⁹ bytes) besides what was just written.
-
-    Raises
-    ------
-    DataError
-        As `read_texts`; or an id is outside the vocabulary.
-    ResourceError
-        The cache can't be written.
     """
     key = _key(files, tokenizer, invalid_utf8)
     folder = (cache or default_cache()) / key[:32]

@@ -82,18 +82,11 @@ class _NoDraws:
 
 
 class Activations(NamedTuple):
-    """What a training step takes from its workspace.
+    """What a training step takes from its workspace."""
 
-    Attributes
-    ----------
-    peak
-        Bytes of all that is held at once.
-    layers
-        Of each layer of the stack by its path: bytes that its passes leave in use, and the width
-        of its output.
-    """
-
-    peak: int
+    peak: int  # bytes of all that is held at once
+    # Of each layer of the stack by its path: bytes that its passes leave in use, and the width of
+    # its output.
     layers: dict[str, tuple[int, int]]
 
 

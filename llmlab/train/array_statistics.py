@@ -14,12 +14,8 @@ SHOWN = ("norm", "mean", "low", "high")  # of each kind, in this order
 def array_statistics(params: Arena, grads: Arena, before: np.ndarray) -> dict[str, dict[str, Any]]:
     """Return norm, mean, lowest and highest value of each trained array's three kinds.
 
-    Parameters
-    ----------
-    params, grads
-        The parameters after the step, and the whole gradient before clipping.
-    before
-        The parameters before the step, flat; it is overwritten with the update.
+    `before` are the flat parameters before the step, overwritten with the update; `grads` is the
+    whole gradient before clipping.
 
     Returns
     -------

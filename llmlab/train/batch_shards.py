@@ -17,16 +17,10 @@ from llmlab.workspace import Context
 
 
 class ShardBatch(NamedTuple):
-    """The rows of one batch that one shard works on, cut to their own longest row.
-
-    Attributes
-    ----------
-    rows
-        Number of each row in the step, (B,): dropout's streams are keyed by it.
-    """
+    """The rows of one batch that one shard works on, cut to their own longest row."""
 
     batch: Batch
-    rows: np.ndarray
+    rows: np.ndarray  # number of each row in the step, (B,): dropout's streams are keyed by it
 
 
 def cut(batch: Batch, count: int, first_row: int = 0) -> list[ShardBatch]:
@@ -34,17 +28,14 @@ def cut(batch: Batch, count: int, first_row: int = 0) -> list[ShardBatch]:
 
     Rows go by length, so that short ones are not padded to the longest of all.
     """
-    used = batch.weights != 0
-    time = batch.inputs.shape[1]
-    lengths = time - np.argmax(used[:, ::-1], axis=1)
-    lengths[~used.any(axis=1)] = 1
+    time, lengths = batch.inputs.shape[1], batch.lengths()
     order = np.arange(len(lengths))
     if count > 1:
         order = np.argsort(lengths, kind="stable")
     found = []
     for rows in _balanced(order, lengths, count):
         longest = int(lengths[rows].max())
-        whole = len(rows) == len(lengths) and longest == time and _rising(rows)
+        whole = len(rows) == len(lengths) and longest == time and (rows[1:] > rows[:-1]).all()
         found.append(ShardBatch(batch if whole else batch.rows(rows, longest), rows + first_row))
     return found
 
@@ -60,10 +51,6 @@ def _balanced(order: np.ndarray, lengths: np.ndarray, count: int) -> Iterator[np
         size = 1 + int(np.argmin(np.maximum(areas, rest)))
         yield order[:size]
         order, count = order[size:], count - 1
-
-
-def _rising(rows: np.ndarray) -> bool:
-    return bool((rows[1:] > rows[:-1]).all())
 
 
 class RowStreams:
@@ -84,32 +71,22 @@ class RowStreams:
 
 
 class Shard:
-    """Compute gradients of some rows, then update a part of the parameters.
-
-    Parameters
-    ----------
-    grads
-        One arena for each shard of this machine; this one writes to `grads[rank]`.
-    parts
-        (index, number of all shards) of each part of the flat vectors that this shard updates;
-        the first is that of which it returns the norm. None: one, as `rank` says.
-    seed
-        Of dropout's streams; None for no randomness.
-    label_smoothing
-        Share of each target that all tokens get alike.
-    """
+    """Compute gradients of some rows, then update a part of the parameters."""
 
     def __init__(
         self,
         stack: Layer,
         params: Arena,
+        # One arena for each shard of this machine; this one writes to `grads[rank]`
         grads: Sequence[Arena],
         state: dict[str, Arena],
         optimizer: Optimizer,
         kernels: Any,
         rank: int,
-        seed: int | None,
-        label_smoothing: float = 0.0,
+        seed: int | None,  # of dropout's streams; None for no randomness
+        label_smoothing: float = 0.0,  # share of each target that all tokens get alike
+        # (index, number of all shards) of each part of the flat vectors that this shard updates;
+        # the first is that of which it returns the norm. None: one, as `rank` says.
         parts: Sequence[tuple[int, int]] | None = None,
     ):
         self.stack, self.params, self.grads, self.state = stack, params, grads, state
@@ -122,11 +99,6 @@ class Shard:
         """Fill this shard's gradients; return its sum of weighted losses (nats).
 
         `scale` is one over the weight of the whole step's targets.
-
-        Raises
-        ------
-        TrainingError
-            A layer's backward wrote no gradient for some of its parameters.
         """
         ctx, own = self.ctx, self.grads[self.rank]
         if not shares:  # fewer rows than shards

@@ -12,15 +12,7 @@ Part = tuple[int, int]  # index, number of all
 
 
 class Division:
-    """What each rank holds of the flat vectors.
-
-    Attributes
-    ----------
-    spans
-        Where each rank sums the gradients.
-    owned
-        Where it updates; None if each rank updates all.
-    """
+    """What each rank holds of the flat vectors."""
 
     def __init__(self, ranks: Ranks, optimizer: Optimizer, grads: Sequence[Arena]):
         layout, own = grads[0].layout, len(grads)
@@ -29,10 +21,11 @@ class Division:
         of_ranks = [parts[rank * own : (rank + 1) * own] for rank in range(ranks.size)]
         every = [slice(0, layout.size)]
         nothing: list[Region] = [[] for _ in range(ranks.size - 1)]
-        self.spans: list[Region] = [
+        self.spans: list[Region] = [  # where each rank sums the gradients
             [slice(span(layout.size, some[0]).start, span(layout.size, some[-1]).stop)]
             for some in of_ranks
         ]
+        # Where it updates; None if each rank updates all.
         self.owned = _owned(optimizer, layout, of_ranks)
         self.share_gradient = Share(ranks, self.spans)
         self.fetch_gradient = Move(ranks, self.spans, [every, *nothing])

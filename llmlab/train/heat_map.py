@@ -18,11 +18,8 @@ def grid_of(
 ) -> tuple[list[str], list[int], list[list[float | None]]]:
     """Return names, steps, and a value for each name and step of rows of watch.jsonl.
 
-    Parameters
-    ----------
-    what
-        `ratio`, or the norm of `weight`, `gradient` or `update`, of each array; `stream`,
-        `entropy` (the mean of the heads) or `dead` of each layer.
+    `what` is `ratio`, or the norm of `weight`, `gradient` or `update`, of each array; `stream`,
+    `entropy` (the mean of the heads) or `dead` of each layer.
     """
     columns = [_column(row, what) for row in rows]
     names = list(dict.fromkeys(name for column in columns for name in column))

@@ -48,11 +48,6 @@ def training_memory(
     Activations are what the workspace holds at most; 0 if a layer can't be measured. `threads`
     shards share the rows of the batch, and each has its own gradients; all but one are processes.
     With `average`, a running mean of the parameters counts as the optimizer's.
-
-    Raises
-    ------
-    ConfigError
-        The optimizer is set up for other parameters than these.
     """
     optimizer.check(layout)
     item, trained = np.dtype(dtype).itemsize, layout.trained.size

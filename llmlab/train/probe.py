@@ -69,7 +69,7 @@ class Probe:
             Of each feed-forward layer the share of hidden units that are silent on all tokens.
             Experts that got fewer than `FEWEST_TOKENS` tokens are left out.
         """
-        real = _real(batch)
+        real = np.arange(batch.inputs.shape[1]) < batch.lengths()[:, None]  # no padding, (B, T)
         found: dict[str, dict[str, Any]] = {"stream": {}, "entropy": {}, "dead": {}}
 
         def before(path: str, layer: Any, x: np.ndarray) -> None:
@@ -85,25 +85,14 @@ class Probe:
                 seen = _visible(batch, layer.window)
                 found["entropy"][path] = _entropy(maps, seen, real)
             if path in self._stream:  # of a nameless inner layer first, then of the whole
-                found["stream"][path] = _rms(y[real.reshape(-1)] if len(y) == real.size else y)
+                rows = y[real.reshape(-1)] if len(y) == real.size else y
+                found["stream"][path] = rounded(norm(rows.reshape(-1)) / max(rows.size, 1) ** 0.5)
 
         with np.errstate(all="ignore"), self._network.listening(pre=before, post=after):
             self._network.forward(batch.inputs, segments=batch.segments, positions=batch.positions)
         order = [path for path, _ in self._network.stack.leaves()]
         found["stream"] = {p: found["stream"][p] for p in order if p in found["stream"]}
         return found
-
-
-def _real(batch: Batch) -> np.ndarray:
-    """Return which tokens aren't padding, (B, T): those up to the last target that counts."""
-    used = batch.weights != 0
-    time = used.shape[1]
-    lengths = np.where(used.any(axis=1), time - np.argmax(used[:, ::-1], axis=1), 1)
-    return np.arange(time) < lengths[:, None]
-
-
-def _rms(x: np.ndarray) -> float | None:
-    return rounded(norm(x.reshape(-1)) / max(x.size, 1) ** 0.5)
 
 
 def _dead(x: np.ndarray) -> float | None:

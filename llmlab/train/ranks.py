@@ -26,21 +26,13 @@ class Command(NamedTuple):
 
 
 class Ranks:
-    """The ranks of a communicator, of which one is this process.
-
-    Attributes
-    ----------
-    here
-        Number of ranks on this machine.
-    signal
-        Of rank 0: the number of a signal that has reached another rank; 0 for none.
-    in_step
-        Whether all ranks are between two commands. Else only `abort` ends all of them.
-    """
+    """The ranks of a communicator, of which one is this process."""
 
     def __init__(self, comm: Any, here: int = 1):
-        self.comm, self.rank, self.size, self.here = comm, comm.Get_rank(), comm.Get_size(), here
-        self.signal, self.in_step = 0, True
+        self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
+        self.here = here  # ranks on this machine
+        self.signal = 0  # of rank 0: a signal that has reached another rank
+        self.in_step = True  # all are between two commands; else only `abort` ends all of them
 
     def where(self, rank: int, host: str = "") -> str:
         """Return how messages call a rank."""
@@ -86,17 +78,7 @@ class Ranks:
     ) -> list[float]:
         """Do this rank's own work and answer; return what all ranks did, at rank 0.
 
-        Parameters
-        ----------
-        work
-            Returns `count` numbers. It must not communicate: it may fail here and not there.
-        signal
-            One that has reached this rank.
-
-        Raises
-        ------
-        Exception
-            At rank 0: that of the first rank whose work failed.
+        `work` returns `count` numbers. It must not communicate: it may fail here and not there.
         """
         answer, text, failure = np.zeros(3 + count), b"", None
         try:
@@ -142,13 +124,7 @@ class Ranks:
 
 @cache
 def world() -> Ranks:
-    """Return all ranks that mpirun started; one, if it didn't.
-
-    Raises
-    ------
-    ResourceError
-        There is no mpi4py, or no MPI library for it.
-    """
+    """Return all ranks that mpirun started; one, if it didn't."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

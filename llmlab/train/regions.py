@@ -11,10 +11,7 @@ Region = list[slice]
 class Move:
     """The way from where a vector's parts are to where they are wanted; made once, used often.
 
-    Parameters
-    ----------
-    source, target
-        What each rank holds, and what each shall hold afterwards.
+    `source` is what each rank holds, `target` what each shall hold afterwards.
     """
 
     def __init__(self, ranks: Any, source: Sequence[Region], target: Sequence[Region]):
@@ -55,7 +52,9 @@ class Share:
         # Spans that follow each other need no packing: they arrive where they belong.
         ends = [0, *(int(end) for end in np.cumsum(self._sizes))]
         pairs = zip(held, ends, ends[1:], strict=False)
-        self._spans = all(_is_span(region, begin, end) for region, begin, end in pairs)
+        self._spans = all(
+            begin == end or list(region) == [slice(begin, end)] for region, begin, end in pairs
+        )
 
     def __call__(self, flat: np.ndarray) -> None:
         """Fill `flat` with what the ranks hold; all ranks together."""
@@ -88,7 +87,3 @@ def meet(a: Region, b: Region) -> Region:
             if begin < end:
                 found.append(slice(begin, end))
     return sorted(found, key=lambda at: at.start)
-
-
-def _is_span(region: Region, begin: int, end: int) -> bool:
-    return begin == end or (len(region) == 1 and region[0] == slice(begin, end))

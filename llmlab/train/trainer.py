@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -49,6 +48,8 @@ class StepResult:
 class Trainer:
     """Train a stack; the parameters live in `params`, the optimizer's memory in `state`.
 
+    While a trainer is open, BLAS uses one thread a shard. Close it, or use it as a context manager.
+
     Parameters
     ----------
     stack
@@ -78,11 +79,6 @@ class Trainer:
     prepare
         Called with the trainer before there are workers, to `load` a state: what is given back
         then is free, while later the workers would still hold it.
-
-    Notes
-    -----
-    While a trainer is open, BLAS uses one thread a shard. Close it, or use it as a context
-    manager.
     """
 
     def __init__(
@@ -206,12 +202,7 @@ class Trainer:
     def __enter__(self) -> "Trainer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

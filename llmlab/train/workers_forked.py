@@ -46,12 +46,7 @@ def shared(size: int, dtype: np.dtype) -> np.ndarray:
 class Forked(Here):
     """A shard in this process, and one in each of the processes that are forked from it.
 
-    Parameters
-    ----------
-    make
-        Function of the rank that makes a shard; called in the process that will use it.
-    count
-        Number of shards.
+    `make(rank)` makes a shard, in the process that will use it.
     """
 
     def __init__(self, make: Callable[[int], Shard], count: int):

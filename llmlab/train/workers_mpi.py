@@ -34,12 +34,7 @@ _TAG = 1
 class Mpi:
     """The shards of all ranks, of which this process is rank 0; elsewhere, those of this rank.
 
-    Parameters
-    ----------
-    local
-        The workers of this machine.
-    begun
-        Whether the optimizer remembers something already, which the ranks must be given.
+    `begun`: whether the optimizer remembers something already, which the ranks must be given.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ from llmlab.runs.sweep import Jobs, read_result, write_result
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("llmlab.report.page.can_draw", lambda: False)  # takes long
+    monkeypatch.setattr("llmlab.report.study_page.can_draw", lambda: False)  # takes long
     return command_line(tmp_path, monkeypatch, capsys)
 
 

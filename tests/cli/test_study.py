@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def lab(tmp_path, monkeypatch, capsys):
     """Return a command line where a training's loss is its lr, with some noise of the seed."""
     monkeypatch.setattr("hydra.plugins.sweeper.Sweeper.validate_batch_is_legal", lambda *_: None)
-    monkeypatch.setattr("llmlab.report.page.can_draw", lambda: False)
+    monkeypatch.setattr("llmlab.report.study_page.can_draw", lambda: False)
     lab = command_line(tmp_path, monkeypatch, capsys)
     lab.killed_after = None
 

@@ -13,7 +13,7 @@ from llmlab.cli import main
 from llmlab.cli.help import help_text
 from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
-from llmlab.config import Config, Model
+from llmlab.config import Config, ModelKeys
 from llmlab.config.values import keys_of
 from llmlab.layers import build_stack
 from llmlab.params import Layout
@@ -68,7 +68,9 @@ def test_the_file_and_the_schema_have_the_same_keys():
     groups = {name for name, (_, key) in keys_of(Config).items() if key.group}
     assert written - {"defaults", "hydra"} == (set(keys_of(Config)) - groups) | {"phase"}
     preset = yaml.safe_load((CONF / "model" / "rustgpt.yaml").read_text())
-    assert list(preset) == [name for name, (_, key) in keys_of(Model).items() if not key.optional]
+    assert list(preset) == [
+        name for name, (_, key) in keys_of(ModelKeys).items() if not key.optional
+    ]
 
 
 def test_every_phase_has_a_file_and_every_file_a_phase():

@@ -20,7 +20,7 @@ KEPT = "data.pretrain.val_fraction=0.3"
 def swept(lab, monkeypatch):
     """Return a lab with a sweep of four short runs, and one alone that began from one of them."""
     monkeypatch.setattr("hydra.plugins.sweeper.Sweeper.validate_batch_is_legal", lambda *_: None)
-    monkeypatch.setattr("llmlab.report.page.can_draw", lambda: False)
+    monkeypatch.setattr("llmlab.report.study_page.can_draw", lambda: False)
     sweep = ["lr=1e-3,1e-1", "seed=1,2", "steps=4", "log_every=10", "hydra.sweep.dir=runs/sweeps/s"]
     answer = lab("-m", *KEYS, KEPT, *sweep)
     assert answer.code == 0, answer.err

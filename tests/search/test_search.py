@@ -28,8 +28,7 @@ KILL = Path(__file__).parents[1] / "support" / "search_kill.py"
 @pytest.fixture
 def lab(tmp_path, monkeypatch, capsys):
     """Return a command line where a training's losses come from its lr, and can be cut short."""
-    monkeypatch.setattr("llmlab.cli.search_end.can_draw", lambda: False)
-    monkeypatch.setattr("llmlab.report.page.can_draw", lambda: False)
+    monkeypatch.setattr("llmlab.report.study_page.can_draw", lambda: False)
     lab = command_line(tmp_path, monkeypatch, capsys)
     lab.killed_at = None
     lab.reports = 0

@@ -13,12 +13,7 @@ from llmlab.generate.samplers.penalties import Step, penalty_steps
 class Pipeline(Sampler):
     """Apply steps to the scores in order, then draw, or take the greatest.
 
-    Parameters
-    ----------
-    steps
-        Only those that are on: an option that is off costs nothing per token.
-    draws
-        False: the greatest score is taken.
+    The steps are only those that are on: an option that is off costs nothing per token.
     """
 
     def __init__(self, steps: Sequence[Step], draws: bool, num_samples: int, stop: tuple[str, ...]):

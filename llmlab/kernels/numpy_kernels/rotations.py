@@ -7,24 +7,15 @@ import numpy as np
 
 def rotate(
     ctx: Any,
-    rows: np.ndarray,
+    rows: np.ndarray,  # (B·T, W), of which the first `heads` · D columns are turned
     heads: int,
+    # (1 or B, T, D / 2)
     cos: np.ndarray,
     sin: np.ndarray,
-    interleaved: bool,
+    interleaved: bool,  # whether a pair is two neighbours of a head, or lies half a head apart
     back: bool,
 ) -> None:
-    """Turn pairs (a, b) to (a cos − b sin, b cos + a sin) in place; `back` is the inverse.
-
-    Parameters
-    ----------
-    rows
-        (B·T, W), of which the first `heads` · D columns are turned.
-    cos, sin
-        (1 or B, T, D / 2).
-    interleaved
-        Whether a pair is two neighbours of a head, or lies half a head apart.
-    """
+    """Turn pairs (a, b) to (a cos − b sin, b cos + a sin) in place; `back` is the inverse."""
     batch, time, half = ctx.batch, ctx.time, cos.shape[-1]
     x = rows.reshape(batch, time, -1, 2 * half)[:, :, :heads]
     a, b = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])

@@ -24,27 +24,13 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """The turns so far.
+    """The turns so far."""
 
-    Attributes
-    ----------
-    answerer
-        Who answers.
-    remember
-        Whether a prompt is answered with the turns before it in view.
-    system
-        What stands before all turns, or None.
-    turns
-        What was said, oldest first.
-    dropped
-        How many of the oldest turns no longer fit into the model's context.
-    """
-
-    answerer: Answerer
-    remember: bool
-    system: str | None = None
-    turns: list[Turn] = field(default_factory=list)
-    dropped: int = 0
+    answerer: Answerer  # who answers
+    remember: bool  # whether a prompt is answered with the turns before it in view
+    system: str | None = None  # what stands before all turns, or None
+    turns: list[Turn] = field(default_factory=list)  # what was said, oldest first
+    dropped: int = 0  # how many of the oldest turns no longer fit into the model's context
 
     def reset(self) -> None:
         """Forget the turns; the system text stays."""
@@ -99,13 +85,7 @@ class Conversation:
         return len(self._ids(messages, reply=False)) if messages else 0
 
     def save(self, path: Path) -> None:
-        """Write the conversation as a line of JSON, in the form that tuning reads.
-
-        Raises
-        ------
-        ConfigError
-            There is nothing to save, or something has that name.
-        """
+        """Write the conversation as a line of JSON, in the form that tuning reads."""
         if not self.turns:
             raise ConfigError("nothing was said yet")
         messages = [{"role": m.role, "content": m.content} for m in self.messages()]

@@ -13,23 +13,15 @@ from llmlab.phases.chat.terminal import Wrapped, printable
 
 
 class Speaker:
-    """Who answers in a chat, in which conversation, and how.
-
-    Attributes
-    ----------
-    sampler
-        The keys of `sampler`, as chosen so far.
-    over
-        Whether the user left.
-    """
+    """Who answers in a chat, in which conversation, and how."""
 
     def __init__(self, config: Config, model: build.Model):
         self.answerer = Answerer(config, model)
-        self.sampler: dict[str, Any] = dict(config.sampler)
+        self.sampler: dict[str, Any] = dict(config.sampler)  # as chosen so far
         # Forms with special tokens are made for many turns. RustGPT's was trained on single
         # ones, and a turn before the prompt would only be something that it never saw.
         self.conversation = Conversation(self.answerer, model.template.many_turns)
-        self.over = False
+        self.over = False  # whether the user left
         self._answers = 0
         self._typed = sys.stdin.isatty()
 

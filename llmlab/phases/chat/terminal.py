@@ -108,15 +108,7 @@ class Pipe:
 
 
 class Typed:
-    """Lines typed at a terminal.
-
-    Parameters
-    ----------
-    ask
-        Shows a prompt and returns what was typed.
-    out
-        Where the prompt and its end go.
-    """
+    """Lines typed at a terminal."""
 
     def __init__(self, ask: Any, out: TextIO):
         self._ask, self._out = ask, out

@@ -29,27 +29,16 @@ _MOST_BYTES = 2**24  # of a file that a line is taken from
 def run(
     config: Config,
     run: None = None,
-    line: int = 1,
+    line: int = 1,  # which line of the file that `on` names is read, if there is no `prompt`
+    # A second text of as many tokens; the page shows which place of it makes the difference
     against: str | None = None,
-    new_tokens: int = 16,
+    new_tokens: int = 16,  # how many tokens of the model's own, most probable answer are read on
+    # How many rows of the validation text the effects of leaving parts out are measured on
     rows: int = 32,
+    # Whether the older checkpoints that the run has kept are looked into, too
     history: bool = True,
 ) -> dict[str, Any]:
-    """Write a page about what happens inside a checkpoint while it reads a text.
-
-    Parameters
-    ----------
-    line
-        Which line of the file that `on` names is read, if there is no `prompt`.
-    against
-        A second text of as many tokens; the page shows which place of it makes the difference.
-    new_tokens
-        How many tokens of the model's own, most probable answer are read on.
-    rows
-        How many rows of the validation text the effects of leaving parts out are measured on.
-    history
-        Whether the older checkpoints that the run has kept are looked into, too.
-    """
+    """Write a page about what happens inside a checkpoint while it reads a text."""
     text = _text(config, line)
     model = checkpoint_model(config)
     network = model.network(config.kernels)

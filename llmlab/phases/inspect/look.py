@@ -38,25 +38,15 @@ _FEWEST = 12  # tokens to draw these from
 
 
 class Look:
-    """A network, looked at while it reads a text.
-
-    Parameters
-    ----------
-    ids
-        Of the text.
-    rows
-        To measure effects on the loss on; None: there are no effects.
-    notes
-        What is to be said of how it was done.
-    """
+    """A network, looked at while it reads a text."""
 
     def __init__(
         self,
         model: build.Model,
         network: Network,
         ids: Sequence[int],
-        rows: Batch | None,
-        notes: list[str],
+        rows: Batch | None,  # to measure effects on the loss on; None: there are no effects
+        notes: list[str],  # what is to be said of how it was done
         name: str,
     ):
         self._model, self._network = model, network
@@ -73,7 +63,8 @@ class Look:
 
     def _content(self) -> dict[str, Any]:
         found = self._trace
-        readings, scores = lens(self._network, found), self._scores()
+        readings = lens(self._network, found)
+        scores = dict(head_scores(self._network, self.repeated))
         losses = surprise(found.logits, found.ids)
         places, chances = top_tokens(found.logits, _TOP)
         attribution = attribute(self._network, found)
@@ -151,9 +142,6 @@ class Look:
             if period > 1:
                 found += [*repeated_tokens(tokens, period, _REPEATS, 0, (tokenizer.end_id,))]
         return found
-
-    def _scores(self) -> dict[str, HeadScores]:
-        return dict(head_scores(self._network, self.repeated))
 
     def _lens(self, readings: list[Lens], targets: np.ndarray) -> dict[str, Any]:
         tops = [top_tokens(each.logits, 1) for each in readings]

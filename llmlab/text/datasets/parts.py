@@ -10,18 +10,10 @@ from llmlab.streams import stream
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the documents, as ranges of tokens.
+    """Some of the documents, as ranges of tokens."""
 
-    Attributes
-    ----------
-    ranges
-        First token and end of each range, (R, 2), in order.
-    documents
-        How many documents they hold.
-    """
-
-    ranges: NDArray[np.int64]
-    documents: int
+    ranges: NDArray[np.int64]  # first token and end of each range, (R, 2), in order
+    documents: int  # how many documents they hold
 
     @property
     def tokens(self) -> int:

@@ -27,6 +27,9 @@ _RUNNING = 2  # times max_seq_len: such lines are paragraphs, no samples
 class Samples(Dataset):
     """Samples of token ids in memory.
 
+    Arguments of the wrong type or out of range are a ConfigError, texts without any target that
+    counts a DataError.
+
     Parameters
     ----------
     texts
@@ -48,13 +51,6 @@ class Samples(Dataset):
         The messages of each text, if they are chats.
     tokenizer, unknown_words
         Whose unknown token to count, and the words behind it (read after the texts).
-
-    Raises
-    ------
-    ConfigError
-        An argument is of the wrong type or out of range.
-    DataError
-        No sample has a target that counts.
     """
 
     def __init__(

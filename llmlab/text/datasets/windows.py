@@ -51,13 +51,6 @@ class Windows(Dataset):
         side. With less, a target has at least `max_seq_len - stride` tokens before it.
     isolate
         The end token's id, if attention shall stay inside a document; else None.
-
-    Raises
-    ------
-    ConfigError
-        An option is of the wrong type or out of range.
-    DataError
-        There are fewer than two tokens.
     """
 
     def __init__(
@@ -182,11 +175,6 @@ class Windows(Dataset):
 
         Of several documents some are drawn, until they hold about `fraction` of the tokens; of
         a single one the end is taken. The validation part has each target once, in order.
-
-        Raises
-        ------
-        DataError
-            A part would have fewer than two tokens.
         """
         if problems := fraction_problems(fraction):
             raise ConfigError(problems)

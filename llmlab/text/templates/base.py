@@ -77,11 +77,6 @@ class Template(ABC):
         """Return prompt and answer of RustGPT's `User: ... Assistant: ...`.
 
         Whatever a template writes, this is what chats in files of strings look like.
-
-        Raises
-        ------
-        DataError
-            The text is not of this form.
         """
         whole = without_end_marker(text.strip())
         role = re.search(r"\sAssistant:", whole)

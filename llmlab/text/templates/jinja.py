@@ -26,11 +26,6 @@ class Jinja(Template):
         Special tokens by the names that it knows them by: `bos_token`, `eos_token`.
     date
         The day, as 2026-01-31, that it may ask for.
-
-    Raises
-    ------
-    ConfigError
-        An argument is of the wrong type.
     """
 
     many_turns = True  # pyright: ignore[reportAssignmentType]

@@ -19,21 +19,12 @@ _LISTED = 8
 
 
 class Fragment(NamedTuple):
-    """A part of a text that a template writes.
+    """A part of a text that a template writes."""
 
-    Attributes
-    ----------
-    text
-        The text, or the name of a special token; empty for the token that ends a sample.
-    special
-        Whether it is one special token. Only templates make these, never what users type.
-    answer
-        Whether the model is to write it.
-    """
-
-    text: str
+    text: str  # the text, or the name of a special token; empty for the token that ends a sample
+    # Whether it is one special token. Only templates make these, never what users type.
     special: bool = False
-    answer: bool = False
+    answer: bool = False  # whether the model is to write it
 
 
 END = Fragment("", special=True, answer=True)
@@ -182,13 +173,7 @@ class Tokenizer(ABC):
 
 
 def number_specials(specials: Any, first: int, taken: Sequence[str]) -> dict[str, int]:
-    """Return the ids of special tokens, from `first` on.
-
-    Raises
-    ------
-    ConfigError
-        One is no text, empty, there twice, or among `taken`.
-    """
+    """Return the ids of special tokens, from `first` on."""
     if not isinstance(specials, list | tuple):
         raise ConfigError(f"specials: expected a list, found {type(specials).__name__}")
     ids: dict[str, int] = {}

@@ -50,11 +50,6 @@ class BpeTokenizer(Tokenizer):
         The special token that ends a sample; None: the first of the usual names.
     stops
         Further special tokens that end an answer.
-
-    Raises
-    ------
-    ResourceError
-        The library `tokenizers` is not installed.
     """
 
     type = "bpe"

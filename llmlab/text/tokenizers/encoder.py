@@ -33,16 +33,7 @@ class _Window:
 class Encoder:
     """Encode text with a tokenizer.json in which special tokens have secret names.
 
-    Parameters
-    ----------
-    library
-        The module `tokenizers`.
-    content
-        The tokenizer.json.
-    special
-        The special tokens' ids.
-    plain
-        Whether the library can't break down, as `guarded` has it.
+    `plain`: whether the library can't break down, as `guarded` has it.
     """
 
     def __init__(
@@ -66,11 +57,8 @@ class Encoder:
     ) -> tuple[list[int], list[bool]]:
         """Return the ids of one text in fragments, and for each whether it is marked.
 
-        Parameters
-        ----------
-        fragments
-            Text, whether it is the name of a special token, and the mark. A token that reaches
-            into a marked fragment is marked.
+        A fragment is text, whether it is the name of a special token, and the mark. A token that
+        reaches into a marked fragment is marked.
         """
         parts: list[str] = []
         flags: list[tuple[bool, bool]] = []

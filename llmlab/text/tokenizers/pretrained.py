@@ -26,13 +26,6 @@ def pretrained(
         The special token that ends a text; None: the first of the usual names.
     specials
         Special tokens to add where they are missing.
-
-    Raises
-    ------
-    DataError
-        The file can't be read, or is no tokenizer.json.
-    CheckpointError
-        It doesn't work within bounds of time and memory.
     """
     file = absolute(path)
     try:

@@ -15,30 +15,18 @@ from llmlab.train.trainer import StepResult, Trainer
 
 @CALLBACKS.register("checkpoints")
 class Checkpoints(Callback):
-    """Save at the start, now and then, at the best validation, at the end and at a signal.
-
-    Parameters
-    ----------
-    folder
-        Of the stage.
-    meta
-        What every checkpoint of the run says besides its progress.
-    command
-        What a user types to continue, for the message of a stop.
-    save_every
-        Steps between checkpoints; None: ten in a run.
-    """
+    """Save at the start, now and then, at the best validation, at the end and at a signal."""
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path,  # of the stage
         trainer: Trainer,
         metrics: MetricsFile,
-        meta: dict[str, Any],
+        meta: dict[str, Any],  # what every checkpoint of the run says besides its progress
         steps: int,
         signals: Signals,
-        command: str,
-        save_every: int | None = None,
+        command: str,  # what a user types to continue, for the message of a stop
+        save_every: int | None = None,  # steps between checkpoints; None: ten in a run
         keep: int | str = 2,
     ):
         self._folder = CheckpointFolder(folder / CHECKPOINTS, keep)

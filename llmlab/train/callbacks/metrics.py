@@ -22,10 +22,7 @@ log = logging.getLogger("llmlab")
 class MetricsFile:
     """A metrics.jsonl, which holds only what is reproducible: equal runs have equal files.
 
-    Parameters
-    ----------
-    offset
-        Where a resumed run goes on: what lies behind it is cut off, and written again.
+    A resumed run goes on at `offset`: what lies behind it is cut off, and written again.
     """
 
     def __init__(self, path: Path, offset: int = 0):

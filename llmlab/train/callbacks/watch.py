@@ -120,12 +120,10 @@ class Watch(Callback):
         self._file.write(row)
         if isinstance(self._tracker, NoTracker):
             return
-        shown = {n: own for n, own in arrays.items() if self._is_shown(n)}
+        names = [n for n in arrays if any(fnmatchcase(n, each) for each in self._patterns)]
+        shown = {name: arrays[name] for name in names}
         values = {f"watch/{key}": value for key, value in (columns(shown) | flat(found)).items()}
         self._tracker.log(progress.step, values)
-
-    def _is_shown(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
 
 @CALLBACKS.register("watch")

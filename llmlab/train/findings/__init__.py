@@ -27,12 +27,7 @@ def exploded(metrics: Rows) -> Finding | None:
 def find(rows: Rows, facts: Facts, metrics: Rows = ()) -> list[Finding]:
     """Return what is out of the ordinary, in the order of the rules.
 
-    Parameters
-    ----------
-    rows
-        Those of watch.jsonl; without them only `metrics` and `facts` are judged.
-    metrics
-        Rows of metrics.jsonl: every step's loss, where they were written.
+    Without `rows`, those of watch.jsonl, only `metrics` and `facts` are judged.
     """
     rules = (*NETWORK_RULES, *STEP_RULES)
     found = [each for rule in rules for each in rule(rows, facts, metrics or rows)]

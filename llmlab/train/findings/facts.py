@@ -15,54 +15,28 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Facts:
-    """What findings need to know of a network.
+    """What findings need to know of a network."""
 
-    Attributes
-    ----------
-    post_norm
-        Whether its blocks norm the stream itself.
-    final_norm
-        Whether a norm stands before the output, where the stream isn't normed anyway.
-    vocab_size
-        Number of logits; None if it isn't known.
-    frozen
-        Arrays that are declared frozen, in a network without an adapter.
-    widths
-        Of each matrix √d_out: its norm divided by that is how much it enlarges a vector.
-    clip_norm
-        Greatest norm of the gradient; None without clipping.
-    bad_layer
-        The first layer whose output wasn't finite in the last step of a run that diverged.
-    """
-
-    post_norm: bool = False
+    post_norm: bool = False  # whether its blocks norm the stream itself
+    # Whether a norm stands before the output, where the stream isn't normed anyway
     final_norm: bool = True
-    vocab_size: int | None = None
-    frozen: tuple[str, ...] = ()
+    vocab_size: int | None = None  # number of logits; None if it isn't known
+    frozen: tuple[str, ...] = ()  # arrays that are declared frozen, in a network without an adapter
+    # Of each matrix √d_out: its norm divided by that is how much it enlarges a vector
     widths: Mapping[str, float] = field(default_factory=dict)
-    clip_norm: float | None = None
+    clip_norm: float | None = None  # greatest norm of the gradient; None without clipping
+    # The first layer whose output wasn't finite in the last step of a run that diverged
     bad_layer: str | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something out of the ordinary.
+    """Something out of the ordinary."""
 
-    Attributes
-    ----------
-    kind
-        Its name.
-    text
-        What was seen, with numbers, and what it means.
-    key
-        What to type to change what most likely causes it.
-    from_start
-        Whether it was there at the first step, so that no other finding has caused it.
-    """
-
-    kind: str
-    text: str
-    key: str
+    kind: str  # its name
+    text: str  # what was seen, with numbers, and what it means
+    key: str  # what to type to change what most likely causes it
+    # Whether it was there at the first step, so that no other finding has caused it
     from_start: bool = False
 
     @property

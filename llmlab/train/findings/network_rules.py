@@ -59,7 +59,8 @@ def init_scale(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:
         text = (
             f"the first loss is {first:.3g}, guessing has {guess:.3g}: the logits begin too large"
         )
-        yield Finding("init_scale", text, f"another {key_of(_last_layer(rows[0]), 'init')}")
+        last = next(reversed(rows[0]["stream"]), "output")
+        yield Finding("init_scale", text, f"another {key_of(last, 'init')}")
 
 
 def _first_gains(row: Mapping[str, Any], facts: Facts) -> dict[str, float]:
@@ -70,10 +71,6 @@ def _first_gains(row: Mapping[str, Any], facts: Facts) -> dict[str, float]:
         if name in facts.widths and update and ratio:
             found[name] = update / ratio / facts.widths[name]
     return found
-
-
-def _last_layer(row: Mapping[str, Any]) -> str:
-    return next(reversed(row["stream"]), "output")
 
 
 def no_final_norm(rows: Rows, facts: Facts, metrics: Rows) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlab.named import flat
 from llmlab.train.trackers.base import TRACKERS, StepTracker, keep_id, kept_id, needed
 
 _MOST = 1000  # values that MLflow takes at once
@@ -57,9 +58,9 @@ class MLflow(StepTracker):
         found = self._client.get_experiment_by_name(self._experiment)
         where = found.experiment_id if found else self._client.create_experiment(self._experiment)
         self._id = self._client.create_run(where, run_name=self._name).info.run_id
-        flat = [self._param(key, value[:_LONGEST]) for key, value in _flat(self._config)]
-        for first in range(0, len(flat), 100):
-            self._client.log_batch(self._id, params=flat[first : first + 100])
+        params = [self._param(key, str(value)[:_LONGEST]) for key, value in flat(self._config)]
+        for first in range(0, len(params), 100):
+            self._client.log_batch(self._id, params=params[first : first + 100])
         keep_id(path, self._id)
         return 0
 
@@ -79,10 +80,3 @@ class MLflow(StepTracker):
 
     def _close(self):
         self._client.set_terminated(self._id)
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        items = value.items()
-        return [pair for k, v in items for pair in _flat(v, f"{prefix}.{k}" if prefix else str(k))]
-    return [(prefix, str(value))]
