@@ -123,6 +123,8 @@ def load_model(config: Config, checkpoint: Checkpoint) -> Model:
     """Return a checkpoint's model, tokenizer and template with its parameters.
 
     If it holds a running mean of the parameters (`ema`), that is what is returned.
+    A CheckpointError says that `model.*` or `tokenizer.*` was typed and differs, or that the
+    arrays don't fit.
     """
     require(checkpoint.meta, _USED, checkpoint.path, "a model")
     stored = stored_config(checkpoint.meta)

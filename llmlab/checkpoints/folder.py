@@ -102,7 +102,7 @@ class CheckpointFolder:
     def load_latest(self) -> Checkpoint | None:
         """Load the newest checkpoint that verifies, and warn about each newer one that doesn't.
 
-        None if there is no checkpoint at all.
+        None if there is no checkpoint at all; a CheckpointError if all of them are damaged.
         """
         steps = {path: step for step, path in self.steps()}
         problems = []

@@ -37,7 +37,10 @@ class Imported:
 
 
 def read_folder(source: Path) -> Imported:
-    """Read a folder of GPT-2, Llama or Mistral."""
+    """Read a folder of GPT-2, Llama or Mistral.
+
+    What is missing, damaged, contradictory or unknown to llmlab is a CheckpointError.
+    """
     if not source.is_dir():
         raise CheckpointError(
             f"source={source}: no folder; name one with {_CONFIG}, model.safetensors and {FILE}"
@@ -95,7 +98,9 @@ def write_folder(
 ) -> Architecture:
     """Write a folder that transformers loads, all of it or nothing.
 
-    What has no form there is a CheckpointError, which says what would have to change.
+    `model` holds the keys of `model` that the arrays belong to, `template` how a chat is written,
+    and `stop_ids` what ends an answer. What has no form there is a CheckpointError, which says what
+    would have to change; a folder that isn't empty is a ConfigError.
     """
     network, names = recognise(model, tokenizer.vocab_size)
     every = naming.tensor_slices(network, names)

@@ -51,10 +51,7 @@ class Drafting(ABC):
 
 
 class Draft(ABC):
-    """A way to guess.
-
-    A guess has at most so many `tokens`.
-    """
+    """A way to guess, at most `tokens` at a time."""
 
     def __init__(self, tokens: int = GUESSED):
         if not 1 <= tokens <= MOST:

@@ -29,9 +29,14 @@ class Part(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """How much the loss rises without a part, in nats a token."""
+    """How much the loss rises without a part, in nats a token.
 
-    # Mean over the tokens, and its standard error from how the rows differ; nan for one row.
+    Attributes
+    ----------
+    change, error
+        Mean over the tokens, and its standard error from how the rows differ; nan for one row.
+    """
+
     change: float
     error: float
 
@@ -121,13 +126,20 @@ def token_losses(network: Network, batch: Batch) -> np.ndarray:
 
 def effects(
     network: Network,
-    batch: Batch,  # its rows are what is independent
-    mean: bool = False,  # whether a part is replaced by its mean over the batch, and not by zeros
+    batch: Batch,
+    mean: bool = False,
     parts: Sequence[Part] | None = None,
 ) -> dict[Part, Effect]:
     """Return how much the loss on a batch rises without each part.
 
     On a single prompt an ablation misleads: what can't be predicted gets better by chance.
+
+    Parameters
+    ----------
+    batch
+        Its rows are what is independent.
+    mean
+        Whether a part is replaced by its mean over the batch, and not by zeros.
     """
     means = mean_outputs(network, batch) if mean else None
     weights = batch.weights.astype(float)

@@ -18,17 +18,26 @@ BIASES = "biases"
 
 @dataclass(frozen=True)
 class Attribution:
-    """The logits of a text as a sum of parts."""
+    """The logits of a text as a sum of parts.
 
-    # Of the P parts: `tokens`, `positions`, `blocks.0.attention.head.1`, ..., and `biases`, all
-    # constants together.
+    Attributes
+    ----------
+    names
+        Of the P parts: `tokens`, `positions`, `blocks.0.attention.head.1`, ..., and `biases`,
+        all constants together.
+    vectors
+        What each part has left in what the output map gets, (P, T, C), in float64.
+    weight, bias
+        The output map (C, V), and its bias (V,) or None.
+    frozen
+        The norms that were held at what they have done in this pass.
+    """
+
     names: list[str]
-    # What each part has left in what the output map gets, (P, T, C), in float64
     vectors: np.ndarray
-    # The output map (C, V), and its bias (V,) or None
     weight: np.ndarray
     bias: np.ndarray | None
-    frozen: list[str]  # the norms that were held at what they have done in this pass
+    frozen: list[str]
 
     def logits(self, tokens: np.ndarray, centred: bool = False) -> np.ndarray:
         """Return each part's share of the logit of one token at each place, (P, T).

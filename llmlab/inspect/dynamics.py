@@ -15,30 +15,53 @@ from llmlab.network import Network
 
 
 class Moment(NamedTuple):
-    """What a look at one state has found."""
+    """What a look at one state has found.
 
-    # Of the training; nats a token of the text.
+    Attributes
+    ----------
+    step, loss
+        Of the training; nats a token of the text.
+    lens, rank
+        By path of a layer: nats a token of the reading behind it, and the effective rank of the
+        stream there.
+    stream
+        By path of a layer: the stream, (T, C).
+    quiet
+        By path of a feed-forward: the share of activations that are nothing.
+    scores
+        By path of an attention: those of its heads.
+    effects
+        By part: how much the loss of the batch rises without it, in nats; empty without a batch.
+    """
+
     step: int
     loss: float
-    # By path of a layer: nats a token of the reading behind it, and the effective rank of the
-    # stream there.
     lens: dict[str, float]
     rank: dict[str, float]
-    stream: dict[str, np.ndarray]  # by path of a layer: the stream, (T, C)
-    quiet: dict[str, float]  # by path of a feed-forward: the share of activations that are nothing
-    scores: Mapping[str, HeadScores]  # by path of an attention: those of its heads
-    # By part: how much the loss of the batch rises without it, in nats; empty without a batch.
+    stream: dict[str, np.ndarray]
+    quiet: dict[str, float]
+    scores: Mapping[str, HeadScores]
     effects: dict[Part, float]
 
 
 def moment(
     network: Network,
     step: int,
-    ids: np.ndarray,  # the text, (T,)
-    repeated: Sequence[np.ndarray],  # from `repeated_tokens`, for the habits of heads
-    batch: Batch | None,  # to measure effects on; None: there are none
+    ids: np.ndarray,
+    repeated: Sequence[np.ndarray],
+    batch: Batch | None,
 ) -> Moment:
-    """Return a look at one state."""
+    """Return a look at one state.
+
+    Parameters
+    ----------
+    ids
+        The text, (T,).
+    repeated
+        From `repeated_tokens`, for the habits of heads.
+    batch
+        To measure effects on; None: there are none.
+    """
     found = trace(network, ids, shares=False)
     lost = {} if batch is None else effects(network, batch, parts=parts_of(network))
     return Moment(

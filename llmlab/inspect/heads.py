@@ -11,14 +11,28 @@ from llmlab.streams import stream
 
 
 class HeadScores(NamedTuple):
-    """Mean attention of the heads of one layer, each (H,), from 0 to 1."""
+    """Mean attention of the heads of one layer, each (H,), from 0 to 1.
 
-    previous: np.ndarray  # to the token before
-    duplicate: np.ndarray  # to the same token, a period before
-    # To the token behind that one, which is what comes next (Olsson et al. 2022, arXiv:2209.11895).
+    Attributes
+    ----------
+    previous
+        To the token before.
+    duplicate
+        To the same token, a period before.
+    induction
+        To the token behind that one, which is what comes next (Olsson et al. 2022,
+        arXiv:2209.11895).
+    first
+        To the first token of the text.
+    entropy
+        Of the attention, in nats.
+    """
+
+    previous: np.ndarray
+    duplicate: np.ndarray
     induction: np.ndarray
-    first: np.ndarray  # to the first token of the text
-    entropy: np.ndarray  # of the attention, in nats
+    first: np.ndarray
+    entropy: np.ndarray
 
 
 def repeated_tokens(
@@ -44,10 +58,13 @@ def head_scores(
 ) -> Mapping[str, HeadScores]:
     """Return by path of each attention the scores of its heads, means over the rows.
 
-    `rows` are from `repeated_tokens`, also of several periods: a head that looks a fixed way back
-    does so whatever is repeated, and has the score of one period only. Scores are over the second
-    half, where there is something to find; the entropy and the first token are over all places but
-    the first.
+    Parameters
+    ----------
+    rows
+        From `repeated_tokens`, also of several periods: a head that looks a fixed way back does
+        so whatever is repeated, and has the score of one period only. Scores are over the second
+        half, where there is something to find; the entropy and the first token are over all
+        places but the first.
     """
     sums: dict[str, np.ndarray] = {}
     for row in rows:

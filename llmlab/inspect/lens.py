@@ -9,14 +9,27 @@ from llmlab.network import Network
 
 
 class Lens(NamedTuple):
-    """The reading of the stream behind one layer, for each token of the text."""
+    """The reading of the stream behind one layer, for each token of the text.
 
-    path: str  # of the layer
-    logits: np.ndarray  # (T, V)
-    loss: np.ndarray  # nats of the token that comes next in the text, (T − 1,)
-    # KL(last ‖ here) in nats, (T,): how far this reading is from the network's answer
+    Attributes
+    ----------
+    path
+        Of the layer.
+    logits
+        (T, V).
+    loss
+        Nats of the token that comes next in the text, (T − 1,).
+    divergence
+        KL(last ‖ here) in nats, (T,): how far this reading is from the network's answer.
+    norm
+        Euclidean norm of the stream, (T,).
+    """
+
+    path: str
+    logits: np.ndarray
+    loss: np.ndarray
     divergence: np.ndarray
-    norm: np.ndarray  # euclidean norm of the stream, (T,)
+    norm: np.ndarray
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -13,11 +13,25 @@ from llmlab.network import Network, Post
 def patch_effects(
     network: Network, ids: np.ndarray, other: np.ndarray
 ) -> tuple[list[str], np.ndarray]:
-    """Return the layers' paths, and how far each place of another text moves the answer to its own.
+    """Return how far each place of another text moves the answer towards its own.
 
-    Both texts have T tokens. The stream of the first is replaced at one layer and one place by that
-    of the other; (layers, T): 0 leaves the log probability of the other's most probable answer at
-    the last place as it is, 1 makes it the other's.
+    The stream of the first text is replaced at one layer and one place by that of the other; 0
+    leaves the log probability of the other's most probable answer at the last place as it is, 1
+    makes it the other's.
+
+    Parameters
+    ----------
+    ids, other
+        Two texts of equal length, (T,).
+
+    Returns
+    -------
+    The layers' paths, and (layers, T).
+
+    Raises
+    ------
+    ConfigError
+        The texts have different lengths, or both give that answer the same probability.
     """
     ids, other = np.asarray(ids), np.asarray(other)
     if ids.shape != other.shape:

@@ -21,38 +21,58 @@ OUTPUTS = (OutputProjection, TiedOutputProjection)
 
 @dataclass(frozen=True)
 class Record:
-    """A layer's part in the pass."""
+    """A layer's part in the pass.
 
-    # Its dotted path, itself and its parameters. A residual connection and what it goes round have
-    # one path.
+    Attributes
+    ----------
+    path, layer, params
+        Its dotted path, itself and its parameters. A residual connection and what it goes round
+        have one path.
+    x, y
+        Input and output, a row a token.
+    inverse
+        Of a norm: one over what it has divided each row by, (T, 1).
+    heads
+        Of attention: each head's share of the output, (T, H, C). Their sum lacks only the bias.
+    """
+
     path: str
     layer: Any
     params: Any
-    # Input and output, a row a token
     x: np.ndarray
     y: np.ndarray
-    inverse: np.ndarray | None = None  # of a norm: one over what it has divided each row by, (T, 1)
-    # Of attention: each head's share of the output, (T, H, C). Their sum lacks only the bias.
+    inverse: np.ndarray | None = None
     heads: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a pass over one text has left."""
+    """What a pass over one text has left.
 
-    # The tokens (T,), and for each the logits of the next, (T, V)
+    Attributes
+    ----------
+    ids, logits
+        The tokens (T,), and for each the logits of the next, (T, V).
+    records
+        Of every layer that was called, in the order in which they ended.
+    maps
+        By path of an attention: the probabilities (H, T, T); row t is whom token t looks at.
+    hidden
+        By path of a feed-forward: what its activation gives `down`, (T, F). An expert has only
+        the rows of the tokens that chose it.
+    routing
+        By path of a mixture: the weight of each expert for each token, (T, E); 0: not chosen.
+    stream
+        By path of a layer of the stack, in order: the stream of vectors behind it, (T, C). The
+        last one is what the final norm or the output gets.
+    """
+
     ids: np.ndarray
     logits: np.ndarray
-    records: list[Record]  # of every layer that was called, in the order in which they ended
-    # By path of an attention: the probabilities (H, T, T); row t is whom token t looks at.
+    records: list[Record]
     maps: dict[str, np.ndarray]
-    # By path of a feed-forward: what its activation gives `down`, (T, F). An expert has only the
-    # rows of the tokens that chose it.
     hidden: dict[str, np.ndarray]
-    # By path of a mixture: the weight of each expert for each token, (T, E); 0: not chosen.
     routing: dict[str, np.ndarray]
-    # By path of a layer of the stack, in order: the stream of vectors behind it, (T, C). The last
-    # one is what the final norm or the output gets.
     stream: dict[str, np.ndarray] = field(default_factory=dict)
 
     def of(self, layer: Any, path: str) -> Record:
