@@ -38,7 +38,7 @@ def run(
     upload_seconds: float = 10.0,
     seconds: float = 300.0,
 ) -> dict[str, Any]:
-    """Serve `checkpoint`, or several of them, until Ctrl-C.
+    """Serve `checkpoint`, or several of them, until Ctrl-C or SIGTERM.
 
     Parameters
     ----------
@@ -61,26 +61,31 @@ def run(
     from llmlab.serve.app import application
     from llmlab.serve.guard import is_loopback
     from llmlab.serve.models import Limits, Models
-    from llmlab.serve.server import listening, server_of
+    from llmlab.serve.server import Stopping, listening, server_of
 
     limits = Limits(rows, queue, max_body, max_prompt, max_tokens, upload_seconds, seconds)
     origins, key = _texts(cors), None if api_key is None else str(api_key)
     _check(limits, port, key, origins)
     if key is None and not is_loopback(host):
         raise ConfigError(f"serve.host={host}: {_NEEDS_KEY}")
-    with ThreadPoolExecutor(1, "steps") as executor, listening(host, port) as sock:
+    with (
+        Stopping() as stopping,
+        ThreadPoolExecutor(1, "steps") as executor,
+        listening(host, port) as sock,
+    ):
         models = Models(_served(config, names, limits, executor))
-        app = application(models, limits, host, key, origins)
-        told = ", ".join(each.name for each in models)
-        at = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
-        said = f"serving {told} at {at} (a page; OpenAI's interface at {at}/v1); Ctrl-C ends it"
-        print(said, flush=True)
 
         def end_now() -> None:
             for each in models:
                 each.scheduler.end_now()
 
-        server_of(app, end_now).run(sockets=[sock])
+        server = server_of(application(models, limits, host, key, origins), end_now)
+        stopping.server = server
+        told = ", ".join(each.name for each in models)
+        at = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
+        said = f"serving {told} at {at} (a page; OpenAI's interface at {at}/v1); Ctrl-C ends it"
+        print(said, flush=True)
+        server.run(sockets=[sock])
     return {}
 
 

@@ -312,6 +312,19 @@ def test_a_run_that_ends_early_says_how_to_go_on(lab, seed, code, said):
         assert "RuntimeError: a defect" in (run / "log").read_text()
 
 
+def test_ctrl_c_while_hydra_reads_yaml_is_no_error_of_what_was_typed(lab, monkeypatch):
+    def interrupted(self, path):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise UnboundLocalError("file")  # as where it closes what it hasn't opened yet
+
+    source = "hydra._internal.core_plugins.file_config_source.FileConfigSource.load_config"
+    monkeypatch.setattr(source, interrupted)
+    answer = lab("phase=chat", "checkpoint=null")
+    assert (answer.code, answer.lines) == (130, ["stopped"])
+
+
 def test_debug_shows_the_traceback(lab, monkeypatch):
     monkeypatch.setenv("LLMLAB_DEBUG", "1")
     answer = lab("phase=tune", f"seed={BROKEN}")

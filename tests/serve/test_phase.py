@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from llmlab.cli import main
 from llmlab.cli.resume import prepare
 from llmlab.phases.serve import checkpoint_paths
 from llmlab.serve.models import names_of
+from llmlab.serve.server import Stopping
+from llmlab.signals import Interrupted
 
 QUESTION, ANSWER = next(iter(CHATS.items()))
 CHAT = {"messages": [{"role": "user", "content": QUESTION}]}
@@ -80,6 +83,16 @@ def test_several_checkpoints_are_named(tmp_path, monkeypatch):
     assert names_of(paths) == ["one", "two,b", "one-step-000003"]
 
 
+def test_a_signal_before_there_is_a_server_stops_the_loading_and_a_second_one_is_ignored():
+    before = signal.getsignal(signal.SIGTERM)
+    with Stopping():
+        with pytest.raises(Interrupted, match="stopped by SIGTERM") as stopped:
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    assert stopped.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.slow
 def test_a_server_from_start_to_end(checkpoint, tmp_path):  # noqa: F811
     command = [sys.executable, "-u", "-m", "llmlab", "phase=serve", "serve.port=0"]
@@ -110,3 +123,28 @@ def test_a_server_from_start_to_end(checkpoint, tmp_path):  # noqa: F811
         process.kill()
         process.communicate()
     assert not Path(tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [0, 0.005, 0.05])
+@pytest.mark.parametrize("pair", [("SIGINT", "SIGTERM"), ("SIGTERM", "SIGTERM")])
+def test_two_signals_at_once_end_a_server_quietly(checkpoint, tmp_path, pair, pause):  # noqa: F811
+    command = [sys.executable, "-u", "-m", "llmlab", "phase=serve", "serve.port=0"]
+    process = subprocess.Popen(
+        [*command, f"checkpoint={checkpoint}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    try:
+        assert process.stdout.readline().startswith("serving")
+        for name in pair:
+            process.send_signal(getattr(signal, name))
+            time.sleep(pause)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert [line.split()[0] for line in errors.splitlines()] == ["checkpoint:"]

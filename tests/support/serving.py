@@ -25,6 +25,7 @@ class Serving:
     models: Models
     server: object
     texts: dict
+    thread: threading.Thread
 
     @property
     def url(self):
@@ -64,7 +65,7 @@ def serving(models, limits=None, host="127.0.0.1", key=None, origins=(), sampler
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()
         try:
-            yield Serving(sock.getsockname()[1], found, server, texts)
+            yield Serving(sock.getsockname()[1], found, server, texts, thread)
         finally:
             server.should_exit = True
             thread.join(20)
