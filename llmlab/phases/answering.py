@@ -15,6 +15,7 @@ from llmlab.phases.drafting import new_draft
 from llmlab.runs.lookup import load_present
 from llmlab.streams import stream
 from llmlab.text.templates.none import NoTemplate
+from llmlab.text.tokenizers.base import Tokenizer
 
 log = logging.getLogger("llmlab")
 
@@ -89,9 +90,7 @@ class Answerer:
         """Refuse an empty prompt, and warn about words that are unknown."""
         if not (text if self._raw else text.strip()):
             raise ConfigError("prompt: empty; give some text, as in prompt='What causes rain?'")
-        unknown = self.tokenizer.unknown_words(text)
-        if unknown:
-            log.warning("not in the model's vocabulary: %s", self.tokenizer.listed(unknown))
+        warn_of_unknown(self.tokenizer, text)
 
     def truncated(self, ids: list[int]) -> list[int]:
         """Return as many of the last ids as leave room for an answer."""
@@ -210,6 +209,16 @@ def replier(config: Config, model: build.Model, params: Arena) -> Callable[[str]
         return text
 
     return reply
+
+
+def warn_of_unknown(tokenizer: Tokenizer, text: str) -> str | None:
+    """Warn about words that the model reads as unknown; return what was said, None if nothing."""
+    unknown = tokenizer.unknown_words(text)
+    if not unknown:
+        return None
+    said = f"not in the model's vocabulary: {tokenizer.listed(unknown)}"
+    log.warning("%s", said)
+    return said
 
 
 def clean(text: str) -> str:

@@ -14,7 +14,7 @@ from llmlab.config import Config
 from llmlab.errors import ConfigError, DataError, LlmlabError
 from llmlab.inspect import patch_effects
 from llmlab.network import Network
-from llmlab.phases.answering import checkpoint_model, clean
+from llmlab.phases.answering import checkpoint_model, clean, warn_of_unknown
 from llmlab.phases.evaluate import measured_text
 from llmlab.phases.inspect.history import older, told
 from llmlab.phases.inspect.look import Look
@@ -50,20 +50,22 @@ def run(
     history
         Whether the older checkpoints that the run has kept are looked into, too.
     """
-    text = _text(config, line)
+    text, other = _text(config, line), None if against is None else clean(against)
     model = checkpoint_model(config)
     network = model.network(config.kernels)
     prompt = _ids(model, text)
     ids = _continued(model, network, prompt, new_tokens)
     measured, on, notes = _rows(config, model, rows)
+    notes[:0] = _unknown(model, text, other)
     if len(ids) > model.max_seq_len:
         notes.append(f"The text has {len(ids)} tokens; the last {model.max_seq_len} are read.")
         ids = ids[-model.max_seq_len :]
     look = Look(model, network, ids, measured, notes, str(near(Path(str(config.checkpoint)))))
     content: dict[str, Any] = look.content() | {"measured": on}
-    if against is not None:
-        paths, effect = patch_effects(network, np.asarray(prompt), np.asarray(_ids(model, against)))
-        tokens = [look.shown(int(id)) for id in _ids(model, against)]
+    if other is not None:
+        others = _ids(model, other, "inspect.against")
+        paths, effect = patch_effects(network, np.asarray(prompt), np.asarray(others))
+        tokens = [look.shown(id) for id in others]
         content["against"] = {"tokens": tokens, "paths": paths, "effect": rounded(effect)}
     if history and (moments := older(config, look)):
         content["history"] = told(moments)
@@ -91,11 +93,18 @@ def _text(config: Config, line: int) -> str:
     return lines[line - 1]
 
 
-def _ids(model: build.Model, text: str) -> list[int]:
+def _ids(model: build.Model, text: str, key: str = "prompt") -> list[int]:
     ids = model.template.encode_prompt(model.tokenizer, text)
     if len(ids) < 2:
-        raise ConfigError(f"prompt: {len(ids)} token; a look inside needs two at least")
+        raise ConfigError(f"{key}: {len(ids)} token; a look inside needs two at least")
     return ids
+
+
+def _unknown(model: build.Model, text: str, other: str | None) -> list[str]:
+    """Return what is to be said of words that the vocabulary lacks."""
+    told = {"The text has words that are": text, "inspect.against has words that are": other}
+    found = {name: warn_of_unknown(model.tokenizer, each or "") for name, each in told.items()}
+    return [f"{name} {said}; read as unknown." for name, said in found.items() if said]
 
 
 def _continued(model: build.Model, network: Network, ids: list[int], count: int) -> list[int]:
