@@ -94,11 +94,13 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
         There is no such thing. A file that exists isn't opened.
     """
     if str(value) == "latest":
-        return latest_checkpoint(root).absolute()
+        found = latest_checkpoint(root).absolute()
+        _tell_of_better(found)
+        return found
     if str(value) == "best":
-        newest = latest_checkpoint(root).absolute().parent
-        sweep = next((f for f in newest.parents if (f / SWEEP_RECORD).is_file()), None)
-        return _of_sweep(sweep) if sweep else _best(newest, value)
+        newest = latest_checkpoint(root).absolute()
+        sweep = _sweep_of(newest)
+        return _of_sweep(sweep) if sweep else _best(newest.parent, value)
     path = named(value, root)
     if path.parent.name == CHECKPOINTS and path.name == "best":
         return _best(path.parent, value)
@@ -120,6 +122,29 @@ def resolve_checkpoint(value: str | Path, root: Path | str = "runs") -> Path:
             "step-NNNNNN.npz"
         )
     return found
+
+
+def _sweep_of(checkpoint: Path) -> Path | None:
+    return next((f for f in checkpoint.parents if (f / SWEEP_RECORD).is_file()), None)
+
+
+def _tell_of_better(latest: Path) -> None:
+    """Warn that the latest checkpoint is of a job that its sweep doesn't rank first."""
+    sweep = _sweep_of(latest)
+    if sweep is None:
+        return
+    try:
+        best, _ = best_job(sweep)
+    except CheckpointError:  # none has finished
+        return
+    if best not in latest.parents:
+        job = latest.relative_to(sweep).parts[0]
+        log.warning(
+            "latest: %s, which of %s began last; checkpoint=best takes the best, %s",
+            job,
+            near(sweep),
+            best.name,
+        )
 
 
 def _of_sweep(folder: Path) -> Path:

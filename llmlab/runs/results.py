@@ -7,7 +7,8 @@ from typing import Any
 
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.runs.overrides import identity, value_of
-from llmlab.runs.record import SWEEP_RECORD
+from llmlab.runs.record import BEST_RECORD, SWEEP_RECORD
+from llmlab.runs.stored import BEST, read_stored
 from llmlab.runs.sweep import read_sweep, results, shown_value
 from llmlab.study.arms import Arm, Job, arms_of
 from llmlab.study.metric import Metric, choose
@@ -105,6 +106,8 @@ def ranked_jobs(jobs: list[Job], metric: Metric) -> list[tuple[int | None, Job]]
 def best_job(folder: Path) -> tuple[Path, str]:
     """Return the folder of a sweep's job of rank 1, and by what it is that.
 
+    Of a search that has ended it is the trial that the search found best.
+
     Raises
     ------
     CheckpointError
@@ -112,6 +115,11 @@ def best_job(folder: Path) -> tuple[Path, str]:
     """
     asked = read_question(folder).get("question") or {}
     sweep = read_results(folder)
+    if (folder / BEST_RECORD).is_file():
+        best = read_stored(folder / BEST_RECORD, BEST, tuple(BEST))
+        if any(job.name == best["trial"] for job in sweep.jobs):
+            found = f"the best of {best['trials']} trials by {best['metric']} {best['value']:.4f}"
+            return folder / best["trial"], found
     metric = choose(sweep.jobs, asked.get("metric"), asked.get("direction"))
     rank, job = next(iter(ranked_jobs(sweep.jobs, metric)), (None, None))
     if job is None or rank is None:
