@@ -143,8 +143,8 @@ def _stages_default(conf: Path, key: str) -> str | None:
 
 
 def _line(key: str, meaning: str) -> str:
-    indents = {"initial_indent": f"    {key:<30} ", "subsequent_indent": " " * 35}
-    return "\n".join(wrap(meaning, 100, **indents)) if meaning else f"    {key}"
+    told = wrap(meaning, 100, initial_indent=f"    {key:<30} ", subsequent_indent=" " * 35)
+    return "\n".join(told) if told else f"    {key}"
 
 
 def _listed(keys: list[str], indent: int = 6) -> str:

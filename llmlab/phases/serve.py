@@ -74,12 +74,7 @@ def run(
         listening(host, port) as sock,
     ):
         models = Models(_served(config, names, limits, executor))
-
-        def end_now() -> None:
-            for each in models:
-                each.scheduler.end_now()
-
-        server = server_of(application(models, limits, host, key, origins), end_now)
+        server = server_of(application(models, limits, host, key, origins), models.end_now)
         stopping.server = server
         told = ", ".join(each.name for each in models)
         at = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"

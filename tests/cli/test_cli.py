@@ -356,14 +356,14 @@ def test_a_run_that_ends_early_says_how_to_go_on(lab, seed, code, said):
 
 
 def test_ctrl_c_while_hydra_reads_yaml_is_no_error_of_what_was_typed(lab, monkeypatch):
-    def interrupted(self, path):
+    def interrupted(*_args, **_keys):
         try:
             raise KeyboardInterrupt
         finally:
             raise UnboundLocalError("file")  # as where it closes what it hasn't opened yet
 
-    source = "hydra._internal.core_plugins.file_config_source.FileConfigSource.load_config"
-    monkeypatch.setattr(source, interrupted)
+    loader = "hydra._internal.config_loader_impl.ConfigLoaderImpl.load_configuration"
+    monkeypatch.setattr(loader, interrupted)
     answer = lab("phase=chat", "checkpoint=null")
     assert (answer.code, answer.lines) == (130, ["stopped"])
 
