@@ -11,7 +11,7 @@ from llmlab.runs.record import BEST_RECORD, SWEEP_RECORD
 from llmlab.runs.stored import BEST, read_stored
 from llmlab.runs.sweep import read_sweep, results, shown_value
 from llmlab.study.arms import Arm, Job, arms_of
-from llmlab.study.metric import Metric, choose
+from llmlab.study.metric import Metric, choose, refusal
 
 # Of result.json: what the job was, and not what came out of it.
 _ABOUT = ("status", "overrides", "task", "error", "exit_code", "seed")
@@ -111,7 +111,7 @@ def best_job(folder: Path) -> tuple[Path, str]:
     Raises
     ------
     CheckpointError
-        No job of it has finished.
+        No job of it has finished, or their numbers can't be compared.
     """
     asked = read_question(folder).get("question") or {}
     sweep = read_results(folder)
@@ -121,6 +121,8 @@ def best_job(folder: Path) -> tuple[Path, str]:
             found = f"the best of {best['trials']} trials by {best['metric']} {best['value']:.4f}"
             return folder / best["trial"], found
     metric = choose(sweep.jobs, asked.get("metric"), asked.get("direction"))
+    if reason := refusal(sweep.arms, metric):
+        raise CheckpointError(f"{folder}: no job is the best: {reason}; or name one of its runs")
     rank, job = next(iter(ranked_jobs(sweep.jobs, metric)), (None, None))
     if job is None or rank is None:
         raise CheckpointError(f"{folder}: no job of this sweep has finished; name one of its runs")
