@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llmlab import build
-from llmlab.checkpoints import load
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError, MissingPackage
+from llmlab.runs.lookup import load_present
 
 log = logging.getLogger("llmlab")
 
@@ -106,8 +107,8 @@ def _served(config: Config, names: list[str] | str | None, limits: Any, executor
         )
     found = []
     for name, path in zip(names or names_of(paths), paths, strict=True):
-        checkpoint = load(path)
-        model = build.load_model(replace(config, checkpoint=str(path)), checkpoint)
+        checkpoint = load_present(path)
+        model = build.load_model(replace(config, checkpoint=str(checkpoint.path)), checkpoint)
         log.info("checkpoint: %s", checkpoint.path)
         build.new_sampler(config, model.tokenizer.vocab_size)
         found.append(
@@ -115,7 +116,7 @@ def _served(config: Config, names: list[str] | str | None, limits: Any, executor
                 str(name),
                 model,
                 model.template,
-                int(path.stat().st_mtime),
+                _written(checkpoint.path),
                 config.sampler,
                 config.max_new_tokens,
                 scheduler_of(model, config.kernels, limits, executor),
@@ -123,6 +124,14 @@ def _served(config: Config, names: list[str] | str | None, limits: Any, executor
             )
         )
     return found
+
+
+def _written(path: Path) -> int:
+    """Return when a file was written, in seconds; now, if its run has pruned it meanwhile."""
+    try:
+        return int(path.stat().st_mtime)
+    except FileNotFoundError:
+        return int(time.time())
 
 
 def checkpoint_paths(value: str | None) -> list[Path]:

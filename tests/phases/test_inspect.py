@@ -90,6 +90,14 @@ def test_a_line_of_a_file_is_a_text(lab):
     assert refused.err == f"error: inspect.line=9: {lab.folder}/texts.txt has lines 1 to 2\n"
 
 
+def test_a_state_that_its_run_has_pruned_meanwhile_is_that_after_it(lab, monkeypatch):
+    gone = lab.folder / "run/checkpoints/step-000007.npz"  # there when it was looked up
+    monkeypatch.setattr("llmlab.runs.lookup.resolve_checkpoint", lambda value: gone)
+    found = look(lab, "prompt=the sun", "inspect.new_tokens=0")
+    assert found["checkpoint"] == "run/checkpoints/step-000008.npz"
+    assert found["measured"].startswith("4 rows") and found["history"]["steps"][-1] == 8
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

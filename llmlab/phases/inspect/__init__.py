@@ -1,6 +1,7 @@
 """Phase `inspect`: what a checkpoint does with a text, on one page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 from llmlab import build
 from llmlab.atomic_write import make_folder, replace_text
 from llmlab.batch import Batch
-from llmlab.checkpoints import load
+from llmlab.checkpoints import Checkpoint
 from llmlab.config import Config
 from llmlab.errors import ConfigError, DataError, LlmlabError
 from llmlab.inspect import patch_effects
 from llmlab.network import Network
-from llmlab.phases.answering import checkpoint_model, clean, warn_of_unknown
+from llmlab.phases.answering import clean, log, named_checkpoint, warn_of_unknown
 from llmlab.phases.evaluate import measured_text
 from llmlab.phases.inspect.history import older, told
 from llmlab.phases.inspect.look import Look
@@ -51,11 +52,14 @@ def run(
         Whether the older checkpoints that the run has kept are looked into, too.
     """
     text, other = _text(config, line), None if against is None else clean(against)
-    model = checkpoint_model(config)
+    checkpoint = named_checkpoint(config)
+    config = replace(config, checkpoint=str(checkpoint.path))
+    model = build.load_model(config, checkpoint)
+    log.info("checkpoint: %s", checkpoint.path)
     network = model.network(config.kernels)
     prompt = _ids(model, text)
     ids = _continued(model, network, prompt, new_tokens)
-    measured, on, notes = _rows(config, model, rows)
+    measured, on, notes = _rows(config, model, checkpoint, rows)
     notes[:0] = _unknown(model, text, other)
     if len(ids) > model.max_seq_len:
         notes.append(f"The text has {len(ids)} tokens; the last {model.max_seq_len} are read.")
@@ -120,11 +124,11 @@ def _continued(model: build.Model, network: Network, ids: list[int], count: int)
 
 
 def _rows(
-    config: Config, model: build.Model, count: int
+    config: Config, model: build.Model, checkpoint: Checkpoint, count: int
 ) -> tuple[Batch | None, str | None, list[str]]:
     """Return rows to measure effects on, which they are, and what is to be said of them."""
     try:
-        measured = measured_text(config, model, load(str(config.checkpoint)))
+        measured = measured_text(config, model, checkpoint)
     except LlmlabError as error:
         said = f"Without a text to measure on there are no effects on the loss: {error}"
         return None, None, [said]
