@@ -2,7 +2,7 @@
 
 import sys
 
-from llmlab.cli import main
+from llmlab.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

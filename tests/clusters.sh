@@ -186,7 +186,7 @@ dask() {
 
 ray() {
     say "Ray"
-    python ray # best alone: its plug-in wants another cloudpickle than joblib and Dask
+    python ray search # best alone: its plug-in wants another cloudpickle than joblib and Dask
     namespaces
     tests tests/clusters/test_ray.py
 }

@@ -1,7 +1,10 @@
 """The command line: `python -m llmlab`, or `llmlab`."""
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from llmlab import __version__
 from llmlab.cli.standard_streams import close_streams, open_streams
@@ -30,6 +33,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     finally:
         sys.stdin, sys.stdout, sys.stderr = before
+
+
+def program() -> int:
+    """Run `sys.argv` as a process that ends when this returns, and return its exit code.
+
+    When the work is done, another signal only hurries the end: it changes neither the exit code
+    nor what was printed.
+    """
+    try:
+        code = main()
+    except KeyboardInterrupt:  # while the first one was being reported
+        code = 130
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os._exit(code)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    return code
 
 
 def _lead(argv: list[str]) -> int:

@@ -40,8 +40,13 @@ _LAUNCHERS = {
 }
 
 
-def translated(error: Exception, tokens: Sequence[str]) -> Exception:
-    """Return a ConfigError for an error of Hydra, OmegaConf or YAML; else `error` itself."""
+def translated(error: Exception, tokens: Sequence[str]) -> BaseException:
+    """Return a ConfigError for an error of Hydra, OmegaConf or YAML; else `error` itself.
+
+    An error that Hydra's cleaning up makes of Ctrl-C is Ctrl-C.
+    """
+    if (interruption := _interruption(error)) is not None:
+        return interruption
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import MarkedYAMLError
@@ -76,6 +81,13 @@ def translated(error: Exception, tokens: Sequence[str]) -> Exception:
         return ConfigError(unread)
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return ConfigError(" ".join(f"{text}{cause}".split()))
+
+
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the KeyboardInterrupt during which an error came that isn't ours."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | LlmlabError):
+        error = error.__context__
+    return error if isinstance(error, KeyboardInterrupt) else None
 
 
 def _own_keys(text: str, tokens: Sequence[str]) -> str | None:

@@ -52,8 +52,8 @@ def refuse_sweep(argv: Sequence[str]) -> None:
     """Refuse a sweep under mpirun: its jobs would each want all ranks."""
     if launched() > 1 or "workers=mpi" in argv:
         raise ConfigError(
-            "workers=mpi: shares the batches of one training, so a sweep can't use it; start the "
-            "sweep without mpirun, or each of its trainings with it"
+            "workers=mpi: shares the batches of one training, so a sweep or a search can't use it; "
+            "start that without mpirun, or each of its trainings with it"
         )
 
 

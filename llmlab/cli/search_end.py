@@ -41,6 +41,8 @@ def finish_search(folder: Path) -> int:
         print(f"\nbest{by}: {near(folder / 'experiment' / 'best.yaml')}, of {best.folder}")
         print("The best of many looks better than it is; train it with new seeds:")
         print(f"  {again_command(folder, best, own_folder)}")
+        print("Or go on with what that trial has learned:")
+        print(f"  {onward_command(folder, best)}")
         said = again_lines(folder)
         print("\n".join(said), end="\n" if said else "")
     study = replace(read_study(folder), verdict=Verdict([line for line in said if line]))
@@ -50,17 +52,26 @@ def finish_search(folder: Path) -> int:
     return int(any(trial.status == "failed" for trial in outcome.trials))
 
 
+def onward_command(folder: Path, best: Ended) -> str:
+    """Return the command that takes the best trial's model to the next stage."""
+    phase = "tune" if best.result["overrides"].get("phase") == "pretrain" else "chat"
+    return shell_command(f"phase={phase}", f"checkpoint={near(folder)}", *_plugins(best))
+
+
 def again_command(folder: Path, best: Ended, own_folder: str | None) -> str:
     """Return the command that trains the best configuration with seeds that it hasn't seen."""
     first = int(best.result.get("seed", 0)) + 1
     seeds = ",".join(str(first + n) for n in range(_SEEDS))
-    tokens = [Override.of(text) for text in best.result.get("task", [])]
-    typed = [str(each) for each in tokens if each.name == "plugins" or each.value is None]
+    removed = [text for text in best.result.get("task", []) if Override.of(text).value is None]
     where = again_folder(folder)
     own = ["-m", "--config-dir", str(near(folder)), "experiment=best", f"seed={seeds}"]
     if own_folder:
         own.append(f"hydra.searchpath=[file://{own_folder}]")
-    return shell_command(*own, *typed, f"hydra.sweep.dir={near(where)}")
+    return shell_command(*own, *_plugins(best), *removed, f"hydra.sweep.dir={near(where)}")
+
+
+def _plugins(best: Ended) -> list[str]:
+    return [text for text in best.result.get("task", []) if Override.of(text).name == "plugins"]
 
 
 def write_experiment(path: Path, trial: Ended, own_folder: str | None = None) -> None:

@@ -15,6 +15,7 @@ from llmlab.phases.drafting import new_draft
 from llmlab.runs.lookup import load_present
 from llmlab.streams import stream
 from llmlab.text.templates.none import NoTemplate
+from llmlab.text.tokenizers.base import Tokenizer
 
 log = logging.getLogger("llmlab")
 
@@ -51,8 +52,7 @@ class Answerer:
 
     def __init__(self, config: Config, model: build.Model, told: bool = False):
         self.model, self.tokenizer, self.template = model, model.tokenizer, model.template
-        self.config = config
-        self._limit, self._seed = config.max_new_tokens, config.seed
+        self.config, self._limit, self._seed = config, config.max_new_tokens, config.seed
         self._raw = isinstance(self.template, NoTemplate)  # what continues it keeps its white space
         self._stop_ids = self.template.stop_ids(self.tokenizer)
         self._engine = Engine(model.network(config.kernels))
@@ -86,9 +86,7 @@ class Answerer:
         """Refuse an empty prompt, and warn about words that are unknown."""
         if not (text if self._raw else text.strip()):
             raise ConfigError("prompt: empty; give some text, as in prompt='What causes rain?'")
-        unknown = self.tokenizer.unknown_words(text)
-        if unknown:
-            log.warning("not in the model's vocabulary: %s", self.tokenizer.listed(unknown))
+        warn_of_unknown(self.tokenizer, text)
 
     def truncated(self, ids: list[int]) -> list[int]:
         """Return as many of the last ids as leave room for an answer."""
@@ -213,6 +211,15 @@ def settled(text: str, stops: Sequence[str], strip: bool) -> str:
                 break
     text = text.rstrip("\ufffd")  # what may be the beginning of a character
     return text.strip() if strip else text
+
+
+def warn_of_unknown(tokenizer: Tokenizer, text: str) -> str | None:
+    """Warn about words that the model reads as unknown; return what was said, None if nothing."""
+    if not (unknown := tokenizer.unknown_words(text)):
+        return None
+    said = f"not in the model's vocabulary: {tokenizer.listed(unknown)}"
+    log.warning("%s", said)
+    return said
 
 
 def clean(text: str) -> str:

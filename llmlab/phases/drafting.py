@@ -4,10 +4,10 @@ import logging
 from typing import Any
 
 from llmlab import build
-from llmlab.checkpoints import load
 from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.generate import Draft, NetworkDraft, NgramDraft
+from llmlab.runs.lookup import load_present
 
 log = logging.getLogger("llmlab")
 
@@ -20,7 +20,7 @@ def new_draft(config: Config, model: build.Model) -> Draft | None:
         return None
     if config.draft == NGRAM:
         return NgramDraft(config.draft_tokens)
-    other = build.load_model(config, load(config.draft))
+    other = build.load_model(config, load_present(config.draft))
     own, theirs = model.tokenizer, other.tokenizer
     if own.to_dict() != theirs.to_dict():
         sizes = f"{theirs.type} with {theirs.vocab_size} tokens, {own.type} with {own.vocab_size}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmlab import build
 from llmlab.atomic_write import make_folder
-from llmlab.checkpoints import CheckpointFolder, compare, load, save
+from llmlab.checkpoints import CheckpointFolder, compare, save
 from llmlab.config import Config
 from llmlab.config.template import AUTO, RAW, by_tokens, typed_template
 from llmlab.errors import ConfigError
@@ -19,6 +19,7 @@ from llmlab.layers.lora import columns
 from llmlab.params import Layout
 from llmlab.phases.training import checkpoint_meta
 from llmlab.runs import CHECKPOINTS, Run
+from llmlab.runs.lookup import load_present
 from llmlab.train.progress import Progress
 
 log = logging.getLogger("llmlab")
@@ -70,7 +71,7 @@ def adapted_model(config: Config, source: Path) -> build.Model:
             f"source={config.source}: an adapter; name the network that it belongs to: "
             "checkpoint=FILE"
         )
-    base = build.load_model(config, load(config.checkpoint))
+    base = build.load_model(config, load_present(config.checkpoint))
     size = base.tokenizer.vocab_size
     spec, arrays = read_adapter(source, base.spec, size, columns(base.stack))
     model = build.with_adapter(replace(config, adapter=spec), base)

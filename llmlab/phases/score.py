@@ -7,7 +7,7 @@ from typing import Any
 from llmlab.config import Config
 from llmlab.errors import ConfigError
 from llmlab.generate import log_probabilities
-from llmlab.phases.answering import checkpoint_model, clean, log, on_one_line
+from llmlab.phases.answering import checkpoint_model, clean, on_one_line, warn_of_unknown
 from llmlab.phases.chat.terminal import shown
 from llmlab.report.tables import figure, nats
 
@@ -22,9 +22,7 @@ def run(config: Config, run: None = None) -> dict[str, Any]:
     model = checkpoint_model(config)
     tokenizer = model.tokenizer
     text = clean(config.prompt)
-    unknown = tokenizer.unknown_words(text)
-    if unknown:
-        log.warning("not in the model's vocabulary: %s", tokenizer.listed(unknown))
+    warn_of_unknown(tokenizer, text)
     ids = [*tokenizer.encode(text), tokenizer.end_id]
     logs = log_probabilities(model.network(config.kernels), ids)
     tokens = [shown(on_one_line(tokenizer.token(id)), sys.stdout) for id in ids]

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llmlab import build
-from llmlab.checkpoints import load
 from llmlab.config import Config
 from llmlab.errors import CheckpointError, ConfigError, MissingPackage
+from llmlab.runs.lookup import load_present
 
 log = logging.getLogger("llmlab")
 
@@ -42,31 +43,31 @@ def run(
     upload_seconds: float = 10.0,
     seconds: float = 300.0,
 ) -> dict[str, Any]:
-    """Serve `checkpoint`, or several of them, until Ctrl-C."""
+    """Serve `checkpoint`, or several of them, until Ctrl-C or SIGTERM."""
     _need_libraries()
     from llmlab.serve.app import application
     from llmlab.serve.guard import is_loopback
     from llmlab.serve.models import Limits, Models
-    from llmlab.serve.server import listening, server_of
+    from llmlab.serve.server import Stopping, listening, server_of
 
     limits = Limits(rows, queue, max_body, max_prompt, max_tokens, upload_seconds, seconds)
     origins, key = _texts(cors), None if api_key is None else str(api_key)
     _check(limits, port, key, origins)
     if key is None and not is_loopback(host):
         raise ConfigError(f"serve.host={host}: {_NEEDS_KEY}")
-    with ThreadPoolExecutor(1, "steps") as executor, listening(host, port) as sock:
+    with (
+        Stopping() as stopping,
+        ThreadPoolExecutor(1, "steps") as executor,
+        listening(host, port) as sock,
+    ):
         models = Models(_served(config, names, limits, executor))
-        app = application(models, limits, host, key, origins)
+        server = server_of(application(models, limits, host, key, origins), models.end_now)
+        stopping.server = server
         told = ", ".join(each.name for each in models)
         at = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
         said = f"serving {told} at {at} (a page; OpenAI's interface at {at}/v1); Ctrl-C ends it"
         print(said, flush=True)
-
-        def end_now() -> None:
-            for each in models:
-                each.scheduler.end_now()
-
-        server_of(app, end_now).run(sockets=[sock])
+        server.run(sockets=[sock])
     return {}
 
 
@@ -92,8 +93,8 @@ def _served(config: Config, names: list[str] | str | None, limits: Any, executor
         )
     found = []
     for name, path in zip(names or names_of(paths), paths, strict=True):
-        checkpoint = load(path)
-        model = build.load_model(replace(config, checkpoint=str(path)), checkpoint)
+        checkpoint = load_present(path)
+        model = build.load_model(replace(config, checkpoint=str(checkpoint.path)), checkpoint)
         log.info("checkpoint: %s", checkpoint.path)
         build.new_sampler(config, model.tokenizer.vocab_size)
         found.append(
@@ -101,7 +102,7 @@ def _served(config: Config, names: list[str] | str | None, limits: Any, executor
                 str(name),
                 model,
                 model.template,
-                int(path.stat().st_mtime),
+                _written(checkpoint.path),
                 config.sampler,
                 config.max_new_tokens,
                 scheduler_of(model, config.kernels, limits, executor),
@@ -109,6 +110,14 @@ def _served(config: Config, names: list[str] | str | None, limits: Any, executor
             )
         )
     return found
+
+
+def _written(path: Path) -> int:
+    """Return when a file was written, in seconds; now, if its run has pruned it meanwhile."""
+    try:
+        return int(path.stat().st_mtime)
+    except FileNotFoundError:
+        return int(time.time())
 
 
 def checkpoint_paths(value: str | None) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 from llmlab.report.study import read_study
 from llmlab.report.study_tables import number, spent
 from llmlab.report.tables import columns
+from llmlab.runs.record import BEST_RECORD
 from llmlab.runs.shell import near
 from llmlab.runs.sweep import shown_value
 from llmlab.search.outcome import Ended, Outcome
@@ -70,7 +71,7 @@ def optimism(best: dict[str, Any], again: list[float]) -> str:
 def optimism_of(search: Path, sweep: Path) -> str | None:
     """Return the sentence on a search whose best configuration a sweep has trained again."""
     try:
-        best = json.loads((search / "best.json").read_text("utf-8"))
+        best = json.loads((search / BEST_RECORD).read_text("utf-8"))
         study = read_study(sweep)
         values = [v for arm in study.arms for v in arm.values(str(best["metric"])).values()]
         return optimism(best, values) if values else None

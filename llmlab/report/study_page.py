@@ -7,20 +7,18 @@ from typing import Any
 
 from llmlab.errors import CheckpointError
 from llmlab.named import flat
-from llmlab.report import charts
-from llmlab.report.curves import bands, trace
 from llmlab.report.page import HOW, Chart, Page, Table, can_draw, write_page
 from llmlab.report.study import Study
+from llmlab.report.study_charts import study_charts
 from llmlab.report.study_tables import SPENT, number
 from llmlab.report.tables import human
-from llmlab.runs.overrides import Override, value_of
+from llmlab.runs.overrides import Override
 from llmlab.runs.record import RECORD, read_config, read_record
 from llmlab.runs.results import read_question
 from llmlab.runs.shell import near, shell_command
-from llmlab.study.arms import Arm
 
 _OF_A_RUN = ("typed", "seed", "resume", "chat", "question", "threads")
-_MOST_JOBS = 200  # in the table and in the picture of arms
+_MOST_JOBS = 200  # in the table
 
 
 def draw(folder: Path, study: Study) -> str:
@@ -34,12 +32,7 @@ def study_page(folder: Path, study: Study) -> Page:
     """Return the page of a sweep."""
     metric = study.metric
     parts: list[Chart | Table | tuple[str, str]] = [_arm_table(study)]
-    if metric is not None:
-        parts.append(_arm_chart(study))
-    curves = charts.curve_chart(_curves(study))
-    parts += [curves] if curves else []
-    if metric is not None:
-        parts += _key_charts(study)
+    parts += study_charts(study)
     parts.append(_job_table(study))
     jobs = [folder / job.name for job in study.sweep.jobs]
     names = [arm.name for arm in study.arms]
@@ -92,91 +85,6 @@ def about(runs: Sequence[Path]) -> list[tuple[str, str]]:
     return []
 
 
-def _arm_rows(study: Study) -> list[dict[str, Any]]:
-    rows = []
-    for arm in study.arms:
-        found = study.estimate(arm)
-        if found is None:
-            continue
-        row: dict[str, Any] = {"arm": arm.name, "mean": found.mean, "seeds": found.count}
-        if isfinite(found.low):
-            row |= {"low": found.low, "high": found.high}
-        rows.append(row)
-    return rows
-
-
-def _arm_chart(study: Study) -> Chart:
-    assert study.metric is not None
-    own = [
-        {"arm": arm.name, "job": job.name, "value": value}
-        for arm in study.arms
-        for job in arm.jobs
-        if (value := job.value(study.metric.name)) is not None
-    ]
-    return charts.interval_chart(_arm_rows(study), own[:_MOST_JOBS], study.metric.name)
-
-
-def _curves(study: Study) -> list[dict[str, Any]]:
-    folder = study.sweep.folder
-    return bands(
-        trace(folder / job.name, arm.name, job.values.get("seconds"), job.values.get("steps"))
-        for arm in study.arms
-        for job in arm.jobs
-    )
-
-
-def _key_charts(study: Study) -> list[Chart]:
-    """Return a chart for each key; of two a grid, too, of more parallel lines."""
-    assert study.metric is not None
-    name, higher = study.metric.name, study.metric.higher
-    rows = {row["arm"]: row for row in _arm_rows(study)}
-    arms = [arm for arm in study.arms if arm.name in rows]
-    keys = [key for key in study.keys if all(key in arm.settings for arm in arms)]
-    if len(arms) < 2 or not keys:
-        return []
-    found = [
-        charts.key_chart(
-            key,
-            [{**rows[arm.name], "value": _value(study, arm, key)} for arm in arms],
-            name,
-            higher,
-        )
-        for key in keys
-    ]
-    if len(keys) == 2:
-        cells = [
-            {**rows[arm.name], **{f"k{i}": _value(study, arm, key) for i, key in enumerate(keys)}}
-            for arm in arms
-        ]
-        found.append(charts.grid_chart(keys, cells, name, higher))
-    elif len(keys) > 2:
-        found.append(charts.parallel_chart(keys, _places(study, arms, keys, rows), name))
-    return found
-
-
-def _places(
-    study: Study, arms: Sequence[Arm], keys: Sequence[str], rows: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return where the values of each arm lie, from the least of a key (0) to its greatest (1)."""
-    assert study.metric is not None
-    table = {key: {arm.name: _value(study, arm, key) for arm in arms} for key in keys}
-    table[study.metric.name] = {arm.name: rows[arm.name]["mean"] for arm in arms}
-    found = []
-    for key, values in table.items():
-        order = sorted(set(values.values()), key=lambda v: (isinstance(v, str), v))
-        for arm in arms:
-            place = order.index(values[arm.name]) / max(len(order) - 1, 1)
-            about = {"key": key, "place": place, "value": values[arm.name]}
-            found.append({"arm": arm.name, "mean": rows[arm.name]["mean"], **about})
-    return found
-
-
-def _value(study: Study, arm: Arm, key: str) -> Any:
-    value = value_of(arm.settings[key])
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number else study.sweep.value(arm.settings, key)
-
-
 def _arm_table(study: Study) -> Table:
     metric = study.metric.name if study.metric else None
     spent = [n for n in SPENT if any(n in job.values for job in study.sweep.jobs)]
@@ -193,7 +101,9 @@ def _arm_table(study: Study) -> Table:
         cells += [_spent(arm.mean(name)) for name in spent]
         rows.append(cells)
     head = ["arm", *map(str, figures), "seeds", "failed", *spent]
-    return Table("Arms, with the 95 % interval of the mean", head, rows)
+    title = "Arms, with the 95 % interval of the mean"
+    title += "; these numbers aren't alike, so there are no ranks" if study.refused else ""
+    return Table(title, head, rows)
 
 
 def _job_table(study: Study) -> Table:

@@ -79,11 +79,13 @@ def resolve_checkpoint(value: str | Path) -> Path:
     checkpoints, or `latest` or `best` in the latter; that of a sweep, for its best job; or an id.
     """
     if str(value) == "latest":
-        return latest_checkpoint().absolute()
+        found = latest_checkpoint().absolute()
+        _tell_of_better(found)
+        return found
     if str(value) == "best":
-        newest = latest_checkpoint().absolute().parent
-        sweep = next((f for f in newest.parents if (f / SWEEP_RECORD).is_file()), None)
-        return _of_sweep(sweep) if sweep else _best(newest, value)
+        newest = latest_checkpoint().absolute()
+        sweep = _sweep_of(newest)
+        return _of_sweep(sweep) if sweep else _best(newest.parent, value)
     path = named(value)
     if path.parent.name == CHECKPOINTS and path.name == "best":
         return _best(path.parent, value)
@@ -105,6 +107,29 @@ def resolve_checkpoint(value: str | Path) -> Path:
             "step-NNNNNN.npz"
         )
     return found
+
+
+def _sweep_of(checkpoint: Path) -> Path | None:
+    return next((f for f in checkpoint.parents if (f / SWEEP_RECORD).is_file()), None)
+
+
+def _tell_of_better(latest: Path) -> None:
+    """Warn that the latest checkpoint is of a job that its sweep doesn't rank first."""
+    sweep = _sweep_of(latest)
+    if sweep is None:
+        return
+    try:
+        best, _ = best_job(sweep)
+    except CheckpointError:  # none has finished
+        return
+    if best not in latest.parents:
+        job = latest.relative_to(sweep).parts[0]
+        log.warning(
+            "latest: %s, which of %s began last; checkpoint=best takes the best, %s",
+            job,
+            near(sweep),
+            best.name,
+        )
 
 
 def _of_sweep(folder: Path) -> Path:

@@ -21,6 +21,7 @@ from llmlab.runs.provenance import bits_may_differ, provenance
 from llmlab.runs.stored import MOST_BYTES, RUN, read_stored
 
 RECORD, SWEEP_RECORD = "run.json", "sweep.json"
+BEST_RECORD = "best.json"  # of a search
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # what `new_id` returns
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from llmlab.errors import CheckpointError, ConfigError
 from llmlab.runs.overrides import identity, value_of
-from llmlab.runs.record import SWEEP_RECORD
+from llmlab.runs.record import BEST_RECORD, SWEEP_RECORD
+from llmlab.runs.stored import BEST, read_stored
 from llmlab.runs.sweep import read_sweep, results, shown_value
 from llmlab.study.arms import Arm, Job, arms_of
-from llmlab.study.metric import Metric, choose
+from llmlab.study.metric import Metric, choose, refusal
 
 # Of result.json: what the job was, and not what came out of it.
 _ABOUT = ("status", "overrides", "task", "error", "exit_code", "seed")
@@ -92,10 +93,21 @@ def ranked_jobs(jobs: list[Job], metric: Metric) -> list[tuple[int | None, Job]]
 
 
 def best_job(folder: Path) -> tuple[Path, str]:
-    """Return the folder of a sweep's job of rank 1, and by what it is that."""
+    """Return the folder of a sweep's job of rank 1, and by what it is that.
+
+    Of a search that has ended it is the trial that the search found best. A CheckpointError says
+    that no job has finished, or that their numbers can't be compared.
+    """
     asked = read_question(folder).get("question") or {}
     sweep = read_results(folder)
+    if (folder / BEST_RECORD).is_file():
+        best = read_stored(folder / BEST_RECORD, BEST, tuple(BEST))
+        if any(job.name == best["trial"] for job in sweep.jobs):
+            found = f"the best of {best['trials']} trials by {best['metric']} {best['value']:.4f}"
+            return folder / best["trial"], found
     metric = choose(sweep.jobs, asked.get("metric"), asked.get("direction"))
+    if reason := refusal(sweep.arms, metric):
+        raise CheckpointError(f"{folder}: no job is the best: {reason}; or name one of its runs")
     rank, job = next(iter(ranked_jobs(sweep.jobs, metric)), (None, None))
     if job is None or rank is None:
         raise CheckpointError(f"{folder}: no job of this sweep has finished; name one of its runs")

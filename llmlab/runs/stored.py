@@ -57,6 +57,12 @@ RESULT: dict[str, Fits] = {
     "error": _MAYBE_TEXT,
     **dict.fromkeys(("seed", "exit_code"), _is(int)),
 }
+BEST: dict[str, Fits] = {
+    "trial": _TEXT,
+    "metric": _TEXT,
+    "value": _is(int, float),
+    "trials": _is(int),
+}
 
 
 def read_stored(path: Path, rules: Mapping[str, Fits], needed: tuple[str, ...]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.errors import LlmlabError
+from llmlab.runs.record import BEST_RECORD
 from llmlab.runs.sweep import read_result
 from llmlab.search.search import read_record
 from llmlab.search.storage import import_optuna, open_storage
@@ -64,7 +65,7 @@ def note_best(outcome: Outcome) -> Ended | None:
     best = outcome.front[0]
     found = {"trial": best.folder, "metric": outcome.objectives[0].name, "value": best.values[0]}
     found["trials"] = len(outcome.trials)
-    replace_text(outcome.folder / "best.json", json.dumps(found, indent=1) + "\n")
+    replace_text(outcome.folder / BEST_RECORD, json.dumps(found, indent=1) + "\n")
     return best
 
 

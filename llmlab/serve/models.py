@@ -78,6 +78,11 @@ class Models:
             )
         return self._served[name]
 
+    def end_now(self) -> None:
+        """End all answers where they are."""
+        for each in self:
+            each.scheduler.end_now()
+
 
 def scheduler_of(model: Model, kernels: str, limits: Limits, executor: Executor) -> Scheduler:
     """Return what decodes with a model; to be called where the event loop runs."""

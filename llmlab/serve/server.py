@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import h11
@@ -11,7 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llmlab.errors import ResourceError
-from llmlab.signals import handled
+from llmlab.signals import Interrupted, handled
 
 CONNECTIONS = 512
 HEADERS = 64 << 10  # bytes
@@ -66,20 +67,67 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, end_now: Callable[[], None]):
         super().__init__(config)
-        self._end_now = end_now
+        self._end_now, self._hurry = end_now, False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def end(self) -> None:
+        """Take the wish to end; the second one as a hurry. For handlers of signals."""
+        self._hurry, self.should_exit = self.should_exit, True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._end_now)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM as the wish to end, the second one as a hurry."""
-        loop = asyncio.get_running_loop()
-
-        def stop(number: int, frame: Any) -> None:
-            self.force_exit = self.should_exit
-            self.should_exit = True
-            loop.call_soon_threadsafe(self._end_now)
-
-        with handled(stop, ("SIGINT", "SIGTERM")):
+        """Leave signals to `Stopping`: uvicorn has them only while its event loop runs."""
+        self._loop = asyncio.get_running_loop()
+        try:
             yield
+        finally:
+            self._loop = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say to the end what is being said, then end the application."""
+        leaving = asyncio.ensure_future(self._leave())
+        await super().shutdown(sockets)
+        leaving.cancel()
+
+    async def _leave(self) -> None:
+        """Close the connections that are left, in a hurry or after `GRACE` seconds.
+
+        Their answers end as when clients go away; uvicorn would cancel them, with a traceback.
+        """
+        late = asyncio.get_running_loop().time() + GRACE
+        while not self._hurry and asyncio.get_running_loop().time() < late:
+            await asyncio.sleep(0.05)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Stopping:
+    """While open, SIGINT and SIGTERM end `server`, or raise `Interrupted` if it isn't there yet.
+
+    Outside the main thread signals can't be held, and this does nothing.
+    """
+
+    server: Server | None = None
+
+    def __init__(self) -> None:
+        self._interrupted = False
+        self._holding = handled(self._handle, ("SIGINT", "SIGTERM"))
+
+    def __enter__(self) -> "Stopping":
+        self._holding.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._holding.__exit__(None, None, None)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.server is not None:
+            self.server.end()
+        elif not self._interrupted:
+            self._interrupted = True
+            raise Interrupted(number)
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -112,6 +160,5 @@ def server_of(app: Any, end_now: Callable[[], None]) -> Server:
         server_header=False,
         limit_concurrency=CONNECTIONS,
         h11_max_incomplete_event_size=HEADERS,
-        timeout_graceful_shutdown=GRACE,
     )
     return Server(config, end_now)

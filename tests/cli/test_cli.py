@@ -13,8 +13,12 @@ from command_line import BROKEN, FAILING, INTERRUPTED, STOPPED, command_line
 import llmlab
 from llmlab import __version__
 from llmlab.cli.help import help_text
+from llmlab.cli.help_keys import read_yaml
 from llmlab.cli.start import survive_python_314
+from llmlab.config.specs import registries
 from llmlab.layers import LAYERS, build_stack
+
+CONF = Path(llmlab.__file__).parents[1] / "conf"
 
 
 @pytest.fixture
@@ -32,10 +36,49 @@ def runs(lab, phase="*"):
 def test_the_help_is_for_people(lab):
     answer = lab("--help")
     assert answer.code == 0
-    assert "hydra.run" not in answer.out
+    assert "hydra:" not in answer.out and "hydra.job" not in answer.out
     for part in ("phases", "clip_norm=5.0", "lr=5e-4 (tune 1e-4)", "examples", "--cfg"):
         assert part in answer.out
     assert max(map(len, help_text().splitlines())) <= 100
+
+
+def test_the_help_names_every_key():
+    """Those that the files of conf/ state, and the arguments of what they choose."""
+    text = " ".join(help_text().split())
+    words = {word.strip(",").split("=")[0] for word in text.split()}
+    assert {"data.pretrain.val_fraction", "serve.port", "study.alpha", "on"} <= words
+    stated = set(leaves(read_yaml(CONF / "config.yaml")))
+    for path in CONF.glob("*/*.yaml"):
+        if path.parent.name in ("experiment", "phase", "launcher", "model"):
+            continue
+        where = "data.tune" if path.name.startswith("_") else path.parent.name
+        stated |= {f"{where}.{key}" for key in leaves(read_yaml(path))}
+    points = ("hydra.", "callbacks.", "stages", "defaults")  # the help says how these go
+    missing = {key for key in stated - words if not key.startswith(points)}
+    assert not {key for key in missing if not key.endswith((".type", ".defaults"))}
+    kinds = registries()
+    takes = {
+        f"{kind}.{key}"
+        for kind in ("optimizer", "schedule", "sampler", "tracker", "adapter")
+        for name in kinds[kind].names()
+        for key in kinds[kind].describe(name)
+    }
+    takes |= {
+        f"data.{'tune' if name == 'chats' else 'pretrain'}.{key}"
+        for name in kinds["dataset"].names()
+        for key in kinds["dataset"].describe(name)
+        if key not in kinds["dataset"].supplied
+    }
+    supplied = {f"{kind}.{key}" for kind in kinds for key in kinds[kind].supplied}
+    assert takes - supplied <= words
+
+
+def leaves(config, where=""):
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key}"
 
 
 def test_the_version(lab):
@@ -310,6 +353,19 @@ def test_a_run_that_ends_early_says_how_to_go_on(lab, seed, code, said):
     if seed == BROKEN:
         assert f"the traceback is in {run.relative_to(lab.folder)}/log" in answer.lines
         assert "RuntimeError: a defect" in (run / "log").read_text()
+
+
+def test_ctrl_c_while_hydra_reads_yaml_is_no_error_of_what_was_typed(lab, monkeypatch):
+    def interrupted(*_args, **_keys):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise UnboundLocalError("file")  # as where it closes what it hasn't opened yet
+
+    loader = "hydra._internal.config_loader_impl.ConfigLoaderImpl.load_configuration"
+    monkeypatch.setattr(loader, interrupted)
+    answer = lab("phase=chat", "checkpoint=null")
+    assert (answer.code, answer.lines) == (130, ["stopped"])
 
 
 def test_debug_shows_the_traceback(lab, monkeypatch):

@@ -12,6 +12,7 @@ from llmlab.generate import SAMPLERS, Draft, Engine, NetworkDraft, NgramDraft, l
 from llmlab.generate.drafts import Drafting, Guess
 from llmlab.generate.samplers import Rows
 from llmlab.layers import build_stack
+from llmlab.layers.lora import ADAPTERS
 from llmlab.network import Network
 from llmlab.params import Layout
 from llmlab.streams import stream
@@ -67,6 +68,33 @@ def test_greedy_tokens_are_the_same(name, sampler):
         plain = own.generate(PROMPTS, **options | more)
         for draft in drafts(own):
             assert own.generate(PROMPTS, draft=draft, **options | more) == plain
+
+
+def with_adapter(stack, seed):
+    """Return an engine whose network has small maps beside it that have learned something."""
+    ADAPTERS.build({"type": "lora", "rank": 2, "on": ["q", "v", "out", "up"]}, "").apply(stack)
+    params = Layout(stack).init(seed, np.float32)
+    rng = np.random.default_rng(seed)
+    for name in params.layout.trained.shapes:  # they begin as zeros
+        params[name][...] = rng.normal(0, 0.5, params[name].shape)
+    return Engine(Network(stack, params, 12))
+
+
+@pytest.mark.parametrize("sampler", ["greedy", OTHERS])
+def test_networks_with_adapters_guess_and_are_guessed(sampler):
+    own, plain = with_adapter(gpt_stack(), 3), engine(gpt_stack(), dtype=np.float32, seed=3)
+    smaller = with_adapter(gpt_stack(num_heads=2, num_blocks=1), 5)
+    options = {"sampler": SAMPLERS.build(sampler, ""), "max_new_tokens": 24, "refill": True}
+    texts = own.generate(PROMPTS, **options)
+    assert texts != plain.generate(PROMPTS, **options)
+    for draft in (NetworkDraft(smaller.network, 4), NetworkDraft(plain.network, 3), NgramDraft(3)):
+        assert own.generate(PROMPTS, draft=draft, **options) == texts
+    assert plain.generate(PROMPTS, draft=NetworkDraft(own.network, 3), **options) == (
+        plain.generate(PROMPTS, **options)
+    )
+    itself = NetworkDraft(own.network, 4)  # all of its guesses are right
+    own.generate([[3, 1]], sampler=SAMPLERS.build("greedy", ""), max_new_tokens=11, draft=itself)
+    assert (itself.tally.drafted, itself.tally.accepted) == (8, 8)
 
 
 def test_what_was_accepted_is_counted():

@@ -76,6 +76,28 @@ class TestDraft:
             assert (found.code, found.out) == (0, plain.out)
             assert "guessed tokens were right" in found.err and "tokens a pass" in found.err
 
+    def test_a_state_that_its_run_has_pruned_meanwhile_guesses_all_the_same(self, lab, monkeypatch):
+        gone = lab.folder / "run/checkpoints/step-000000.npz"
+        known = resolve_checkpoint("run")
+        where = {"run": known, "gone": gone}
+        monkeypatch.setattr("llmlab.runs.lookup.resolve_checkpoint", lambda value: where[value])
+        found = lab(*ASK, "draft=gone")
+        assert found.code == 0 and f"removed by its run, which goes on; using {known.name}" in (
+            found.err
+        )
+
+    def test_adapters_change_nothing_about_that(self, lab):
+        tune = ["experiment=tiny", "phase=tune", "checkpoint=run", "adapter=lora", "threads=1"]
+        for name, seed in (("big", 1), ("small", 2)):
+            more = ["steps=20", "lr=0.1", f"seed={seed}", f"hydra.run.dir={name}"]
+            assert lab(*tune, *more).code == 0
+        ask = ["checkpoint=big", *(key for key in ASK if key != "checkpoint=run")]
+        plain = lab(*ask)
+        assert plain.code == 0 and plain.out != lab(*ASK).out
+        for draft in ("ngram", "run", "small", "big"):
+            found = lab(*ask, f"draft={draft}", "draft_tokens=3")
+            assert (found.code, found.out) == (0, plain.out), draft
+
     def test_what_is_refused(self, lab):
         keys = [key for key in KEYS if key != "phase=pretrain"]
         assert (

@@ -70,6 +70,17 @@ def test_a_second_prompt_shows_which_place_makes_the_difference(lab):
     assert not effect[0, 0]
 
 
+def test_words_that_the_vocabulary_lacks_are_named_in_the_log_and_on_the_page(lab):
+    keys = ("inspect.new_tokens=0", "inspect.history=false")
+    found = look(lab, "prompt=the zyzzy is", "inspect.against=the rain qwrt", *keys)
+    assert found["notes"][:2] == [
+        "The text has words that are not in the model's vocabulary: zyzzy; read as unknown.",
+        "inspect.against has words that are not in the model's vocabulary: qwrt; read as unknown.",
+    ]
+    answer = lab("phase=inspect", "checkpoint=run", "prompt=the zyzzy", "inspect.rows=1", *keys)
+    assert "not in the model's vocabulary: zyzzy" in answer.err.splitlines()
+
+
 def test_a_line_of_a_file_is_a_text(lab):
     (lab.folder / "texts.txt").write_text("the sun is warm\nthe rain is cold\n")
     keys = ("inspect.new_tokens=0", "inspect.history=false", "on=texts.txt")
@@ -77,6 +88,14 @@ def test_a_line_of_a_file_is_a_text(lab):
     refused = lab("phase=inspect", "checkpoint=run", "on=texts.txt", "inspect.line=9")
     assert refused.code == 2
     assert refused.err == f"error: inspect.line=9: {lab.folder}/texts.txt has lines 1 to 2\n"
+
+
+def test_a_state_that_its_run_has_pruned_meanwhile_is_that_after_it(lab, monkeypatch):
+    gone = lab.folder / "run/checkpoints/step-000007.npz"  # there when it was looked up
+    monkeypatch.setattr("llmlab.runs.lookup.resolve_checkpoint", lambda value: gone)
+    found = look(lab, "prompt=the sun", "inspect.new_tokens=0")
+    assert found["checkpoint"] == "run/checkpoints/step-000008.npz"
+    assert found["measured"].startswith("4 rows") and found["history"]["steps"][-1] == 8
 
 
 @pytest.mark.parametrize(
@@ -87,6 +106,7 @@ def test_a_line_of_a_file_is_a_text(lab):
             ("prompt=the sun", "inspect.against=the sun is", "inspect.rows=2"),
             "inspect.against: ",
         ),
+        (("prompt=the sun", "inspect.against=", "inspect.rows=2"), "inspect.against: 0 token"),
     ],
 )
 def test_what_cannot_be_looked_at_is_refused(lab, argv, said):

@@ -470,6 +470,25 @@ def test_the_best_is_taken_by_name(runs):
         assert resolve_checkpoint(value) == checkpoints / "step-000006.npz"
 
 
+def test_latest_says_if_its_sweep_ranks_another_job_first(runs, caplog):
+    sweep = runs / "sweeps" / "s"
+    for name, loss in (("a", 1.0), ("b", 2.0)):
+        with begin(sweep / name) as run:
+            checkpoint(run.folder, 4)
+        told = {"status": "finished", "overrides": {"lr": name}, "val_loss": loss}
+        (sweep / name / "result.json").write_text(json.dumps(told))
+    started = {"overrides": [], "varying": ["lr"], "changed": {}, "question": {}}
+    (sweep / "sweep.json").write_text(json.dumps(started))
+    told = "latest: b, which of runs/sweeps/s began last; checkpoint=best takes the best, a"
+    assert resolve_checkpoint("latest").parts[-3] == "b" and caplog.messages == [told]
+    best = {"trial": "b", "metric": "parameters", "value": 3, "trials": 2}
+    (sweep / "best.json").write_text(json.dumps(best))  # a search's, by another number
+    caplog.clear()
+    assert resolve_checkpoint("latest").parts[-3] == "b" and not caplog.messages
+    assert resolve_checkpoint("best").parts[-3] == resolve_checkpoint(sweep).parts[-3] == "b"
+    assert "the best of 2 trials by parameters 3.0000" in caplog.text
+
+
 # --- where the numbers came from -----------------------------------------------------------------
 
 

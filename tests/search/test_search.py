@@ -137,6 +137,7 @@ def test_a_short_search_from_end_to_end(lab):
     assert answer.code == 0 and "2 trials: 2 finished" in answer.out, answer.err
     assert [state for _, _, state, *_ in stored(lab.folder / "s")] == ["COMPLETE"] * 2
     assert (lab.folder / "s/experiment/best.yaml").is_file()
+    assert "\n  python -m llmlab phase=tune checkpoint=s\n" in answer.out
 
 
 @pytest.mark.slow
@@ -266,6 +267,23 @@ def test_the_best_experiment_is_the_trial_to_the_byte(tmp_path):
     assert again.returncode == 0, again.stderr
     one, two = tmp_path / "s" / best / "metrics.jsonl", tmp_path / "again/metrics.jsonl"
     assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+def test_what_follows_a_search_takes_its_best_trial(tmp_path):
+    objectives = "search.objectives=[parameters,val_loss]"  # by val_loss alone it is another one
+    keys = [*TINY[:-1], "hydra.sweep.dir=runs/sweeps/s", "model.num_blocks=range(1,4)"]
+    (tmp_path / "own.py").write_text("")
+    done = llmlab(tmp_path, *keys, "plugins=own.py", objectives, "search.trials=3")
+    assert done.returncode == 0, done.stderr
+    best = json.loads((tmp_path / "runs/sweeps/s/best.json").read_text())["trial"]
+    line = next(line for line in done.stdout.splitlines() if "checkpoint=" in line)
+    words = shlex.split(line.partition("llmlab ")[2])
+    assert words[:2] == ["phase=tune", "checkpoint=runs/sweeps/s"] and "own.py" in words[2]
+    onward = llmlab(tmp_path, *words, "experiment=tiny", "steps=1", "hydra.run.dir=onward")
+    assert onward.returncode == 0, onward.stderr
+    parent = json.loads((tmp_path / "onward/run.json").read_text())["parent"]
+    assert f"runs/sweeps/s/{best}/checkpoints" in parent
 
 
 @pytest.mark.slow

@@ -5,6 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +20,13 @@ from serving import ask, read_all, request, send
 
 from llmlab.cli import main
 from llmlab.cli.resume import prepare
-from llmlab.phases.serve import checkpoint_paths
-from llmlab.serve.models import names_of
+from llmlab.phases.serve import _served, _written, checkpoint_paths
+from llmlab.serve.models import Limits, names_of
+from llmlab.serve.server import Stopping
+from llmlab.signals import Interrupted
 
 QUESTION, ANSWER = next(iter(CHATS.items()))
+DEAF = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 CHAT = {"messages": [{"role": "user", "content": QUESTION}]}
 
 
@@ -80,6 +86,65 @@ def test_several_checkpoints_are_named(tmp_path, monkeypatch):
     assert names_of(paths) == ["one", "two,b", "one-step-000003"]
 
 
+def test_a_signal_before_there_is_a_server_stops_the_loading_and_a_second_one_is_ignored():
+    before = signal.getsignal(signal.SIGTERM)
+    with Stopping():
+        with pytest.raises(Interrupted, match="stopped by SIGTERM") as stopped:
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    assert stopped.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_state_that_its_run_has_pruned_meanwhile_is_served_as_that_after_it(config, checkpoint):  # noqa: F811
+    gone = Path(checkpoint).with_name("step-000000.npz")
+    (served,) = _served(replace(config, checkpoint=str(gone)), None, Limits(), None)
+    assert served.created == int(Path(checkpoint).stat().st_mtime)
+    assert _written(gone) >= served.created
+
+
+@pytest.mark.slow
+def test_what_is_trained_while_it_is_served_stays_what_was_loaded(tmp_path):
+    """Its file is pruned, the run is stopped, and the answers are those of the state loaded."""
+    word = [sys.executable, "-u", "-m", "llmlab"]
+    keys = ["experiment=tiny", "phase=pretrain", "threads=1", "steps=100000", "save_every=1"]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    saved = tmp_path / "run" / "checkpoints"
+    with ended(subprocess.Popen([*word, *keys, "hydra.run.dir=run"], **piped | DEAF)) as training:
+        wait_until(lambda: len([*saved.glob("step-*.npz")]) > 1)
+        serving = [*word, "phase=serve", "checkpoint=run", "serve.port=0"]
+        with ended(subprocess.Popen(serving, **piped)) as server:
+            port = int(re.search(r":(\d+)", server.stdout.readline())[1])
+            told = iter(server.stderr.readline, "")  # perhaps that another one was pruned already
+            line = next(line for line in told if line.startswith("checkpoint: "))
+            loaded = Path(line.removeprefix("checkpoint: ").strip())
+            body = {"prompt": "the sun", "max_tokens": 12, "temperature": 0}
+            first = ask(port, "/v1/completions", body)[2]["choices"]
+            wait_until(lambda: not loaded.exists())
+            assert ask(port, "/v1/completions", body)[2]["choices"] == first
+            training.send_signal(signal.SIGTERM)
+            assert training.wait(60) == 143
+            assert ask(port, "/v1/completions", body)[2]["choices"] == first
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(30) == 0 and not server.stderr.read()
+
+
+@contextmanager
+def ended(process):
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 def test_a_server_from_start_to_end(checkpoint, tmp_path):  # noqa: F811
     command = [sys.executable, "-u", "-m", "llmlab", "phase=serve", "serve.port=0"]
@@ -110,3 +175,28 @@ def test_a_server_from_start_to_end(checkpoint, tmp_path):  # noqa: F811
         process.kill()
         process.communicate()
     assert not Path(tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [0, 0.005, 0.05])
+@pytest.mark.parametrize("pair", [("SIGINT", "SIGTERM"), ("SIGTERM", "SIGTERM")])
+def test_two_signals_at_once_end_a_server_quietly(checkpoint, tmp_path, pair, pause):  # noqa: F811
+    command = [sys.executable, "-u", "-m", "llmlab", "phase=serve", "serve.port=0"]
+    process = subprocess.Popen(
+        [*command, f"checkpoint={checkpoint}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    try:
+        assert process.stdout.readline().startswith("serving")
+        for name in pair:
+            process.send_signal(getattr(signal, name))
+            time.sleep(pause)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert [line.split()[0] for line in errors.splitlines()] == ["checkpoint:"]

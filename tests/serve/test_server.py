@@ -1,6 +1,7 @@
 """The server: OpenAI's interface over real sockets."""
 
 import json
+import signal
 import time
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("uvicorn")
 from serving import ask, parsed, read_all, request, send, serving
 
 from llmlab.serve.models import Limits
+from llmlab.serve.server import Stopping
 
 QUESTION, ANSWER = next(iter(CHATS.items()))
 CHAT = {"messages": [{"role": "user", "content": QUESTION}]}
@@ -309,3 +311,20 @@ def test_a_broken_step_is_an_error_and_not_the_end(model, monkeypatch):  # noqa:
             patch.setattr(batch, "step", lambda: 1 / 0)
             assert found.ask(PATH, CHAT)[0] == 500
         assert found.chat(QUESTION)["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_the_second_signal_leaves_clients_that_do_not_listen(model, caplog):  # noqa: F811
+    limits = Limits(tokens=10**6)
+    with serving({"chat": model}, limits) as place:
+        biases = {str(n): -100 for n in range(4)}
+        endless = {**CHAT, "stream": True, "max_tokens": 10**6, "logit_bias": biases}
+        client = send(place.port, request("/v1/chat/completions", endless))
+        assert client.recv(100)
+        with Stopping() as stopping:
+            stopping.server = place.server
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+                signal.raise_signal(number)
+        place.thread.join(20)
+        client.close()
+        assert not place.thread.is_alive()
+    assert not caplog.records  # uvicorn tells of what it had to cancel, with a traceback

@@ -25,6 +25,7 @@ class Serving:
     models: Models
     server: object
     texts: dict
+    thread: threading.Thread
 
     @property
     def url(self):
@@ -54,17 +55,12 @@ def serving(models, limits=None, host="127.0.0.1", key=None, origins=(), sampler
         served.append(Served(name, model, model.template, 1, spec, None, scheduler))
     found = Models(served)
     app = application(found, limits, host, key, origins)
-
-    def end_now():
-        for each in found:
-            each.scheduler.end_now()
-
     with listening("127.0.0.1", 0) as sock:
-        server = server_of(app, end_now)
+        server = server_of(app, found.end_now)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()
         try:
-            yield Serving(sock.getsockname()[1], found, server, texts)
+            yield Serving(sock.getsockname()[1], found, server, texts, thread)
         finally:
             server.should_exit = True
             thread.join(20)

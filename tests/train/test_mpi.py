@@ -182,6 +182,9 @@ def test_only_rank_0_writes(tmp_path):
     assert out.count("run: ") == 1 and err.count("target tokens and") == 1, out + err
 
 
+SEARCH = ["phase=search", "lr=interval(1e-4,1e-1)", "search.trials=2"]
+
+
 @pytest.mark.parametrize(
     "ranks, argv, code, line",
     [
@@ -200,11 +203,24 @@ def test_only_rank_0_writes(tmp_path):
         ),
         (2, ["-m", *TINY, *MPI, "lr=1e-3,1e-4"], 2, "error: workers=mpi: shares the batches of"),
         (0, ["-m", *TINY, *MPI, "lr=1e-3,1e-4"], 2, "error: workers=mpi: shares the batches of"),
+        (2, [*TINY, *MPI, *SEARCH], 2, "error: workers=mpi: shares the batches of"),
+        (2, [*TINY, *SEARCH], 2, "error: workers=mpi: shares the batches of"),
         (2, [*TINY, *MPI, "lrr=1"], 2, "error: lrr: unknown key"),
         (2, [*TINY, "workers=mpj"], 2, "error: workers=mpj"),
         (2, [*TINY, *MPI, "data.pretrain.path=/nowhere"], 3, "error: /nowhere: no such file"),
     ],
-    ids=["fork", "rows", "shards", "sweep", "sweep-alone", "key", "value", "data"],
+    ids=[
+        "fork",
+        "rows",
+        "shards",
+        "sweep",
+        "sweep-alone",
+        "search",
+        "search-of-forks",
+        "key",
+        "value",
+        "data",
+    ],
 )
 def test_bad_use_is_one_line(tmp_path, ranks, argv, code, line):
     found, _, err = mpirun.run(ranks, *argv, folder=tmp_path)

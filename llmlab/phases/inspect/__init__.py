@@ -1,6 +1,7 @@
 """Phase `inspect`: what a checkpoint does with a text, on one page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 from llmlab import build
 from llmlab.atomic_write import make_folder, replace_text
 from llmlab.batch import Batch
-from llmlab.checkpoints import load
+from llmlab.checkpoints import Checkpoint
 from llmlab.config import Config
 from llmlab.errors import ConfigError, DataError, LlmlabError
 from llmlab.inspect import patch_effects
 from llmlab.network import Network
-from llmlab.phases.answering import checkpoint_model, clean
+from llmlab.phases.answering import clean, log, named_checkpoint, warn_of_unknown
 from llmlab.phases.evaluate import measured_text
 from llmlab.phases.inspect.history import older, told
 from llmlab.phases.inspect.look import Look
@@ -39,20 +40,25 @@ def run(
     history: bool = True,
 ) -> dict[str, Any]:
     """Write a page about what happens inside a checkpoint while it reads a text."""
-    text = _text(config, line)
-    model = checkpoint_model(config)
+    text, other = _text(config, line), None if against is None else clean(against)
+    checkpoint = named_checkpoint(config)
+    config = replace(config, checkpoint=str(checkpoint.path))
+    model = build.load_model(config, checkpoint)
+    log.info("checkpoint: %s", checkpoint.path)
     network = model.network(config.kernels)
     prompt = _ids(model, text)
     ids = _continued(model, network, prompt, new_tokens)
-    measured, on, notes = _rows(config, model, rows)
+    measured, on, notes = _rows(config, model, checkpoint, rows)
+    notes[:0] = _unknown(model, text, other)
     if len(ids) > model.max_seq_len:
         notes.append(f"The text has {len(ids)} tokens; the last {model.max_seq_len} are read.")
         ids = ids[-model.max_seq_len :]
     look = Look(model, network, ids, measured, notes, str(near(Path(str(config.checkpoint)))))
     content: dict[str, Any] = look.content() | {"measured": on}
-    if against is not None:
-        paths, effect = patch_effects(network, np.asarray(prompt), np.asarray(_ids(model, against)))
-        tokens = [look.shown(int(id)) for id in _ids(model, against)]
+    if other is not None:
+        others = _ids(model, other, "inspect.against")
+        paths, effect = patch_effects(network, np.asarray(prompt), np.asarray(others))
+        tokens = [look.shown(id) for id in others]
         content["against"] = {"tokens": tokens, "paths": paths, "effect": rounded(effect)}
     if history and (moments := older(config, look)):
         content["history"] = told(moments)
@@ -80,11 +86,18 @@ def _text(config: Config, line: int) -> str:
     return lines[line - 1]
 
 
-def _ids(model: build.Model, text: str) -> list[int]:
+def _ids(model: build.Model, text: str, key: str = "prompt") -> list[int]:
     ids = model.template.encode_prompt(model.tokenizer, text)
     if len(ids) < 2:
-        raise ConfigError(f"prompt: {len(ids)} token; a look inside needs two at least")
+        raise ConfigError(f"{key}: {len(ids)} token; a look inside needs two at least")
     return ids
+
+
+def _unknown(model: build.Model, text: str, other: str | None) -> list[str]:
+    """Return what is to be said of words that the vocabulary lacks."""
+    told = {"The text has words that are": text, "inspect.against has words that are": other}
+    found = {name: warn_of_unknown(model.tokenizer, each or "") for name, each in told.items()}
+    return [f"{name} {said}; read as unknown." for name, said in found.items() if said]
 
 
 def _continued(model: build.Model, network: Network, ids: list[int], count: int) -> list[int]:
@@ -100,11 +113,11 @@ def _continued(model: build.Model, network: Network, ids: list[int], count: int)
 
 
 def _rows(
-    config: Config, model: build.Model, count: int
+    config: Config, model: build.Model, checkpoint: Checkpoint, count: int
 ) -> tuple[Batch | None, str | None, list[str]]:
     """Return rows to measure effects on, which they are, and what is to be said of them."""
     try:
-        measured = measured_text(config, model, load(str(config.checkpoint)))
+        measured = measured_text(config, model, checkpoint)
     except LlmlabError as error:
         said = f"Without a text to measure on there are no effects on the loss: {error}"
         return None, None, [said]

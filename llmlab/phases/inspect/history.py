@@ -8,6 +8,7 @@ import numpy as np
 from llmlab import build
 from llmlab.checkpoints import CheckpointFolder, load
 from llmlab.config import Config
+from llmlab.errors import CheckpointError
 from llmlab.inspect import Moment, likeness, moment
 from llmlab.phases.inspect.look import Look
 from llmlab.report.inspect_page import rounded
@@ -19,7 +20,7 @@ def older(config: Config, look: Look) -> list[Moment]:
     """Return a look at each checkpoint beside the chosen one, up to that; none if there are few."""
     path = Path(str(config.checkpoint))
     steps = CheckpointFolder(path.parent).steps()
-    last = next((step for step, other in steps if other.samefile(path)), None)
+    last = next((step for step, other in steps if other.name == path.name), None)
     if last is None:
         return []
     kept = [(step, other) for step, other in steps if step <= last]
@@ -28,9 +29,15 @@ def older(config: Config, look: Look) -> list[Moment]:
     places = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), _MOST)).round().astype(int))
     moments = []
     for step, other in [kept[place] for place in places]:
-        network = build.load_model(config, load(other)).network(config.kernels)
+        try:
+            checkpoint = load(other)
+        except CheckpointError:
+            if other.exists():
+                raise
+            continue  # its run, still at work, has just pruned it
+        network = build.load_model(config, checkpoint).network(config.kernels)
         moments.append(moment(network, step, look.ids, look.repeated, look.rows))
-    return moments
+    return moments if len(moments) >= _FEWEST else []
 
 
 def told(moments: list[Moment]) -> dict[str, Any]:
