@@ -52,6 +52,7 @@ def test_hydras_own_flags_work(lab):
 # bad inputs, by the row of the table
 
 
+@pytest.mark.every_day(5)
 @pytest.mark.parametrize(
     ("row", "argv", "said"),
     [
@@ -211,6 +212,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("start", range(0, len(TEXTS), 3))
 def test_free_text_arrives_as_it_was_typed(lab, start):
     prompt, source, target = TEXTS[start : start + 3]
@@ -289,6 +291,7 @@ def test_a_new_run_into_a_folder_that_holds_one_is_refused(lab):
     assert len(lab.calls) == 1
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     ("seed", "code", "said"),
     [
@@ -357,6 +360,7 @@ def shell(command, folder):
     )
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet(tmp_path):
     command = f"{sys.executable} -m llmlab phase=list | true; echo ${{PIPESTATUS[0]}}"
     done = shell(f"bash -c '{command}'", tmp_path)

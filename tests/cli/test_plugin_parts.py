@@ -98,6 +98,7 @@ def test_annotations_written_as_text_name_what_is_built(folder, capsys):
     assert "init: required (initialisation)" in listed
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -36,6 +36,7 @@ def look(lab, *argv):
     return json.loads(newest.read_text())
 
 
+@pytest.mark.slow
 def test_a_prompt_is_read_on_with_the_models_own_answer(lab):
     found = look(lab, "prompt=the sun is warm", "inspect.new_tokens=3", "inspect.history=false")
     size = len(found["tokens"])
@@ -70,6 +71,7 @@ def test_a_second_prompt_shows_which_place_makes_the_difference(lab):
     assert not effect[0, 0]
 
 
+@pytest.mark.slow
 def test_a_line_of_a_file_is_a_text(lab):
     (lab.folder / "texts.txt").write_text("the sun is warm\nthe rain is cold\n")
     keys = ("inspect.new_tokens=0", "inspect.history=false", "on=texts.txt")
@@ -79,6 +81,7 @@ def test_a_line_of_a_file_is_a_text(lab):
     assert refused.err == f"error: inspect.line=9: {lab.folder}/texts.txt has lines 1 to 2\n"
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -567,6 +567,7 @@ def test_somebody_elses_repository_is_not_asked(hostile, monkeypatch):
     assert provenance.git_state() is None
 
 
+@pytest.mark.slow
 def test_git_gets_the_environment_of_the_start(hostile, monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", "")

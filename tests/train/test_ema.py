@@ -42,6 +42,7 @@ def test_a_bad_step_leaves_the_mean():
         assert np.array_equal(t.averaged.flat, before)
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_a_continued_run_is_the_same_run(threads, optimizer):
