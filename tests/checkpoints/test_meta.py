@@ -183,7 +183,7 @@ def test_verify_and_resume_of_a_run_tell_it(forged, lab):
     refused(lab("resume=run", "steps=4"))
 
 
-@pytest.mark.every_day(4)
+@pytest.mark.every_day(3)
 @pytest.mark.parametrize("wrong", IMPOSSIBLE)
 def test_a_model_that_cannot_be_is_refused_at_once(forged, lab, wrong):
     forged(IMPOSSIBLE[wrong])
@@ -236,6 +236,7 @@ def test_a_tokenizer_of_a_checkpoint_reads_no_file(forged, lab, path):
     assert "missing" in refused(lab("phase=generate", "prompt=x", "checkpoint=forged.npz"))
 
 
+@pytest.mark.slow
 def test_a_running_mean_is_checked_like_the_parameters(forged, lab):
     state = load(FILE)
     arrays = state.arrays | {

@@ -489,7 +489,7 @@ def table():
         yield pytest.param(case, id=f"row-{case.row:02}-{case.name}", marks=marks)
 
 
-@pytest.mark.every_day(10)
+@pytest.mark.every_day(7)
 @pytest.mark.parametrize("case", list(table()))
 def test_bad_input(lab, monkeypatch, case):
     release = case.prepare(lab, monkeypatch)

@@ -243,6 +243,7 @@ class Mine(LayerNorm):
 '''
 
 
+@pytest.mark.slow
 def test_a_layer_of_ones_own_takes_a_file_a_decorator_and_a_line(lab, monkeypatch):
     monkeypatch.setattr(LAYERS, "_factories", dict(LAYERS._factories))
     (lab.folder / "my_layers.py").write_text(PLUGIN)

@@ -218,7 +218,7 @@ TRAIN = ("phase=pretrain", "experiment=tiny", "steps=2")
 SCALE = "model.stack.scale={type: my_scale, after: tokens}"
 
 
-@pytest.mark.every_day(2)
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("old", "new", "error"),

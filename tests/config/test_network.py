@@ -205,8 +205,9 @@ def test_positions_are_refused_with_a_checkpoint():
     plain = plain_of("phase=tune", positions="rope", checkpoint="a.npz")
     with pytest.raises(ConfigError, match="positions=rope: the checkpoint's network has its own"):
         load(plain, ["positions"])
-    assert load(plain, []).model == compose("phase=tune").model  # an experiment's, not typed
-    stored = compose("phase=tune").reproducible()
+    tune = compose("phase=tune")
+    assert load(plain, []).model == tune.model  # an experiment's, not typed
+    stored = tune.reproducible()
     with pytest.raises(ConfigError, match="positions=rope"):
         load({**plain, "checkpoint": None}, ["positions"], stored)
 

@@ -131,6 +131,7 @@ def test_the_end_is_what_the_folder_says(tmp_path, settings):
     assert found.end_id == 4
 
 
+@pytest.mark.slow
 def test_cutting_and_filling_up_are_not_taken_over(tmp_path):
     pytest.importorskip("tokenizers")
     cut = {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
@@ -138,6 +139,7 @@ def test_cutting_and_filling_up_are_not_taken_over(tmp_path):
     assert len(found.encode("abcabc")) == 6
 
 
+@pytest.mark.slow
 def test_what_is_put_before_a_text_is_told(tmp_path, caplog):
     pytest.importorskip("tokenizers")
     parts = [

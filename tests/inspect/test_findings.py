@@ -95,7 +95,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.every_day(4)
+@pytest.mark.every_day(3)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda each: each.__name__)
 def test_a_planted_fault_is_named(fault):
     name, said = FAULTS[fault]

@@ -67,7 +67,7 @@ def test_gpt2_starts_as_gpt2():
     assert "output.weight" in params.layout.aliases
 
 
-@pytest.mark.every_day(2)
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", ["mixed", "rustgpt", *SIZES])
 def test_listeners_leave_every_bit_of_the_logits(name):
     chosen = ["experiment=mixed"] if name == "mixed" else [f"model={name}", *SMALL]

@@ -106,6 +106,7 @@ def test_rustgpt_has_as_many_parameters_as_rustgpt(rustgpt):
     assert layout.shapes["output.weight"] == (128, 533)
 
 
+@pytest.mark.slow
 def test_gradients_of_rustgpt():
     check_sampled(away_from_kinks(lambda: Network(rustgpt_stack(), 533)))
 

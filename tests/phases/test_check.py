@@ -29,7 +29,7 @@ def failures(registry, name, given=None):
     return {o.check: o.problem for o in trial(registry, name, given or {}, "check") if o.problem}
 
 
-@pytest.mark.every_day(8)
+@pytest.mark.every_day(5)
 @pytest.mark.parametrize(("registry", "name"), THINGS)
 def test_what_llmlab_has_passes(registry, name):
     if name == "bpe":
@@ -116,7 +116,7 @@ class AcrossRows(Linear):
         return y, cache
 
 
-@pytest.mark.every_day(5)
+@pytest.mark.every_day(3)
 @pytest.mark.parametrize(
     ("broken", "check", "said"),
     [

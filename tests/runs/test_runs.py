@@ -348,6 +348,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_forked_worker_that_outlives_its_parent_doesnt_hold_the_lock(runs):
     folder = runs / "pretrain" / "a"
     command = [sys.executable, "-c", ORPHAN, str(folder)]

@@ -87,6 +87,7 @@ def smoothed(logits, targets, weights, share):
     return float(loss @ weights), (np.exp(log_p) - wanted) * weights[:, None]
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("kernel_set", ["numpy", "numba"])
 @pytest.mark.parametrize("share", [0.1, 0.9])
 def test_smoothed_cross_entropy(share, kernel_set):

@@ -87,6 +87,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", SOUND)
 def test_nothing_is_found_in_a_sound_run(name, tmp_path, caplog):
     spec, options = SOUND[name]
