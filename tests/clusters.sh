@@ -203,7 +203,7 @@ search() {
     say "search"
     python search
     "$python" tests/support/search_kill.py --trials 20 --kills 5
-    "$python" tests/support/search_kill.py --workers 4 --trials 12 --kills 2
+    "$python" tests/support/search_kill.py --workers 4 --trials 16 --kills 3
 }
 
 postgresql() {

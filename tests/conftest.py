@@ -1,13 +1,13 @@
 """What all tests share."""
 
-import copy
 import gc
 import os
-from pathlib import Path
+import sys
 
 import pytest
+from cheap_starts import cheap_starts
+from every_day import left_to_slow
 from networks import rustgpt_stack
-from omegaconf import OmegaConf
 
 
 @pytest.fixture
@@ -17,9 +17,31 @@ def rustgpt():
 
 
 def pytest_configure(config):
-    """Let the programs that tests start share what was compiled, wherever that is switched off."""
+    """Keep what was compiled, also where that is switched off: workers and programs share it."""
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
-        os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("compiled"))
+        sys.dont_write_bytecode = False
+
+
+class Backwards(pytest.Dir):
+    """A folder whose files are collected from the last to the first."""
+
+    def collect(self):
+        return reversed(list(super().collect()))
+
+
+def pytest_collect_directory(path, parent):
+    """Let every other worker begin at the end, so that each finds half of the files compiled."""
+    worker = getattr(parent.config, "workerinput", {}).get("workerid", "gw0")
+    return Backwards.from_parent(parent, path=path) if int(worker[2:]) % 2 else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Give all workers one order, and leave what `every_day` multiplies too often to `slow`."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path)
+    for item in left_to_slow(items):
+        item.add_marker("slow")
 
 
 def pytest_collection_finish(session):
@@ -30,20 +52,7 @@ def pytest_collection_finish(session):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def yaml_parsed_once():
-    """Parse a YAML file once a process: each start of the command line reads the same twenty."""
-    load, parsed = OmegaConf.load, {}
-
-    def load_once(file_):
-        name = file_ if isinstance(file_, str | Path) else getattr(file_, "name", None)
-        if not isinstance(name, str | Path) or not Path(name).is_file():
-            return load(file_)
-        status = Path(name).stat()
-        key = (str(name), status.st_mtime_ns, status.st_size, status.st_ino)
-        if key not in parsed:
-            parsed[key] = load(file_)
-        return copy.deepcopy(parsed[key])
-
-    OmegaConf.load = staticmethod(load_once)
-    yield
-    OmegaConf.load = staticmethod(load)
+def starts_are_cheap():
+    """Spare each start of the command line what the one before has done already."""
+    with cheap_starts():
+        yield

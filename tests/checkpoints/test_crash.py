@@ -67,6 +67,7 @@ def found_step(folder):
     return step
 
 
+@pytest.mark.slow
 def test_no_acknowledged_save_is_lost(tmp_path, monkeypatch):
     folder = tmp_path / "run" / "checkpoints"
     operations, acknowledged = record(folder, monkeypatch)

@@ -146,6 +146,7 @@ def refused(answer, code=4):
     return line
 
 
+@pytest.mark.every_day(37)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_meta_that_cannot_be_is_refused(tmp_path, wrong):
     state = load(FIXTURE)
@@ -159,6 +160,7 @@ def test_meta_that_cannot_be_is_refused(tmp_path, wrong):
             read(tmp_path / "forged.npz")
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("argv", READERS, ids=lambda argv: argv[0])
 def test_every_phase_refuses(forged, lab, argv):
     before = lab.tree()
@@ -169,6 +171,7 @@ def test_every_phase_refuses(forged, lab, argv):
     assert not (lab.folder / "out").exists() and before.keys() <= lab.tree().keys()
 
 
+@pytest.mark.slow
 def test_verify_and_resume_of_a_run_tell_it(forged, lab):
     forged(put(None, "hashes"), FILE)
     assert "its meta has hashes=None" in refused(lab("phase=verify", "checkpoint=run"))
@@ -180,6 +183,7 @@ def test_verify_and_resume_of_a_run_tell_it(forged, lab):
     refused(lab("resume=run", "steps=4"))
 
 
+@pytest.mark.every_day(3)
 @pytest.mark.parametrize("wrong", IMPOSSIBLE)
 def test_a_model_that_cannot_be_is_refused_at_once(forged, lab, wrong):
     forged(IMPOSSIBLE[wrong])
@@ -190,6 +194,7 @@ def test_a_model_that_cannot_be_is_refused_at_once(forged, lab, wrong):
     assert time.process_time() - began < 20  # built, it would take minutes and all memory
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     "where", [put("16", "config", "batch_size"), put(0, "config", "batch_size")]
 )
@@ -223,6 +228,7 @@ def test_paths_of_a_checkpoint_are_never_used(forged, lab):
         assert "secret" not in path.read_text()
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("path", ["secret.json", "/dev/zero"])
 def test_a_tokenizer_of_a_checkpoint_reads_no_file(forged, lab, path):
     (lab.folder / "secret.json").write_text('{"model": {}}')
@@ -230,6 +236,7 @@ def test_a_tokenizer_of_a_checkpoint_reads_no_file(forged, lab, path):
     assert "missing" in refused(lab("phase=generate", "prompt=x", "checkpoint=forged.npz"))
 
 
+@pytest.mark.slow
 def test_a_running_mean_is_checked_like_the_parameters(forged, lab):
     state = load(FILE)
     arrays = state.arrays | {

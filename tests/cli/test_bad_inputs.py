@@ -489,6 +489,7 @@ def table():
         yield pytest.param(case, id=f"row-{case.row:02}-{case.name}", marks=marks)
 
 
+@pytest.mark.every_day(7)
 @pytest.mark.parametrize("case", list(table()))
 def test_bad_input(lab, monkeypatch, case):
     release = case.prepare(lab, monkeypatch)
@@ -546,6 +547,7 @@ def test_row_34_an_ascii_terminal(lab):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_row_45_and_48_a_second_with_two_starts_and_a_clock_that_jumps_back(lab, monkeypatch):
     monkeypatch.setattr("time.strftime", lambda form, *rest: "20260101-000000")
     times = iter([2_000_000_000, 1_000_000_000])

@@ -95,6 +95,7 @@ def test_hydras_own_flags_work(lab):
 # bad inputs, by the row of the table
 
 
+@pytest.mark.every_day(5)
 @pytest.mark.parametrize(
     ("row", "argv", "said"),
     [
@@ -254,6 +255,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("start", range(0, len(TEXTS), 3))
 def test_free_text_arrives_as_it_was_typed(lab, start):
     prompt, source, target = TEXTS[start : start + 3]
@@ -284,6 +286,7 @@ class Mine(LayerNorm):
 '''
 
 
+@pytest.mark.slow
 def test_a_layer_of_ones_own_takes_a_file_a_decorator_and_a_line(lab, monkeypatch):
     monkeypatch.setattr(LAYERS, "_factories", dict(LAYERS._factories))
     (lab.folder / "my_layers.py").write_text(PLUGIN)
@@ -332,6 +335,7 @@ def test_a_new_run_into_a_folder_that_holds_one_is_refused(lab):
     assert len(lab.calls) == 1
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     ("seed", "code", "said"),
     [
@@ -413,6 +417,7 @@ def shell(command, folder):
     )
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet(tmp_path):
     command = f"{sys.executable} -m llmlab phase=list | true; echo ${{PIPESTATUS[0]}}"
     done = shell(f"bash -c '{command}'", tmp_path)

@@ -124,6 +124,7 @@ def run_one(text):
     return one_job.run(OneJob.of(text))
 
 
+@pytest.mark.slow
 def test_a_job_ordered_as_json_is_that_of_the_sweep(lab):
     assert lab("-m", "phase=tune", "lr=0.001", "seed=1,2", "hydra.sweep.dir=here").code == 0
     text = order(lab.folder / "there", "phase=tune", "lr=0.001").of_job(
@@ -179,6 +180,7 @@ def test_a_worker_guards_what_it_composes(tmp_path, monkeypatch):
     assert result["error"] == "mine.yaml: refused"  # also where nobody can be told
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_whoever_still_works_on_it(lab, monkeypatch):
     """As for a worker that saves, while its job is already given to another one."""
     sweep = ["-m", "phase=tune", "seed=1", "hydra.sweep.dir=s"]

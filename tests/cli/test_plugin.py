@@ -97,6 +97,7 @@ def test_a_layer_from_outside_trains_answers_and_is_missed(folder, monkeypatch, 
     assert "my_scale" in err and "plugins=" in err
 
 
+@pytest.mark.slow
 def test_it_takes_anothers_place_without_a_file_and_from_another_folder(
     folder, monkeypatch, capsys
 ):
@@ -128,6 +129,7 @@ def test_an_optimizer_from_outside_trains(folder, capsys):
     assert len(losses) == 3 and all(losses)
 
 
+@pytest.mark.slow
 def test_a_callback_from_outside_writes_into_the_rows(folder, capsys):
     watch = commands()[4]
     code, _, err = lab(capsys, *watch, "experiment=tiny", "steps=6")
@@ -145,6 +147,7 @@ def test_a_callback_from_outside_writes_into_the_rows(folder, capsys):
     assert "callbacks.norm.evry: unknown argument" in err and "did you mean 'every'" in err
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -158,6 +161,7 @@ def test_callbacks_that_cannot_be_are_named(folder, capsys, argv, said):
     assert code == 2 and said in err, err
 
 
+@pytest.mark.slow
 def test_a_phase_from_outside_has_arguments_of_its_own(folder, monkeypatch, capsys):
     ask = commands()[5]
     assert lab(capsys, "experiment=tiny", "phase=tune", "steps=1")[0] == 0
@@ -189,6 +193,7 @@ def test_a_plugin_that_is_not_there_is_one_line(folder, capsys):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_recipe_is_checked_before_a_run(folder, monkeypatch, capsys):
     code, out, err = lab(capsys, *commands()[0])
     assert (code, err) == (0, ""), err
@@ -213,6 +218,7 @@ TRAIN = ("phase=pretrain", "experiment=tiny", "steps=2")
 SCALE = "model.stack.scale={type: my_scale, after: tokens}"
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("old", "new", "error"),
@@ -235,6 +241,7 @@ def test_an_error_in_a_layer_is_one_line_with_its_name(folder, capfd, threads, o
     assert f"my_layers.py:{line}" in json.loads((run / "run.json").read_text())["results"]["error"]
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_alone_comes_out_of_it(folder, capfd, monkeypatch):
     path = folder / "my_layers.py"
     breaks(path, "import numpy as np", "import os\n\nimport numpy as np\n\nPARENT = os.getpid()")
@@ -250,6 +257,7 @@ def test_an_error_in_a_worker_alone_comes_out_of_it(folder, capfd, monkeypatch):
     assert "in a worker process:\nTraceback" in (run / "log").read_text()
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_error_in_an_optimizer_is_one_line(folder, capfd, threads):
     line = breaks(folder / "my_optimizers.py", "v *= self.beta", "v *= self.bet")
@@ -260,6 +268,7 @@ def test_an_error_in_an_optimizer_is_one_line(folder, capfd, threads):
     assert f"error: my_optimizers.py:{line}: AttributeError: 'Momentum' object has no" in err
 
 
+@pytest.mark.slow
 def test_an_error_in_a_callback_a_phase_or_a_constructor_is_one_line(folder, monkeypatch, capsys):
     line = breaks(folder / "my_callbacks.py", "if progress.step %", "if progress.stop %")
     norm = ("callbacks.norm.type=my_weight_norm",)
@@ -283,6 +292,7 @@ def test_an_error_in_a_callback_a_phase_or_a_constructor_is_one_line(folder, mon
     assert f"error: model.stack.scale: my_layers.py:{line}: TypeError: unsupported operand" in err
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     ("code", "said"),
     [
@@ -302,6 +312,7 @@ def test_a_plugin_that_cannot_be_imported_is_one_line(folder, capsys, monkeypatc
         assert "my_wrong" in err and said in err
 
 
+@pytest.mark.slow
 def test_a_package_is_known_as_a_plugin_too(folder, capsys, monkeypatch):
     (folder / "my_package").mkdir()
     (folder / "my_package" / "__init__.py").write_text("from my_package import inner\n")

@@ -98,6 +98,7 @@ def test_annotations_written_as_text_name_what_is_built(folder, capsys):
     assert "init: required (initialisation)" in listed
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -116,6 +117,7 @@ def test_mistakes_inside_are_named_by_their_keys(folder, capsys, old, new, said)
     assert f"{BLOCKS}.attention.{said}" in seen.err
 
 
+@pytest.mark.slow
 def test_a_map_of_ones_own_trains_saves_and_resumes(folder, capsys):
     spec = "{type: my_map, scale: 0.5}"
     maps = [f"{BLOCKS}.{name}.layer.linear={spec}" for name in ("attention", "feed_forward")]

@@ -273,6 +273,7 @@ def test_a_state_of_an_older_checkpoint_brings_its_configuration(lab):
     assert json.loads((new / "run.json").read_text())["parent"] == str(first)
 
 
+@pytest.mark.slow
 def test_a_run_that_branched_keeps_the_configuration_when_it_goes_on(lab):
     lab("phase=tune", "lr=7e-3", "batch_size=3", "hydra.run.dir=old it's")
     config = lab.calls[0]

@@ -23,8 +23,9 @@ def lab(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Leave out that Hydra composes each job twice, the first time to see that it can."""
+    """Leave out the page, and that Hydra composes each job twice, first to see that it can."""
     monkeypatch.setattr("hydra.plugins.sweeper.Sweeper.validate_batch_is_legal", lambda *_: None)
+    monkeypatch.setattr("llmlab.report.page.can_draw", lambda: False)
 
 
 def rows(folder):
@@ -269,6 +270,7 @@ def test_a_sweep_keeps_nothing_of_the_jobs_that_have_ended(lab, monkeypatch):
     assert max(alive) <= 1
 
 
+@pytest.mark.slow
 def test_the_time_that_is_left_is_counted_from_the_first_job(lab, monkeypatch):
     """Hydra composes all jobs before the first, which takes long where there are many."""
     told = []

@@ -38,6 +38,7 @@ def refused(answer, *said):
 # keys of Hydra
 
 
+@pytest.mark.every_day(9)
 @pytest.mark.parametrize(
     "value",
     [
@@ -64,12 +65,14 @@ def test_hydras_own_keys_are_not_taken_from_a_file(own, value):
     refused(own(f"hydra: {{{value}}}\n"), "odd.yaml: hydra.", value.split(":")[0])
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("value", ["joblib", "5", "[1]"])
 def test_a_launcher_in_a_file_is_a_mapping(own, value):
     said = f"experiment/odd: hydra.launcher={value}: expected a mapping"
     refused(own(f"hydra: {{launcher: {value}}}\n"), said, "launcher=NAME")
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("token", ["hydra.launcher=joblib", "hydra.launcher=null"])
 def test_so_is_one_that_is_typed(lab, token):
     answer = lab("-m", token, "phase=summary", "seed=0,1")
@@ -81,6 +84,7 @@ def test_what_hydra_says_of_its_keys_names_them(own):
     refused(own("hydra: {verbose: [a, 5]}\n"), "hydra.verbose: expected true, false, or names")
 
 
+@pytest.mark.slow
 def test_a_package_is_no_way_around(own):
     refused(own("env_set: {A: b}\n", package="# @package hydra.job\n"), "hydra.job.env_set")
     refused(own("{A: b}\n", "env/odd", "+env@hydra.job.env_set=odd", package=""), "env_set.A")
@@ -120,6 +124,7 @@ def test_a_record_is_no_way_around_either(lab):
 DEEP = "[" * 900 + "]" * 900
 
 
+@pytest.mark.every_day(4)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -137,6 +142,7 @@ def test_files_that_are_no_configuration(own, text, said):
     refused(own(text), "odd.yaml", said)
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("kind", ["fifo", "endless"])
 def test_only_regular_files_are_read(own, lab, kind):
     own("lr: 1\n", "experiment/other")
@@ -146,6 +152,7 @@ def test_only_regular_files_are_read(own, lab, kind):
     refused(answer, "experiment=odd: unknown experiment", "other")
 
 
+@pytest.mark.slow
 def test_only_chosen_files_are_read(own, lab):
     broken = lab.folder / "mine" / "experiment" / "broken.yaml"
     assert own("lr: 1\n").code == 0
@@ -173,6 +180,7 @@ def test_a_text_of_references_has_a_limit(own):
     refused(own(text), "${a}", f"{LONGEST_TEXT:,} characters")
 
 
+@pytest.mark.slow
 def test_many_references_are_fine(own):
     text = "".join(f"  a{n}: ${{seed}}\n" for n in range(500))
     answer = own(f"tracker:\n  type: none\n{text}")
@@ -182,6 +190,7 @@ def test_many_references_are_fine(own):
 # epochs and steps
 
 
+@pytest.mark.slow
 def test_an_experiment_that_states_steps_replaces_the_epochs(own, lab):
     own("steps: 5\n", "experiment/mine")
     for phase in ("pretrain", "tune"):
@@ -206,6 +215,7 @@ def test_stating_both_is_still_refused(own):
     refused(own("epochs: 2\nsteps: 5\n"), "epochs=2 and steps=5")
 
 
+@pytest.mark.slow
 def test_shipped_experiments_say_one_of_them():
     assert compose("experiment=shakespeare", "phase=pretrain").steps == 2000
     assert compose("experiment=shakespeare_char", "phase=tune").epochs is None

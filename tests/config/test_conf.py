@@ -38,6 +38,7 @@ def default():
     return compose()
 
 
+@pytest.mark.every_day(6)
 @pytest.mark.parametrize("turn", range(max(len(names) for names in GROUPS.values())))
 def test_every_option_composes(turn):
     chosen = {group: names[turn] for group, names in GROUPS.items() if turn < len(names)}
@@ -51,6 +52,7 @@ def test_every_option_composes(turn):
     assert all(config.is_typed(group) for group in chosen)
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_every_experiment_composes(name):
     assert compose(f"experiment={name}").is_typed("experiment")

@@ -54,6 +54,7 @@ def test_to_dict_gives_away_nothing_of_the_configuration():
     assert config.model["stack"]["tokens"]["type"] == "token_embedding"
 
 
+@pytest.mark.every_day(18)
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

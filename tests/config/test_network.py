@@ -55,6 +55,7 @@ def problems(*argv):
     return caught.value.problems
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("choice", CHOICES)
 def test_order_survives_being_saved_and_continued(choice):
     config = load(plain_of(choice, phase="tune", lr=1e-4, epochs=1, steps=None))
@@ -133,6 +134,7 @@ def test_each_repeat_may_differ():
     assert "model.stack.blocks.each.1.layers.attenton: unknown layer" in problem
 
 
+@pytest.mark.every_day(8)
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("kind", ["learned", "sinusoidal", "rope", "alibi", "none"])
 def test_positions_of_every_preset_and_experiment(choice, kind, caplog):
@@ -159,6 +161,7 @@ def test_positions_of_every_preset_and_experiment(choice, kind, caplog):
     assert {n for n in one if "positions" not in n} == {n for n in other if "positions" not in n}
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(("choice", "kind"), [("rustgpt", "learned"), ("mixtral", "rope")])
 def test_positions_that_a_preset_has_already_stay_as_they_are(choice, kind):
     model = f"model={choice}"
@@ -191,6 +194,7 @@ def test_rope_beside_learned_positions_is_said(caplog):
     assert "two kinds of positions at once" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_summary_names_the_positions(capsys):
     for kind, named in (("alibi", "alibi"), ("none", "none"), ("learned", "learned_positions")):
         assert main(["phase=summary", "experiment=tiny", f"positions={kind}"]) == 0
@@ -201,8 +205,9 @@ def test_positions_are_refused_with_a_checkpoint():
     plain = plain_of("phase=tune", positions="rope", checkpoint="a.npz")
     with pytest.raises(ConfigError, match="positions=rope: the checkpoint's network has its own"):
         load(plain, ["positions"])
-    assert load(plain, []).model == compose("phase=tune").model  # an experiment's, not typed
-    stored = compose("phase=tune").reproducible()
+    tune = compose("phase=tune")
+    assert load(plain, []).model == tune.model  # an experiment's, not typed
+    stored = tune.reproducible()
     with pytest.raises(ConfigError, match="positions=rope"):
         load({**plain, "checkpoint": None}, ["positions"], stored)
 
@@ -218,6 +223,7 @@ def test_former_names_of_layers_say_where_they_are():
     ]
 
 
+@pytest.mark.slow
 def test_what_the_docs_say_of_changing_a_network():
     text = (conf_folder().parent / "docs" / "layers.md").read_text(encoding="utf-8")
     section = text.split("## Changing a network")[1].split("\n## ")[0]

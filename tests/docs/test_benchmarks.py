@@ -50,6 +50,7 @@ def test_only_a_variant_far_behind_its_sister_is_dropped():
     assert dropped == ["torch eager 2"]
 
 
+@pytest.mark.slow
 def test_a_contestant_that_cannot_start_says_why():
     spec = {"kind": "llmlab", "kernels": "none", "threads": 1}
     fields = {"name": "x", "kind": "gpt", "batch": 1, "blocks": 1, "heads": 1, "width": 4}

@@ -45,6 +45,7 @@ def pair(request):
     return own, other
 
 
+@pytest.mark.every_day(1)
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(text=texts)
 @example(text="</s> <unk> <|im_start|>")
@@ -101,6 +102,7 @@ def test_a_tokenizer_of_somebody_else_is_refused_by_name():
         tokenizer_json(own)
 
 
+@pytest.mark.every_day(2)
 def test_reading_one_back(pair, tmp_path):
     own, _ = pair
     folder = saved(tmp_path, tokenizer_json(own), {"eos_token": own.token(own.end_id)})
@@ -119,6 +121,7 @@ def test_rows_without_tokens_are_filled_up(tmp_path):
         read_tokenizer(tmp_path, 6, [])
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     "settings", [{"eos_token": "c"}, {"eos_token": {"content": "c", "lstrip": False}}]
 )
@@ -128,6 +131,7 @@ def test_the_end_is_what_the_folder_says(tmp_path, settings):
     assert found.end_id == 4
 
 
+@pytest.mark.slow
 def test_cutting_and_filling_up_are_not_taken_over(tmp_path):
     pytest.importorskip("tokenizers")
     cut = {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
@@ -135,6 +139,7 @@ def test_cutting_and_filling_up_are_not_taken_over(tmp_path):
     assert len(found.encode("abcabc")) == 6
 
 
+@pytest.mark.slow
 def test_what_is_put_before_a_text_is_told(tmp_path, caplog):
     pytest.importorskip("tokenizers")
     parts = [
@@ -177,6 +182,7 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
         assert tokenizer_json(trained(kind))["added_tokens"]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(corpus=st.lists(texts.filter(str.split), min_size=1, max_size=4))
 @example(corpus=["vitamin - C", "x*y (a.b)", "\\ ^ ] [ - $ . ' \" `", "é-é", "a+ b"])

@@ -55,6 +55,7 @@ def exhaustive(engine, prompt, limit, length_penalty):
     return [reply for _, reply in sorted(scored, reverse=True)]
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("length_penalty", [0, 0.6, 1, 3, -1])
 def test_wide_enough_it_equals_exhaustive_search(engine, length_penalty):
     sampler = beam(num_beams=VOCABULARY**LIMIT, num_samples=5, length_penalty=length_penalty)

@@ -19,6 +19,7 @@ def test_how_much_is_in_view(context):
     assert kept_of(64) == 32
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("name", STACKS)
 def test_cached_equals_uncached(name):
     own, recorded = engine(STACKS[name]()), Recorded()
@@ -36,6 +37,7 @@ def test_cached_equals_uncached(name):
     ]
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("context", [1, 2, 3, CONTEXT])
 def test_a_reply_has_as_many_tokens_as_were_asked_for(context):
     own = engine(gpt_stack(max_seq_len=context), context)

@@ -63,6 +63,7 @@ def without_cache(stack, params, prompt, limit, stops=()):
     return found, seen, "length"
 
 
+@pytest.mark.every_day(20)
 @pytest.mark.parametrize("limit", [4, None])
 @pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS.keys())
 @pytest.mark.parametrize("name", STACKS)

@@ -136,6 +136,7 @@ def doubled(dtype=np.float32):
     return Engine(Network(stack, params, 12))
 
 
+@pytest.mark.slow
 def test_ties_are_decided_as_without_guesses(monkeypatch):
     asked = []
     behind = lagging.Lagging.logits_after

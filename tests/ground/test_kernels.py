@@ -39,6 +39,7 @@ def test_softmax_is_the_formula_whatever_the_size_of_the_scores():
         assert np.allclose(found, wanted, atol=1e-11)
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("name", kernels.NAMES)
 @pytest.mark.parametrize("scale", [1, 15, 1e3])
 def test_softmax_in_float32_of_moderate_and_of_large_scores(name, scale):

@@ -57,6 +57,7 @@ def test_import_costs_nothing(tmp_path):
     assert run(code, tmp_path) == "set()\n"
 
 
+@pytest.mark.slow
 def test_every_name_can_be_had_without_hydra(tmp_path):
     code = WITHOUT_HYDRA + "from llmlab import *\nfrom llmlab import __all__ as names\n"
     assert run(code + "print(len(set(names) & set(dir())) == len(names))", tmp_path) == "True\n"

@@ -140,6 +140,7 @@ def go_on(folder, line):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "how", "threads"),
     [

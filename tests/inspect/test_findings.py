@@ -30,6 +30,7 @@ def found(model):
 SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "mixtral"))
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", ["gpt2", "rustgpt", *SLOW])
 def test_nothing_is_found_in_sound_networks(name):
     assert found(network(name)) == []
@@ -94,6 +95,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.every_day(3)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda each: each.__name__)
 def test_a_planted_fault_is_named(fault):
     name, said = FAULTS[fault]

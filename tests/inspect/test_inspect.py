@@ -70,6 +70,7 @@ _WEIGHTS = np.tri(4, 9, 5, np.float32)[:, ::-1].copy()  # 6 to 9 targets count, 
 ROWS = Batch(_DRAWN[:, :-1], _DRAWN[:, 1:], _WEIGHTS)
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", PRESETS)
 def test_looking_changes_no_bit(networks, name):
     network = networks[name]

@@ -78,6 +78,7 @@ def without_cache(stack, params, prompt, limit):
     return ids[len(prompt) :]
 
 
+@pytest.mark.every_day(11)
 @pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS.keys())
 @pytest.mark.parametrize("name", VARIANTS)
 def test_decoding_with_cache_is_decoding_without(name, prompts):

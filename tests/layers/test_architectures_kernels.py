@@ -29,6 +29,7 @@ def agree(found, tolerance=2e-6):
         assert np.abs(a - b).max() <= tolerance * max(1.0, np.abs(a).max())
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "relu_squared"])
 def test_activations(name):
     far = [0, 50, -50] if name in ("relu_squared", "gelu_tanh") else [0, 50, -50, 1e30, -1e30]
@@ -53,6 +54,7 @@ def test_rms_norm():
     agree(found)
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("each_row", [False, True])
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_rotations(interleaved, each_row):
@@ -84,6 +86,7 @@ def test_averages():
     agree(found)
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("chosen", ["model=llama", "model=mixtral", "experiment=mixed"])
 def test_whole_networks(chosen):
     sizes = ("model.embedding_dim=24", "model.hidden_dim=20", "model.num_blocks=2")

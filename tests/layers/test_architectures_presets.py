@@ -42,6 +42,7 @@ def build(*overrides, vocab_size=31):
     return build_stack(model["stack"], vocab_size=vocab_size, **sizes)
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", SIZES)
 def test_presets_have_their_sizes(name):
     layout = Layout(build(f"model={name}"))
@@ -66,6 +67,7 @@ def test_gpt2_starts_as_gpt2():
     assert "output.weight" in params.layout.aliases
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", ["mixed", "rustgpt", *SIZES])
 def test_listeners_leave_every_bit_of_the_logits(name):
     chosen = ["experiment=mixed"] if name == "mixed" else [f"model={name}", *SMALL]
@@ -84,6 +86,7 @@ def test_listeners_leave_every_bit_of_the_logits(name):
     assert np.array_equal(network.forward(ids), alone)
 
 
+@pytest.mark.slow
 def test_presets_differ_by_what_they_say():
     blocks = {
         name: compose(f"model={name}").model["stack"]["blocks"]["layers"]["attention"]["layer"]
@@ -96,6 +99,7 @@ def test_presets_differ_by_what_they_say():
     assert blocks["gpt2"]["bias"] and not blocks["nano"]["bias"]
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", ["mixed", *SIZES])
 def test_trains_on_text_and_decodes_with_cache_as_without(name):
     chosen = ["experiment=mixed"] if name == "mixed" else [f"model={name}", *SMALL]
@@ -255,6 +259,7 @@ def test_every_part_is_documented():
     assert presets == set(re.findall(r"^\| `(\w+)` \|", text.split("## Presets")[1], re.MULTILINE))
 
 
+@pytest.mark.every_day(3)
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

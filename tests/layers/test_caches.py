@@ -77,6 +77,7 @@ def plain_maps(layer, cache, ctx):
     return maps
 
 
+@pytest.mark.every_day(10)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("time", [1, 70])  # a block of queries holds 64
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -106,10 +106,12 @@ def test_rustgpt_has_as_many_parameters_as_rustgpt(rustgpt):
     assert layout.shapes["output.weight"] == (128, 533)
 
 
+@pytest.mark.slow
 def test_gradients_of_rustgpt():
     check_sampled(away_from_kinks(lambda: Network(rustgpt_stack(), 533)))
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("norm", ["pre_norm", "post_norm"])
 def test_gradients_of_a_tied_grouped_network(norm):
     # Every item; the shared table gets gradients from both ends.
@@ -193,6 +195,7 @@ def test_the_check_sees_a_wrong_layer(wrong, right, tensor):
     check_gradients(Case([], stack=Stack({"layer": right})))
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("wrong", [UnscaledAttention, WrongVariance, MeanBias])
 def test_the_check_sees_a_wrong_layer_in_the_whole_network(wrong):
     network = away_from_kinks(lambda: Network(rustgpt_stack(20, 16), 20))

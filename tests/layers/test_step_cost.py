@@ -164,6 +164,7 @@ def test_the_guard_sees_what_a_line_takes_and_gives_back():
     assert line.endswith("c = float((a + 1).sum())")
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("kernels", kernel_sets())
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_a_warm_step_allocates_nothing_large(name, kernels):

@@ -150,6 +150,7 @@ def test_parts_together_are_the_whole(spec):
         assert all(np.array_equal(found[name], whole[name]) for name in whole)
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize(
     "spec",
     [

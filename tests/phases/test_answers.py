@@ -62,6 +62,7 @@ def test_special_tokens_say_which():
     assert build.new_model(raw, own.tokenizer).template_spec == "none"
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("prompt", ["\n", " ", "\t\n"])
 def test_white_space_is_a_prompt(prompt):
     given, own = pretrained()

@@ -59,6 +59,7 @@ def test_a_last_line_without_an_end(talk):
     assert talk(ASKED.encode()).out == f"{ANSWERED}\n"
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_the_chat_without_a_word(checkpoint):  # noqa: F811
     program = f"{sys.executable} -m llmlab phase=chat checkpoint={checkpoint}"
     command = f"yes '{ASKED}' | {program} | head -1; echo ${{PIPESTATUS[1]}}"

@@ -163,6 +163,7 @@ def test_an_ascii_terminal(terminal):
     assert it.end() == 0
 
 
+@pytest.mark.slow
 def test_line_editing_with_prompt_toolkit(terminal):
     pytest.importorskip("prompt_toolkit")
     it = terminal(plain=False, PROMPT_TOOLKIT_NO_CPR="1", TERM="xterm")

@@ -29,6 +29,7 @@ def failures(registry, name, given=None):
     return {o.check: o.problem for o in trial(registry, name, given or {}, "check") if o.problem}
 
 
+@pytest.mark.every_day(5)
 @pytest.mark.parametrize(("registry", "name"), THINGS)
 def test_what_llmlab_has_passes(registry, name):
     if name == "bpe":
@@ -115,6 +116,7 @@ class AcrossRows(Linear):
         return y, cache
 
 
+@pytest.mark.every_day(3)
 @pytest.mark.parametrize(
     ("broken", "check", "said"),
     [
@@ -282,6 +284,7 @@ class Bad(Linear):
 """
 
 
+@pytest.mark.slow
 def test_what_fails_is_named_with_its_line(lab, tmp_path):
     text = PLUGIN.replace("return Linear(", "return Bad(") + BAD
     (tmp_path / "my_parts.py").write_text(text)
@@ -292,6 +295,7 @@ def test_what_fails_is_named_with_its_line(lab, tmp_path):
     assert f"  shapes           my_parts.py:{line}: AttributeError: 'Bad' object has no" in out
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -315,6 +319,7 @@ def test_what_cannot_be_checked_is_one_line(lab, argv, said):
     assert said in err
 
 
+@pytest.mark.slow
 def test_arguments_that_are_missing_or_wrong_are_named(lab):
     _, out, _ = lab("plugins=my_parts.py")
     assert "check.arguments.my_named.mode: missing; say what to try it with" in out

@@ -22,6 +22,7 @@ def rows(folder, name):
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_rows_and_samples_are_the_same_after_a_kill(lab, monkeypatch):
     new_process(monkeypatch)
     answer = lab(*WATCHED, "steps=10", "hydra.run.dir=whole")
@@ -50,6 +51,7 @@ def test_neither_is_on_by_default(lab):
     assert not (lab.folder / "run" / "samples.jsonl").exists()
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -85,6 +87,7 @@ def test_a_run_is_diagnosed(lab, monkeypatch):
     assert "llmlab[report]" not in answer.out
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("watch", [False, True])
 def test_a_training_ends_with_a_word_on_an_exploded_loss(lab, watch):
     keys = ["callbacks.watch.every=4"] if watch else []
@@ -100,6 +103,7 @@ def test_what_is_no_run_is_said(lab):
     assert answer.code != 0 and "diagnose.run=nothing: not the folder of a run" in answer.err
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize(
     ("report", "seconds", "drawn"),
     [("auto", 19, False), ("auto", 20, True), (True, 0, True), (False, 99, False)],

@@ -36,6 +36,7 @@ def look(lab, *argv):
     return json.loads(newest.read_text())
 
 
+@pytest.mark.slow
 def test_a_prompt_is_read_on_with_the_models_own_answer(lab):
     found = look(lab, "prompt=the sun is warm", "inspect.new_tokens=3", "inspect.history=false")
     size = len(found["tokens"])
@@ -81,6 +82,7 @@ def test_words_that_the_vocabulary_lacks_are_named_in_the_log_and_on_the_page(la
     assert "not in the model's vocabulary: zyzzy" in answer.err.splitlines()
 
 
+@pytest.mark.slow
 def test_a_line_of_a_file_is_a_text(lab):
     (lab.folder / "texts.txt").write_text("the sun is warm\nthe rain is cold\n")
     keys = ("inspect.new_tokens=0", "inspect.history=false", "on=texts.txt")
@@ -98,6 +100,7 @@ def test_a_state_that_its_run_has_pruned_meanwhile_is_that_after_it(lab, monkeyp
     assert found["measured"].startswith("4 rows") and found["history"]["steps"][-1] == 8
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

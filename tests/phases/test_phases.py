@@ -1,7 +1,9 @@
 """Every phase through the command line, on one tiny run."""
 
+import io
 import json
 import re
+from contextlib import redirect_stdout
 
 import pytest
 
@@ -9,17 +11,19 @@ from llmlab.cli import main
 from llmlab.cli.places import conf_folder
 from llmlab.cli.start import compose
 from llmlab.phases import summary
+from llmlab.phases.list import lines
 
 TINY = ["experiment=tiny", "epochs=2", "threads=1"]
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Return a folder in which `python -m llmlab` has run once, small, and what it printed."""
-    folder = tmp_path_factory.mktemp("lab")
-    with pytest.MonkeyPatch.context() as patch:
+    """Return a folder in which `python -m llmlab` has run once, small; what it printed is there."""
+    folder, out = tmp_path_factory.mktemp("lab"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         patch.chdir(folder)
         assert main(["chat=false", *TINY]) == 0
+    (folder / "printed").write_text(out.getvalue())
     return folder
 
 
@@ -42,9 +46,8 @@ def test_full_leaves_both_stages_with_metrics_checkpoints_and_pictures(lab):
         assert (run / stage / "report/loss.svg").read_text().startswith("<svg")
 
 
-def test_full_prints_the_stack_and_the_answers_before_and_after(lab, capsys):
-    assert main(["chat=false", *TINY, "hydra.run.dir=other"]) == 0
-    out = capsys.readouterr().out
+def test_full_prints_the_stack_and_the_answers_before_and_after(lab):
+    out = (lab / "printed").read_text()
     order = ("parameters", "before training", "How do mountains form?", "after training", "run: ")
     places = [out.index(text) for text in order]
     assert places == sorted(places)
@@ -61,6 +64,7 @@ def test_evaluate_prints_loss_floor_and_recall(capsys):
     assert re.search(r"^recall\s+\d+ of 53", out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_evaluate_takes_another_stage_and_a_file(lab, capsys):
     assert main(["phase=evaluate", "on=pretrain"]) == 0
     assert "25 samples" in capsys.readouterr().out
@@ -88,6 +92,7 @@ def test_summary_counts_the_parameters_of_the_default_network(capsys):
     assert "memory of a training step" in out
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", sorted(p.stem for p in (conf_folder() / "model").glob("*.yaml")))
 def test_summary_takes_every_preset_at_sizes_that_no_machine_has(name, monkeypatch, capsys):
     """Also when a training step wouldn't fit; nothing is allocated for its parameters."""
@@ -100,6 +105,7 @@ def test_summary_takes_every_preset_at_sizes_that_no_machine_has(name, monkeypat
     assert "more than the 1.0 MiB that are free\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_summary_and_profile_describe_a_checkpoint(capsys):
     assert main(["phase=summary", "checkpoint=latest"]) == 0
     assert "(8, 80, 32)" in capsys.readouterr().out
@@ -128,18 +134,16 @@ def test_a_part_of_the_list(capsys):
     assert code == 0
     assert seen.out.startswith("layers (type: arguments)\n")
     assert "\noptimizers" not in seen.out and "  attention " in seen.out
-    assert listed("layer")[1].out == seen.out
-    code, seen = listed("rope")
-    assert code == 0
-    names = [line.split()[0] for line in seen.out.splitlines() if line.startswith("  r")]
-    assert names == ["rope"] and seen.out.startswith("positions")
-    both = listed("rope", "adam")[1].out
+    assert "\n".join(lines(["layer"])) == seen.out.rstrip("\n")
+    rope = lines(["rope"])
+    names = [line.split()[0] for line in rope if line.startswith("  r")]
+    assert names == ["rope"] and rope[0].startswith("positions")
+    both = "\n".join(lines(["rope", "adam"]))
     assert "  rope " in both and "  adamw " in both and "\n\noptimizers" in both
     code, seen = listed("ropes")
     assert code == 2
     assert "phase=list ropes: nothing has this name (did you mean 'rope'?)" in seen.err
-    whole = listed()[1].out
-    assert len(whole.splitlines()) > 200
+    assert len(lines()) > 200
 
 
 def test_the_word_help_shows_help(capsys):

@@ -120,6 +120,7 @@ def test_the_latest_run_is_meant_by_default_and_a_sweep_is_a_folder(lab):
     assert lab("phase=verify", "checkpoint=s").code == 4
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", ["nothing", "empty", "good.txt"])
 def test_what_is_no_run_is_refused(lab, name):
     (lab.folder / "empty").mkdir()

@@ -104,6 +104,7 @@ def at_terminal(*argv, cwd, width=24, typed=()):
     return seen.decode().replace("\r", "")
 
 
+@pytest.mark.slow
 def test_generate_at_a_narrow_terminal(checkpoint, tmp_path):  # noqa: F811
     argv = ["phase=generate", f"checkpoint={checkpoint}", f"prompt={ASKED[1]}"]
     seen = at_terminal(*argv, cwd=tmp_path)
@@ -112,6 +113,7 @@ def test_generate_at_a_narrow_terminal(checkpoint, tmp_path):  # noqa: F811
     assert all(len(line) <= 24 for line in seen.splitlines())
 
 
+@pytest.mark.slow
 def test_a_chat_at_a_narrow_terminal(checkpoint, tmp_path):  # noqa: F811
     (tmp_path / "prompt_toolkit.py").write_text("raise ImportError")
     data = tmp_path / "none.jsonl"

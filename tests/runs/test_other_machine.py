@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from small_run import KEYS, finished_run, small_lab  # noqa: F401
 
 
@@ -12,6 +13,7 @@ def edit(lab, change):
     path.write_text(json.dumps(record))
 
 
+@pytest.mark.slow
 def test_what_may_change_the_last_bits_is_said_once(lab):
     def another_machine(record):
         record.update(cpu="abacus", threads=7, kernels="numba")

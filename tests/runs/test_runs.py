@@ -348,6 +348,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_forked_worker_that_outlives_its_parent_doesnt_hold_the_lock(runs):
     folder = runs / "pretrain" / "a"
     command = [sys.executable, "-c", ORPHAN, str(folder)]
@@ -586,6 +587,7 @@ def test_somebody_elses_repository_is_not_asked(hostile, monkeypatch):
     assert provenance.git_state() is None
 
 
+@pytest.mark.slow
 def test_git_gets_the_environment_of_the_start(hostile, monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", "")

@@ -161,6 +161,7 @@ def test_objectives_have_a_front(lab):
     assert "best" in files and any(name.startswith("trial-") for name in files)
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(
     ("keys", "said"),
     [

@@ -56,6 +56,7 @@ def stored(search):
     ]
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("pruner", [{"type": "median", "startup": 2}, "hyperband"], ids=str)
 def test_what_comes_next_follows_from_the_folder_alone(tmp_path, pruner):
     own = settings(pruner=pruner)

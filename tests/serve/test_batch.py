@@ -63,6 +63,7 @@ def replies(net, found, rows):
     return [(text.reply, text.reason) for text in found]
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("preset", ["gpt2", "mixtral"])  # the others in the slow test below
 def test_a_text_is_the_same_in_any_company(preset):
     net = network(preset)

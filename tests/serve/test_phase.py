@@ -43,6 +43,7 @@ def serve(checkpoint, monkeypatch, capsys):  # noqa: F811
     return run
 
 
+@pytest.mark.slow
 def test_what_is_refused(serve):
     code, said = serve("serve.host=0.0.0.0")
     assert (

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from llmlab.study.statistics import (
     MANY_SEEDS,
@@ -21,6 +20,8 @@ from llmlab.study.statistics import (
 @pytest.mark.parametrize("count", [2, 3, 5, 20])
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.999])
 def test_an_interval_is_scipys(count, level):
+    from scipy import stats
+
     values = np.random.default_rng(count).normal(2, 0.3, count)
     found = estimate(values.tolist(), level)
     low, high = stats.t.interval(
@@ -33,6 +34,8 @@ def test_an_interval_is_scipys(count, level):
 
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_a_paired_difference_is_scipys(count):
+    from scipy import stats
+
     rng = np.random.default_rng(count)
     one, other = rng.normal(0, 1, count), rng.normal(0.5, 1, count)
     seeds = range(10, 10 + count)

@@ -228,6 +228,7 @@ def test_the_same_results_give_the_same_decision_however_they_came():
     assert decide(part, range(20), Rule(), LOSS) == decide(at_once, range(20), Rule(), LOSS)
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize(("count", "correlation"), [(2, 0.0), (3, 0.9)])
 def test_no_difference_is_seldom_claimed(count, correlation):
     """The long form is benchmarks/studies.py; 400 studies stay under 5 % and 3 of its errors."""

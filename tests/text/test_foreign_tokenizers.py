@@ -75,6 +75,7 @@ def test_what_has_no_bounds_is_refused(plain, tmp_path, capfd, hostile):
     assert "panicked" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize(
     "change",
     [
@@ -127,6 +128,7 @@ def test_a_breakdown_later_is_one_line(plain, monkeypatch, capfd):
     assert "panicked" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_a_trial_that_ends_the_process_or_never_ends(plain, monkeypatch):
     content = {**plain, "normalizer": {"type": "NFC"}}
     for code in ("import os; os.abort()", "bytearray(2**40)", "import sys; sys.exit(0)"):
@@ -139,6 +141,7 @@ def test_a_trial_that_ends_the_process_or_never_ends(plain, monkeypatch):
         foreign.try_out(content, json.dumps(content))
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("kind", ["fifo", "device", "link", "folder", "large"])
 def test_only_a_regular_file_is_read(tmp_path, monkeypatch, kind):
     path = tmp_path / "tokenizer.json"

@@ -119,6 +119,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.every_day(19)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_tokenised_again_and_said_once(build, cache, caplog, damage):
     before = build()
@@ -245,6 +246,7 @@ for n in range(12):
 """
 
 
+@pytest.mark.slow
 def test_several_processes_at_once(tmp_path):
     """They write, read and prune the same folders, and all see the right text."""
     for n in range(3):

@@ -37,6 +37,7 @@ def measured(stack, batch, time, dtype=np.float32):
     return activations(stack, Layout(stack), batch, time, dtype).peak
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("batch", "time"), [(1, 1), (1, 12), (8, 12), (8, 80), (3, 70)])
 def test_a_network_takes_what_is_measured(batch, time, dtype):
@@ -56,6 +57,7 @@ EVERY = {
 }
 
 
+@pytest.mark.every_day(40)
 @pytest.mark.parametrize("name", EVERY)
 def test_a_layer_takes_what_is_measured(name):
     row = EVERY[name]

@@ -1,5 +1,6 @@
 """Steps that are not finite: skipped, counted, shown, never in the parameters; then diagnosed."""
 
+import contextlib
 import fcntl
 import json
 import math
@@ -101,6 +102,7 @@ def record(lab):
     return json.loads((lab.folder / "new" / "run.json").read_text())
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_bad_step_is_skipped_counted_and_shown(lab, poison, threads):
     poison(forward=[3], backward=[6])
@@ -129,6 +131,7 @@ def test_a_bad_step_is_skipped_counted_and_shown(lab, poison, threads):
     assert min(losses) <= results["loss"] <= max(losses)
 
 
+@pytest.mark.slow
 def test_many_in_a_row_stop_the_run_and_are_diagnosed(lab, poison):
     poison(forward=[3, 4, 5, 6, 7, 8])
     answer = lab(*POISONED, "max_bad_steps=3")
@@ -166,6 +169,7 @@ def test_a_bad_backward_pass_is_told_from_a_bad_layer(lab, poison):
     assert "none, the backward pass" in answer.err
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("save_every", [1, 100])
 def test_an_optimizer_that_makes_nan_never_gets_it_into_a_checkpoint(lab, poison, save_every):
     answer = lab(*POISONED, "optimizer.type=poisonous", f"save_every={save_every}", "steps=20")
@@ -195,8 +199,12 @@ def test_loss_perplexity_and_speed_fit_into_80_columns(monkeypatch):
         shown.on_start(Progress())
         shown.on_step(Progress(step=10_000), StepResult(6.3, 10_000, 0.1, 5.0, False), {})
         shown.on_end(Progress(step=10_000))
-        last = os.read(master, 4096).decode().strip().split("\r")[-1]
+    told = b""
+    with contextlib.suppress(OSError):  # at the end: the other side is closed
+        while piece := os.read(master, 4096):  # which may come in pieces
+            told += piece
     os.close(master)
+    last = told.decode().strip().split("\r")[-1]
     assert re.search(r"loss 6\.300, perplexity 544\.6, [\d,]+ tokens/s$", last)
     assert len(last) <= 80
 

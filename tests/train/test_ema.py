@@ -42,6 +42,7 @@ def test_a_bad_step_leaves_the_mean():
         assert np.array_equal(t.averaged.flat, before)
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_a_continued_run_is_the_same_run(threads, optimizer):
@@ -86,6 +87,7 @@ def smoothed(logits, targets, weights, share):
     return float(loss @ weights), (np.exp(log_p) - wanted) * weights[:, None]
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("kernel_set", ["numpy", "numba"])
 @pytest.mark.parametrize("share", [0.1, 0.9])
 def test_smoothed_cross_entropy(share, kernel_set):

@@ -16,6 +16,7 @@ from llmlab.train.trackers import NoTracker
 from llmlab.train.trainer import StepResult
 
 
+@pytest.mark.every_day(2)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_a_continued_run_is_the_same_run(stop, threads):

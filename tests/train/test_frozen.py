@@ -65,6 +65,7 @@ def test_frozen_arrays_come_last_and_have_no_room_elsewhere():
     assert grads.tree["output"]["weight"] is grads.tree["tokens"]["weight"]
 
 
+@pytest.mark.every_day(3)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "lion", "muon", "sgd"])
 def test_the_rest_trains_as_if_the_frozen_part_were_put_back(optimizer, threads):

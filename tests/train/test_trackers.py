@@ -79,6 +79,7 @@ PACKAGES = {
 }
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", PACKAGES)
 def test_without_the_package_it_says_what_to_install(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, PACKAGES[name], None)

@@ -62,6 +62,7 @@ def test_accumulated_batches_are_one_batch(lengths):
     agree(run([[whole]] * 2), run([parts] * 2))
 
 
+@pytest.mark.every_day(3)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("lengths", [LENGTHS, [6] * 8, [4], [1, 1]])
 def test_threads_change_nothing(lengths, dropout):

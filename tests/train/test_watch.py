@@ -87,6 +87,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("name", SOUND)
 def test_nothing_is_found_in_a_sound_run(name, tmp_path, caplog):
     spec, options = SOUND[name]
@@ -97,6 +98,7 @@ def test_nothing_is_found_in_a_sound_run(name, tmp_path, caplog):
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.8  # it does learn
 
 
+@pytest.mark.every_day(4)
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_planted_fault_is_found_and_nothing_else(kind, tmp_path, caplog):
     spec, options = FAULTS[kind]
@@ -252,6 +254,7 @@ def test_rows_are_those_of_the_arrays(threads, tmp_path):
         assert list(row["stream"]) == [path for path, _ in stack.leaves()]
 
 
+@pytest.mark.every_day(1)
 @pytest.mark.parametrize("stop", [3, 5, 6])
 def test_a_continued_run_has_the_same_rows(stop, tmp_path):
     watched(tmp_path / "whole", specs(), every=3, steps=9)
