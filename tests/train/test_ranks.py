@@ -166,7 +166,7 @@ def test_the_number_of_processes_is_what_mpirun_says(monkeypatch, environment, s
 def test_a_sweep_is_refused_where_ranks_are_asked_for(monkeypatch):
     monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
     command_line.refuse_sweep(["lr=1,2"])
-    with pytest.raises(ConfigError, match=r"workers=mpi: .* a sweep can't use it"):
+    with pytest.raises(ConfigError, match=r"workers=mpi: .* a sweep or a search can't use it"):
         command_line.refuse_sweep(["lr=1,2", "workers=mpi"])
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="workers=mpi"):
