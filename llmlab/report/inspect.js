@@ -22,7 +22,7 @@ let chosen = 0;
 let maps = null;
 
 function shade(amount, colour = "--mark") {
-  return `color-mix(in srgb, ${css(colour)} ${Math.round(Math.min(1, Math.max(0, amount)) * 70)}%, transparent)`;
+  return `color-mix(in srgb, var(${colour}) ${Math.round(Math.min(1, Math.max(0, amount)) * 70)}%, transparent)`;
 }
 
 async function unpack({ bits, count, data: text }) {
@@ -180,11 +180,11 @@ function drawParts() {
       const bar = document.createElementNS(svg.namespaceURI, "rect"), wide = (100 * (value ?? 0)) / most;
       bar.setAttribute("x", Math.min(0, wide)); bar.setAttribute("y", y);
       bar.setAttribute("width", Math.abs(wide)); bar.setAttribute("height", 7);
-      bar.setAttribute("fill", css(colour));
+      bar.style.fill = `var(${colour})`;
       svg.append(bar);
     });
     const axis = document.createElementNS(svg.namespaceURI, "rect");
-    axis.setAttribute("x", -0.25); axis.setAttribute("width", 0.5); axis.setAttribute("height", 20); axis.setAttribute("fill", css("--pale"));
+    axis.setAttribute("x", -0.25); axis.setAttribute("width", 0.5); axis.setAttribute("height", 20); axis.style.fill = "var(--pale)";
     svg.append(axis);
     box.append(svg);
     make("span", `${number(share, 2)} | ${number(lost, 2)}`, box).className = "sum";
@@ -291,4 +291,9 @@ unpack(data.maps).then((found) => {
   choose(place);
   document.body.dataset.drawn = "true";
 });
-window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawText(); drawHeads(); choose(place); });
+// What CSS colours follows by itself; the maps are pictures.
+function repaint() { if (maps) drawHeads(); }
+function onPaper(yes) { document.documentElement.classList.toggle("paper", yes); repaint(); }
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+window.addEventListener("beforeprint", () => onPaper(true));
+window.addEventListener("afterprint", () => onPaper(false));
