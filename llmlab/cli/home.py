@@ -20,16 +20,24 @@ from llmlab.runs.sweep import Jobs, write_result
 class Home:
     """The process that a sweep was started in; launchers take it to their workers."""
 
-    # The machine's name and the process's number
-    node: str
-    process: int
+    process: int  # its number, which a process on another machine may have, too
     folder: str  # where it was started: paths in the user's YAML begin there
     path: tuple[str, ...]  # where it finds modules, such as plug-ins named without `.py`
+    sent: bool = False  # whether this came to a worker
 
     @classmethod
     def here(cls) -> "Home":
         """Return that of this process."""
-        return cls(platform.node(), os.getpid(), os.getcwd(), tuple(sys.path))
+        return cls(os.getpid(), os.getcwd(), tuple(sys.path))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tell whoever gets this from another process that it was sent."""
+        return Home, (self.process, self.folder, self.path, True)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that the sweep was started in."""
+        return not self.sent and os.getpid() == self.process
 
     def enter(self) -> None:
         """Stand in the sweep's folder and find its modules."""
@@ -45,7 +53,7 @@ class Home:
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """While open in a worker, let Hydra accept only what it accepts where the sweep began."""
-        if (self.node, self.process) == (platform.node(), os.getpid()):
+        if self.is_here:
             yield  # it is guarded already
             return
         self.enter()
@@ -69,7 +77,7 @@ class WorkerLoader(ConfigLoaderImpl):
             with self._home.guarded():
                 return super().load_sweep_config(master_config, sweep_overrides)
         except Exception as error:
-            if os.getpid() != self._home.process:
+            if not self._home.is_here:
                 folder = self._jobs.folder / self._jobs.name(sweep_overrides)
                 write_result(folder, failed(sweep_overrides, error))
             raise

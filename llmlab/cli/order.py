@@ -56,7 +56,7 @@ class OneJob:
     def of(cls, text: str) -> "OneJob":
         """Read what `Order.of_job` wrote, and stand in the sweep's folder."""
         values = json.loads(text)
-        Home("", 0, values["home"], tuple(values["path"])).enter()
+        Home(0, values["home"], tuple(values["path"])).enter()
         record = values["record"]
         jobs = Jobs(Path(values["folder"]), values["sweep"], record["varying"], values["former"])
         return cls(

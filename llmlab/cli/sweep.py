@@ -40,7 +40,10 @@ def sweep_folder(tokens: Sequence[str]) -> Path:
 
     given = [part.value for part in map(Override.of, tokens) if part.name == "hydra.sweep.dir"]
     if not given or given[-1] is None:
-        return Path("runs/sweeps").absolute() / new_id()
+        folder = Path("runs/sweeps").absolute() / new_id()
+        while folder.exists():  # another one of this second, which this would go on with
+            folder = folder.with_name(new_id())
+        return folder
     setup_globals()
     text = given[-1]
     if text[:1] == text[-1:] == "'":

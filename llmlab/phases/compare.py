@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmlab.atomic_write import make_folder
 from llmlab.config import Config
 from llmlab.config.study import Question
 from llmlab.errors import CheckpointError, ConfigError
@@ -15,10 +14,10 @@ from llmlab.report.study import Study, study_of
 from llmlab.report.study_page import differences, study_page
 from llmlab.report.study_tables import lines, shortened, write_tables
 from llmlab.report.tables import columns
-from llmlab.runs import latest_run, new_id
+from llmlab.runs import latest_run
 from llmlab.runs.lookup import meant, named
 from llmlab.runs.overrides import identity
-from llmlab.runs.record import RECORD, SWEEP_RECORD, read_config, read_record
+from llmlab.runs.record import RECORD, SWEEP_RECORD, new_folder, read_config, read_record
 from llmlab.runs.results import Sweep, job_of, read_results, shown_settings
 from llmlab.runs.shell import near
 from llmlab.study.arms import Job, arms_of
@@ -43,7 +42,7 @@ def run(config: Config, run: None = None, runs: Sequence[str] = ()) -> dict[str,
     question = Question.of(config.to_dict())
     study = study_of(sweep, replace(question, seeds=None), {})
     print("\n".join([*_differing(study), *lines(study, question.options.jobs)]))
-    folder = make_folder(Path("runs/compare").absolute() / new_id())
+    folder = new_folder(Path("runs/compare").absolute())
     write_tables(folder, study)
     if can_draw():
         print(f"report: {near(write_page(folder, study_page(folder, study)))}", flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from llmlab.atomic_write import replace_text
+from llmlab.atomic_write import make_folder, refused, replace_text
 from llmlab.errors import CheckpointError, ResourceError
 from llmlab.regular_file import read_regular
 from llmlab.runs.overrides import value_of
@@ -28,6 +28,20 @@ ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # what `new_id` returns
 def new_id() -> str:
     """Return a name for a run: the time, and four random hex digits to tell runs of one second."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def new_folder(parent: Path) -> Path:
+    """Create and return a folder with a new id, which nobody else has, in `parent`."""
+    make_folder(parent)
+    while True:
+        folder = parent / new_id()
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise refused(folder, error) from error
 
 
 def now() -> str:

@@ -3,6 +3,7 @@
 `tests/clusters.sh` runs sweeps through the engines themselves.
 """
 
+import copy
 import json
 import os
 import select
@@ -34,6 +35,12 @@ from llmlab.runs.sweep import Jobs, read_result, write_result
 def lab(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("llmlab.report.study_page.can_draw", lambda: False)  # takes long
     return command_line(tmp_path, monkeypatch, capsys)
+
+
+def test_a_worker_of_the_same_number_elsewhere_is_not_at_home():
+    here = Home.here()
+    assert here.is_here and not copy.deepcopy(here).is_here
+    assert not Home(here.process + 1, here.folder, here.path).is_here
 
 
 BATCH = [["seed=1"], ["seed=2"], ["seed=3"]]
@@ -151,10 +158,10 @@ def test_what_a_worker_cannot_compose_is_the_jobs_result(lab):
 def test_a_worker_stands_where_the_sweep_was_started(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
-    Home("", 0, str(tmp_path), ("/somewhere",)).enter()
+    Home(0, str(tmp_path), ("/somewhere",)).enter()
     assert (os.getcwd(), sys.path[-1]) == (str(tmp_path), "/somewhere")
     with pytest.raises(ResourceError, match="folder that all machines share"):
-        Home("", 0, str(tmp_path / "elsewhere"), ()).enter()
+        Home(0, str(tmp_path / "elsewhere"), ()).enter()
 
 
 def test_a_worker_guards_what_it_composes(tmp_path, monkeypatch):
@@ -170,7 +177,7 @@ def test_a_worker_guards_what_it_composes(tmp_path, monkeypatch):
     monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", compose)
     monkeypatch.setattr(sys, "path", [*sys.path])
     jobs, here = jobs_in(tmp_path), Home.here()
-    there = Home(here.node, 1, here.folder, here.path)
+    there = Home(1, here.folder, here.path)
     for home in (here, there):
         with pytest.raises(ConfigError):
             WorkerLoader(OmegaConf.create(), home, jobs).load_sweep_config(None, ["seed=1"])

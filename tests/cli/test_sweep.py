@@ -11,6 +11,7 @@ import pytest
 from command_line import FAILING, STOPPED, command_line
 
 from llmlab.cli import sweep_job
+from llmlab.cli.sweep import sweep_folder
 from llmlab.config.network import positions_in
 from llmlab.runs.overrides import identity
 from llmlab.runs.sweep import Jobs, Plan
@@ -283,3 +284,11 @@ def test_the_time_that_is_left_is_counted_from_the_first_job(lab, monkeypatch):
     )
     assert lab("-m", "experiment=tiny", "phase=pretrain", "steps=1", "seed=1,2").code == 0
     assert told[0] < told[1] == told[2]
+
+
+def test_a_sweep_without_a_folder_does_not_go_on_with_one_of_the_same_second(tmp_path, monkeypatch):
+    ids = iter(["20260101-000000-aaaa", "20260101-000000-bbbb"])
+    monkeypatch.setattr("llmlab.runs.new_id", lambda: next(ids))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/sweeps/20260101-000000-aaaa").mkdir(parents=True)
+    assert sweep_folder([]).name == "20260101-000000-bbbb"

@@ -27,6 +27,7 @@ from llmlab.runs import (
     resolve_checkpoint,
 )
 from llmlab.runs.lookup import find_runs
+from llmlab.runs.record import new_folder
 from llmlab.runs.stored import RUN
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -469,6 +470,16 @@ def test_the_best_is_taken_by_name(runs):
         assert resolve_checkpoint(value) == checkpoints / "step-000005.npz"
     for value in ("latest", checkpoints / "latest", run.folder):
         assert resolve_checkpoint(value) == checkpoints / "step-000006.npz"
+
+
+def test_folders_of_one_second_are_never_one(tmp_path, monkeypatch):
+    ids = iter(["20260101-000000-aaaa"] * 3 + ["20260101-000000-bbbb"] * 2)
+    monkeypatch.setattr("llmlab.runs.record.new_id", lambda: next(ids))
+    found = [new_folder(tmp_path / "pages").name[-4:] for _ in range(2)]
+    assert found == ["aaaa", "bbbb"]
+    (tmp_path / "pages/file").write_text("")
+    with pytest.raises(ResourceError):
+        new_folder(tmp_path / "pages/file")
 
 
 def test_latest_says_if_its_sweep_ranks_another_job_first(runs, caplog):

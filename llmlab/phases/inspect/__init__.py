@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llmlab import build
-from llmlab.atomic_write import make_folder, replace_text
+from llmlab.atomic_write import replace_text
 from llmlab.batch import Batch
 from llmlab.checkpoints import Checkpoint
 from llmlab.config import Config
@@ -21,7 +21,7 @@ from llmlab.phases.inspect.history import older, told
 from llmlab.phases.inspect.look import Look
 from llmlab.regular_file import read_regular
 from llmlab.report.inspect_page import rounded, write_inspect_page
-from llmlab.runs.record import new_id
+from llmlab.runs.record import new_folder
 from llmlab.runs.shell import near
 
 _MOST_BYTES = 2**24  # of a file that a line is taken from
@@ -62,7 +62,7 @@ def run(
         content["against"] = {"tokens": tokens, "paths": paths, "effect": rounded(effect)}
     if history and (moments := older(config, look)):
         content["history"] = told(moments)
-    folder = make_folder(Path("runs/inspect").absolute() / new_id())
+    folder = new_folder(Path("runs/inspect").absolute())
     page, shown = write_inspect_page(folder, lambda tokens: look.cut(content, tokens))
     whole = json.dumps(content | {"maps": rounded(look.maps)}, allow_nan=False)
     replace_text(folder / "inspect.json", whole + "\n", sync=False)
