@@ -1,6 +1,6 @@
 """One job: from what Hydra composed to a phase's results."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from llmlab.cli.explain import report
 from llmlab.cli.job_result import finite
 from llmlab.cli.standard_streams import forgiving
 from llmlab.config import Config, load
-from llmlab.errors import LlmlabError, ResourceError
-from llmlab.phases import Phase, arguments_of, find
+from llmlab.errors import ConfigError, LlmlabError, ResourceError
+from llmlab.phases import PHASES, Phase, arguments_of, find
 from llmlab.phases.summary import facts
 from llmlab.plugin_errors import PluginError, located
 from llmlab.runs.lookup import resolve_checkpoint
@@ -56,7 +56,9 @@ def execute(
     """
     assert start.folder is not None
     try:
-        config = load(composed, typed_keys(tokens_of("task")), start.stored_config())
+        keys = typed_keys(tokens_of("task"))
+        _refuse_foreign(keys, str(composed.phase))
+        config = load(composed, keys, start.stored_config())
         phase = find(config.phase)
         ranks.check(config)
         arguments = arguments_of(config)
@@ -77,6 +79,14 @@ def execute(
         with located():
             return Done(phase.load()(config, None, **arguments) or {}, config.seed)
     return _train(config, phase, arguments, start, typed, in_sweep, trial)
+
+
+def _refuse_foreign(keys: Iterable[str], phase: str) -> None:
+    """Refuse arguments of another phase, which are spelt right."""
+    tops = {key: key.partition(".")[0] for key in sorted(keys) if "." in key}
+    foreign = [key for key, top in tops.items() if top in PHASES and top != phase]
+    if foreign:
+        raise ConfigError([f"{key}: only phase={tops[key]} takes this key" for key in foreign])
 
 
 def _train(

@@ -12,11 +12,11 @@ from llmlab.cli.places import conf_folder
 from llmlab.report.search_tables import again_folder, again_lines, lines
 from llmlab.report.study import read_study
 from llmlab.report.study_page import draw
-from llmlab.report.study_tables import write_tables
+from llmlab.report.study_tables import number, write_tables
 from llmlab.runs.overrides import STUDY_KEYS, Override, value_of
 from llmlab.runs.results import read_question
 from llmlab.runs.shell import near, shell_command
-from llmlab.search.outcome import Ended, note_best, read_outcome
+from llmlab.search.outcome import Ended, Outcome, note_best, read_outcome
 from llmlab.study.verdict import Verdict
 
 _SEEDS = 5  # to train the best configuration again with
@@ -45,11 +45,21 @@ def finish_search(folder: Path) -> int:
         print(f"  {onward_command(folder, best)}")
         said = again_lines(folder)
         print("\n".join(said), end="\n" if said else "")
+        said = [_best_sentence(outcome, best), *said]
     study = replace(read_study(folder), verdict=Verdict([line for line in said if line]))
     write_tables(folder, study)
     print(f"search: {near(folder)}")
     print(draw(folder, study))
     return int(any(trial.status == "failed" for trial in outcome.trials))
+
+
+def _best_sentence(outcome: Outcome, best: Ended) -> str:
+    name = next(iter(outcome.objectives)).name
+    return (
+        f"The best of {len(outcome.trials)} trials is {best.folder}, with {name} "
+        f"{number(best.values[0])}. The best of many looks better than it is; train it with new "
+        "seeds."
+    )
 
 
 def onward_command(folder: Path, best: Ended) -> str:

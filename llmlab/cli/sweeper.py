@@ -23,7 +23,7 @@ from llmlab.cli.sweep import is_of_a_job
 from llmlab.config.study import STUDY_KEYS, Question
 from llmlab.errors import ConfigError
 from llmlab.runs.overrides import Override, value_of
-from llmlab.runs.results import find_baseline, read_question, read_results
+from llmlab.runs.results import Sweep, find_baseline, read_question, read_results
 from llmlab.runs.sweep import RESULT, Plan, read_result, write_sweep
 from llmlab.study.arms import Arm
 from llmlab.study.metric import Metric, choose, refusal
@@ -134,7 +134,9 @@ class StudySweeper(Sweeper):
         typed = [Override.of(text) for tokens in jobs for text in tokens]
         own = [value_of(str(each.value)) for each in typed if each.name == "seed"]
         found = list(dict.fromkeys(seed for seed in own if isinstance(seed, int)))
-        found = found or [self._first_seed]
+        # Seeds that are there count, whichever were typed last; the order is that of every start.
+        there = {job.seed for arm in self._own(read_results(self._jobs.folder)) for job in arm.jobs}
+        found = list(dict.fromkeys([*(found or [self._first_seed]), *sorted(there)]))
         most = self._question.options.max_seeds
         self._seeds = (found + list(range(max(found) + 1, max(found) + 1 + most)))[:most]
         self._record["auto"] = {
@@ -147,12 +149,15 @@ class StudySweeper(Sweeper):
         sweep = read_results(self._jobs.folder)
         options = self._question.options
         metric = choose(sweep.jobs, self._question.metric, self._question.direction)
-        own = [arm for arm in sweep.arms if str(dict(arm.settings)) in self._arms]
-        if refusal(own, metric):
+        if refusal(self._own(sweep), metric):
             return Decision()
         rule = Rule(options.alpha, options.resolution, options.max_seeds)
         results = {arm: self._results(arm, metric) for arm in self._arms}
         return decide(results, self._seeds, rule, metric, self._baseline())
+
+    def _own(self, sweep: Sweep) -> list[Arm]:
+        """Return the arms that this start asks about."""
+        return [arm for arm in sweep.arms if str(dict(arm.settings)) in self._arms]
 
     def _results(self, arm: str, metric: Metric) -> Mapping[int, float | None]:
         """Return what an arm's jobs have reported; one that failed is tried again by each start."""

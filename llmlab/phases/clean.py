@@ -25,7 +25,7 @@ def run(
     `where` is as in `phase=runs`.
     """
     everything = catalogue()
-    chosen = matching(everything, where)
+    chosen = matching(everything, where, "clean.where")
     going = []
     for entry in chosen:
         others = [other for other in everything if other not in chosen]
@@ -37,6 +37,8 @@ def run(
             going.append(entry)
     size = sum(entry.size for entry in going)
     print("\n".join(table(going)))
+    if not going:
+        return {"runs": 0, "bytes": 0}
     if not remove:
         command = shell_command("phase=clean", f"clean.where={where}", "clean.remove=true")
         print(f"nothing was removed; this frees {human(size, 'B', 1024)}: {command}", flush=True)

@@ -56,7 +56,7 @@ def tell_finished(config: Config, state: Checkpoint, progress: Progress) -> None
     lengths = ("epochs", "steps", "patience")
     kept = tuple(key for key in state.meta["config"] if key not in lengths)
     changed = _changed(config, state, kept)
-    without = ""
+    without = "; to train on, give more epochs or steps"
     if changed:
         without = f"; {'; '.join(changed)}: this would only affect further steps, as with epochs=N"
     log.info("%s: already finished, after %d steps%s", config.phase, progress.step, without)

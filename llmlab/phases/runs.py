@@ -13,7 +13,7 @@ def run(config: Config, run: None = None, where: str | None = None) -> dict[str,
 
     `where`: conditions that all must hold, such as `status=failed phase=pretrain val_loss<2`.
     """
-    found = matching(catalogue(), where)
+    found = matching(catalogue(), where, "runs.where")
     print("\n".join(table(found)), flush=True)
     return {"runs": len(found), "bytes": sum(entry.size for entry in found)}
 
@@ -31,5 +31,7 @@ def table(entries: list[Entry]) -> list[str]:
         place = f"{entry.folder.parent.name}/{entry.folder.name}"
         rows.append([*about, measured, str(status), size, place])
     total = human(sum(entry.size for entry in entries), "B", 1024)
-    count = f"{len(entries)} run{'s' * (len(entries) != 1)} and sweeps" if entries else "no runs"
-    return [*(columns(rows, left=7) if entries else []), f"{count}, {total}"]
+    if not entries:
+        return ["no runs"]
+    count = "1 run or sweep" if len(entries) == 1 else f"{len(entries)} runs and sweeps"
+    return [*columns(rows, left=7), f"{count}, {total}"]

@@ -13,7 +13,7 @@ const chance = (nats) => {
   if (nats === null) return "no number";
   const p = Math.exp(-nats);
   if (p > 0.9999) return "p > 0.9999";
-  return p < 0.001 ? `p = ${p.toExponential(1)}` : `p = ${p.toFixed(4)}`;
+  return p < 0.001 ? `p = ${p.toExponential(1)}` : `p = ${p.toFixed(3)}`;
 };
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const size = data.tokens.length;

@@ -40,7 +40,7 @@ def study_page(folder: Path, study: Study) -> Page:
     parts += [*_differences(names, firsts), *about(jobs)]
     note = f"{near(folder)}: {len(study.sweep.jobs)} jobs, {len(study.arms)} arms"
     by = f" Ranked by {metric.text}." if metric is not None and not study.refused else ""
-    sentences = study.verdict.sentences or [f"{len(study.arms)} arm; nothing is compared."]
+    sentences = study.verdict.sentences or [f"{names[0]}: one arm, so nothing is compared."]
     parts += _command(folder, study)
     title = f"{', '.join(study.keys) or 'sweep'}: {len(study.arms)} arms"
     return Page(title, note + "." + by, sentences, parts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmlab.errors import ConfigError
+from llmlab.errors import ConfigError, suggest
 from llmlab.named import flat
 from llmlab.runs.lookup import find_runs
 from llmlab.runs.overrides import value_of
@@ -53,19 +53,25 @@ def catalogue(root: Path | str = "runs") -> list[Entry]:
     return sorted([*alone, *sweeps], key=lambda entry: (entry.facts["created"], entry.folder))
 
 
-def matching(entries: list[Entry], where: str | None) -> list[Entry]:
-    """Return the entries for which all conditions of `where` hold: `status=failed val_loss<2`."""
-    conditions = [_condition(word, entries) for word in (where or "").split()]
+def matching(entries: list[Entry], where: str | None, key: str) -> list[Entry]:
+    """Return the entries for which all conditions of `where` hold: `status=failed val_loss<2`.
+
+    `key` is what holds them, for messages.
+    """
+    conditions = [_condition(word, entries, key) for word in (where or "").split()]
     return [entry for entry in entries if all(holds(entry.facts) for holds in conditions)]
 
 
-def _condition(word: str, entries: list[Entry]) -> Callable[[Mapping[str, Any]], bool]:
+def _condition(word: str, entries: list[Entry], where: str) -> Callable[[Mapping[str, Any]], bool]:
     found = _CONDITION.fullmatch(word)
     if found is None:
-        raise ConfigError(f"where={word}: expected conditions such as status=failed or val_loss<2")
+        raise ConfigError(
+            f"{where}={word}: expected conditions such as status=failed or val_loss<2"
+        )
     key, compare, wanted = found["key"], _HOW[found["how"]], value_of(found["value"])
-    if entries and not any(key in entry.facts for entry in entries):
-        raise ConfigError(f"where={word}: no run has a {key}")
+    known = {name for entry in entries for name in entry.facts}
+    if entries and key not in known:
+        raise ConfigError(f"{where}={word}: no run has a {key}{suggest(key, known)}")
 
     def holds(facts: Mapping[str, Any]) -> bool:
         try:

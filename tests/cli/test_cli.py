@@ -111,6 +111,7 @@ def test_hydras_own_flags_work(lab):
         (0, ["resume=lastest"], "resume=lastest: no such run; resume=latest continues"),
         (0, ["resume=best"], "resume=best: no such run; resume=latest continues"),
         (2, ["+model.x=1"], "model.x=1: unknown key"),
+        (2, ["phase=tune", "+search.trials=3"], "search.trials: only phase=search takes this key"),
         (9, ["phase=tuen"], "phase=tuen: unknown phase (did you mean 'tune'?); known: chat,"),
         (9, ["experiment=tinny"], "experiment=tinny: unknown experiment (did you mean 'tiny'?)"),
         (10, ["lr=${nothing}"], "lr: Interpolation key 'nothing' not found"),

@@ -172,6 +172,19 @@ def test_a_study_that_was_killed_goes_on_with_the_same_jobs(lab, jobs):
 
 
 @pytest.mark.slow
+def test_auto_counts_all_seeds_that_are_there(lab):
+    """Also those that were there before some were added."""
+    lab("-m", "phase=tune", "lr=0.5,2", "seed=0,1,2", "hydra.sweep.dir=s")
+    lab("resume=s", "seed=3")
+    assert len(lab.calls) == 8
+    answer = lab("resume=s", "seeds=auto", "study.max_seeds=6")
+    assert answer.code == 0 and len(lab.calls) == 8  # 3 seeds decide it, and there were 4
+    assert "lr=0.5 is better than lr=2" in answer.out and "3 seeds, paired" in answer.out
+    record = json.loads((lab.folder / "s" / "sweep.json").read_text())
+    assert record["auto"]["seeds"] == [3, 0, 1, 2, 4, 5]
+
+
+@pytest.mark.slow
 def test_auto_takes_up_what_was_run_before_and_the_baseline(lab):
     lab("-m", "phase=tune", "lr=0.5,2", "hydra.sweep.dir=s")
     answer = lab("resume=s", "seeds=auto", "baseline=lr=2")

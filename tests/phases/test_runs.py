@@ -91,10 +91,16 @@ def test_what_another_began_from_is_found(tmp_path):
     new = Entry(tmp_path / "b", {"x": "t"}, 1, (tmp_path / "a/checkpoints/step-000001.npz",))
     assert needed_by_others(old, [old, new]) is new
     assert needed_by_others(new, [old, new]) is None
-    assert matching([old, new], "x>0") == [old]  # text is no number
-    assert matching([old, new], None) == [old, new]
-    with pytest.raises(ConfigError, match="where=x: expected conditions such as status=failed"):
-        matching([old], "x")
+    assert matching([old, new], "x>0", "runs.where") == [old]  # text is no number
+    assert matching([old, new], None, "runs.where") == [old, new]
+    with pytest.raises(
+        ConfigError, match=r"runs\.where=x: expected conditions such as status=failed"
+    ):
+        matching([old], "x", "runs.where")
+    with pytest.raises(
+        ConfigError, match=r"runs.where=val_los<2: no run has a val_los \(did you mean"
+    ):
+        matching([Entry(tmp_path, {"val_loss": 1.0}, 1, ())], "val_los<2", "runs.where")
 
 
 def test_runs_and_arms_are_compared(study):
