@@ -12,8 +12,9 @@ const number = (value, digits = 3) => (value === null || value === undefined ? "
 const chance = (nats) => {
   if (nats === null) return "no number";
   const p = Math.exp(-nats);
-  if (p > 0.9999) return "p > 0.9999";
-  return p < 0.001 ? `p = ${p.toExponential(1)}` : `p = ${p.toFixed(3)}`;
+  if (p > 0.999) return "p > 0.999";
+  // The nats have three digits, so a large p is known to three, too.
+  return p < 0.001 ? `p = ${p.toExponential(1)}` : `p = ${p.toFixed(p < 0.1 ? 4 : 3)}`;
 };
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const size = data.tokens.length;

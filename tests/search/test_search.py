@@ -132,12 +132,17 @@ def test_the_best_is_an_experiment_that_tells_how_optimistic_it_was(lab):
     assert "optimistic by" in lab("resume=s").out
 
 
-def test_a_short_search_from_end_to_end(lab):
+def test_a_short_search_from_end_to_end(lab, monkeypatch):
+    drawn = []
+    draw = lambda folder, study: drawn.extend(study.verdict.sentences) or "report"  # noqa: E731
+    monkeypatch.setattr("llmlab.cli.search_end.draw", draw)
     answer = lab(*KEYS, "search.trials=2")
     assert answer.code == 0 and "2 trials: 2 finished" in answer.out, answer.err
     assert [state for _, _, state, *_ in stored(lab.folder / "s")] == ["COMPLETE"] * 2
     assert (lab.folder / "s/experiment/best.yaml").is_file()
     assert "\n  python -m llmlab phase=tune checkpoint=s\n" in answer.out
+    (said,) = drawn
+    assert said.startswith("The best of 2 trials is trial-000") and "with val_loss" in said
 
 
 @pytest.mark.slow
